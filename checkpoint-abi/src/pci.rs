@@ -1,0 +1,1 @@
+//! How the device looks on PCI.
