@@ -12,7 +12,7 @@ use std::collections::TryReserveError;
 use crate::mirror::Mirror;
 use crate::{CHUNK_SIZE, LiveMemory, PAGE_SIZE};
 
-use kernels::Kernels;
+use kernels::{Ahead, Kernels};
 
 /// Chunks in a page.
 pub(crate) const PAGE_CHUNKS: usize = PAGE_SIZE / CHUNK_SIZE;
@@ -40,7 +40,8 @@ impl Access {
     }
 
     /// Makes `page` of the mirror equal to live memory and appends the mirror's former chunks, those that
-    /// differed, to `old`. Returns which (bit `i` is chunk `i`).
+    /// differed, to `old`. Returns which (bit `i` is chunk `i`). Meanwhile the CPU fetches page `next`, which
+    /// will be asked for soon.
     ///
     /// # Errors
     /// No memory for a page of chunks in `old`; nothing was done.
@@ -49,8 +50,10 @@ impl Access {
         live: &LiveMemory,
         mirror: &mut Mirror,
         page: usize,
+        next: Option<usize>,
         old: &mut Vec<Chunk>,
     ) -> Result<u64, TryReserveError> {
+        let ahead = ahead(live, mirror, page, next);
         reserve_page(old)?;
         let source = live_page(live, page);
         let target = mirror.page_ptr(page).as_ptr().cast::<u8>();
@@ -59,10 +62,10 @@ impl Access {
             // SAFETY: `source` is a page of live memory by `LiveMemory::new`; `target` is a page of the mirror,
             // which is borrowed mutably; `end` has room for a page of chunks by `reserve_page`. All three are
             // aligned to 64 bytes, and the CPU has what the kernels need by `Kernels::detect`.
-            unsafe { (self.kernels.take)(source, target, end) }
+            unsafe { (self.kernels.take)(source, target, end, ahead) }
         } else {
             // SAFETY: as above, and a page that isn't resident is all zeros.
-            let mask = unsafe { (self.kernels.take_zero)(source, target, end) };
+            let mask = unsafe { (self.kernels.take_zero)(source, target, end, ahead) };
             if mask != 0 {
                 mirror.set_resident(page);
             }
@@ -74,28 +77,38 @@ impl Access {
     }
 
     /// Makes `page` of live memory equal to the mirror; stores only chunks that differ. Returns whether any did.
-    pub(crate) fn restore(self, live: &LiveMemory, mirror: &Mirror, page: usize) -> bool {
+    /// `next` is as in [`take`](Self::take).
+    pub(crate) fn restore(
+        self,
+        live: &LiveMemory,
+        mirror: &Mirror,
+        page: usize,
+        next: Option<usize>,
+    ) -> bool {
+        let ahead = ahead(live, mirror, page, next);
         let target = live_page(live, page);
         let source = mirror.page_ptr(page).as_ptr().cast::<u8>();
         if mirror.is_resident(page) {
             // SAFETY: `target` is a page of live memory, writable during a rollback by `LiveMemory::new`;
             // `source` is a page of the mirror, which is borrowed. Both are aligned, and the CPU has what the
             // kernels need by `Kernels::detect`.
-            unsafe { (self.kernels.restore)(target, source) }
+            unsafe { (self.kernels.restore)(target, source, ahead) }
         } else {
             // SAFETY: as above for `target`.
-            unsafe { (self.kernels.restore_zero)(target) }
+            unsafe { (self.kernels.restore_zero)(target, ahead) }
         }
     }
+}
 
-    /// Asks the CPU to fetch `page`, which `take` or `restore` will be called for soon.
-    #[inline]
-    pub(crate) fn prefetch(live: &LiveMemory, mirror: &Mirror, page: usize) {
-        kernels::prefetch_page(live_page(live, page));
-        if mirror.is_resident(page) {
-            kernels::prefetch_page(mirror.page_ptr(page).as_ptr().cast());
-        }
-    }
+/// Where page `next` is; without one, where `page` is, which is harmless to ask for.
+#[inline]
+fn ahead(live: &LiveMemory, mirror: &Mirror, page: usize, next: Option<usize>) -> Ahead {
+    let next = next.unwrap_or(page);
+    let live: *const u8 = live_page(live, next);
+    // A page that isn't resident isn't read.
+    let mirror =
+        if mirror.is_resident(next) { mirror.page_ptr(next).as_ptr().cast_const().cast() } else { live };
+    Ahead { live, mirror }
 }
 
 /// The address of `page` of live memory.

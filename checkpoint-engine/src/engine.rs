@@ -130,9 +130,6 @@ impl<T: Tracker> Engine<T> {
                 self.count(passed);
                 let id = self.versions.commit(old, Arc::clone(&self.set), passed.changed);
                 self.protect(Region::end_checkpoint);
-                for region in &mut self.regions {
-                    region.in_root = true;
-                }
                 Ok(id)
             }
             Err(error) => {
