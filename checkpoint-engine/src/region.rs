@@ -95,18 +95,18 @@ impl Region {
         let mut ahead = self.written.iter().skip(PREFETCH_PAGES);
         for page in &self.written {
             old.reserve_page()?;
-            let mask = access.take(&self.live, &mut self.mirror, page, ahead.next(), old.chunks_mut())?;
+            let taken = access.take(&self.live, &mut self.mirror, page, ahead.next(), old.chunks_mut())?;
             passed.compared += 1;
-            if mask == 0 {
+            if taken.mask == 0 {
                 continue;
             }
             passed.changed += 1;
             self.changed.insert(page);
             if !self.in_root {
-                old.drop_page(mask);
+                old.drop_page(taken);
                 continue;
             }
-            old.commit_page(self.id, page, mask);
+            old.commit_page(self.id, page, taken);
             if old.bytes() > max_bytes {
                 return Err(EngineError::NoMemory);
             }

@@ -20,8 +20,8 @@ pub(super) struct Kernels {
     pub(super) name: &'static str,
     /// `(live, mirror, old)`: copies differing chunks from the mirror to `old` and from live memory to the mirror.
     pub(super) take: unsafe fn(*const u8, *mut u8, *mut u8, Ahead) -> u64,
-    /// The same for a mirror page that is all zeros: it is only written, and only if it changes.
-    pub(super) take_zero: unsafe fn(*const u8, *mut u8, *mut u8, Ahead) -> u64,
+    /// `(live, mirror)`: the same for a mirror page that is all zeros, which are not copied. The page is only written, and only if it changes.
+    pub(super) take_zero: unsafe fn(*const u8, *mut u8, Ahead) -> u64,
     /// `(live, mirror)`: copies differing chunks from the mirror to live memory. Whether any did.
     pub(super) restore: unsafe fn(*mut u8, *const u8, Ahead) -> bool,
     /// The same for a mirror page that is all zeros.
@@ -133,17 +133,15 @@ macro_rules! kernels {
             }
 
             #[target_feature(enable = $feature)]
-            unsafe fn take_zero(live: *const u8, mirror: *mut u8, mut old: *mut u8, ahead: Ahead) -> u64 {
+            unsafe fn take_zero(live: *const u8, mirror: *mut u8, ahead: Ahead) -> u64 {
                 let mut mask = 0;
                 for i in 0..PAGE_CHUNKS {
                     ahead.prefetch(i);
-                    // SAFETY: as in `take`.
+                    // SAFETY: chunk `i` of two pages.
                     unsafe {
                         let new = load(live.add(i * CHUNK_SIZE));
                         if differ(new, zero()) {
-                            store(old, zero());
                             store(mirror.add(i * CHUNK_SIZE), new);
-                            old = old.add(CHUNK_SIZE);
                             mask |= 1 << i;
                         }
                     }

@@ -44,15 +44,19 @@ proptest! {
             let mut old = vec![Chunk([9; CHUNK_SIZE])];
             let memory = live_of(&mut live);
             let first = access.take(&memory, &mut mirror, 0, None, &mut old).unwrap();
-            prop_assert_eq!(first, naive_mask(&live.0, &[0; PAGE_SIZE]), "{}", kernels.name);
-            prop_assert_eq!(mirror.is_resident(0), first != 0);
+            let mask = naive_mask(&live.0, &[0; PAGE_SIZE]);
+            prop_assert_eq!(first, Taken { mask, was_zero: true }, "{}", kernels.name);
+            prop_assert_eq!(mirror.is_resident(0), mask != 0);
+            prop_assert_eq!(&old, &[Chunk([9; CHUNK_SIZE])]);
+            mirror.set_resident(0);
             old.clear();
 
             let before = live.0;
             let mut live = page_with(&after);
             let memory = live_of(&mut live);
-            let mask = access.take(&memory, &mut mirror, 0, None, &mut old).unwrap();
+            let Taken { mask, was_zero } = access.take(&memory, &mut mirror, 0, None, &mut old).unwrap();
             prop_assert_eq!(mask, naive_mask(&live.0, &before), "{}", kernels.name);
+            prop_assert!(!was_zero);
             prop_assert_eq!(mirror.page_mut(0), &live.0);
             let kept = (0..PAGE_CHUNKS).filter(|i| mask >> i & 1 == 1);
             let expected: Vec<_> = kept.map(|i| &before[i * CHUNK_SIZE..][..CHUNK_SIZE]).collect();
@@ -83,8 +87,9 @@ fn the_last_byte_counts() {
         let mut mirror = Mirror::new(1).unwrap();
         let mut live = page_with(&[(PAGE_SIZE - 1, 1)]);
         let mut old = Vec::new();
-        let mask = Access { kernels }.take(&live_of(&mut live), &mut mirror, 0, None, &mut old).unwrap();
-        assert_eq!(mask, 1 << 63, "{}", kernels.name);
+        mirror.set_resident(0);
+        let taken = Access { kernels }.take(&live_of(&mut live), &mut mirror, 0, None, &mut old).unwrap();
+        assert_eq!(taken, Taken { mask: 1 << 63, was_zero: false }, "{}", kernels.name);
         assert_eq!(old, [Chunk([0; CHUNK_SIZE])]);
     }
 }
