@@ -83,7 +83,8 @@ impl<D: MmioDevice> Bus<D> {
         let end = address.checked_add(u64::try_from(len).ok()?)?;
         let at = self.places.partition_point(|(place, _)| place.end <= address);
         let (place, device) = self.places.get_mut(at)?;
-        (place.start <= address && end <= place.end).then_some((device, address - place.start))
+        let offset = address.checked_sub(place.start)?;
+        (end <= place.end).then_some((device, offset))
     }
 
     /// Reads from `address`.
@@ -180,7 +181,7 @@ mod tests {
 
     #[test]
     fn overlaps_and_empty_ranges_are_refused() {
-        let mut bus = bus(&[0x1000..0x2000]);
+        let mut bus = bus(&[0x1000..0x2000, 0x8000..0x9000]);
         for range in [0x1000..0x2000, 0..0x1001, 0x1fff..0x2001, 0..u64::MAX, 0x1100..0x1101] {
             let overlap = BusError::Overlap { wanted: range.clone(), taken: 0x1000..0x2000 };
             assert_eq!(bus.insert(range, Latch::default()), Err(overlap));

@@ -98,18 +98,26 @@ impl Table {
         reply: &mut ReplySpace,
     ) -> Result<usize, ChainError> {
         let mut index = head;
-        let mut filled = 0;
+        let mut filled = Ok(0);
         for _ in 0..MAX_CHAIN {
             let descriptor = self.descriptor(memory, index)?;
-            if descriptor.is_write_only() {
+            if descriptor.is_write_only() && descriptor.len() > 0 {
                 reply.push(descriptor.addr(), descriptor.len());
-            } else if reply.count > 0 {
-                return Err(ChainError::Order { index });
-            } else {
-                filled = read_part(memory, descriptor, request, filled)?;
             }
+            // After a fault in one buffer the walk goes on: the room for the reply that says so may be behind it.
+            filled = filled.and_then(|filled| {
+                if descriptor.len() == 0 {
+                    Err(ChainError::Empty { index })
+                } else if descriptor.is_write_only() {
+                    Ok(filled)
+                } else if reply.count > 0 {
+                    Err(ChainError::Order { index })
+                } else {
+                    read_part(memory, descriptor, request, filled)
+                }
+            });
             if !descriptor.has_next() {
-                return Ok(filled);
+                return filled;
             }
             index = descriptor.next();
         }
@@ -127,9 +135,6 @@ impl Table {
             .ok_or(ChainError::Table { index })?;
         if descriptor.refers_to_indirect_table() {
             return Err(ChainError::Indirect { index });
-        }
-        if descriptor.len() == 0 {
-            return Err(ChainError::Empty { index });
         }
         Ok(descriptor)
     }

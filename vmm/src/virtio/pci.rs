@@ -156,7 +156,3 @@ fn capability(structure: Structure, offset: u64, length: u64, rest: Option<[u8; 
     body.extend(rest.into_iter().flatten());
     Some(body)
 }
-
-#[cfg(test)]
-#[path = "pci_tests.rs"]
-mod tests;

@@ -150,7 +150,3 @@ impl RequestQueue {
             .map_err(|error| QueueError::Memory(virtio_queue::Error::GuestMemory(error)))
     }
 }
-
-#[cfg(test)]
-#[path = "queue_tests.rs"]
-mod tests;

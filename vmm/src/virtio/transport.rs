@@ -167,9 +167,9 @@ impl<D: VirtioDevice> Transport<D> {
 
 /// The structure that an access lies in, and where in it; `None` if it lies in no single one.
 fn structure(offset: u64, len: usize) -> Option<(u64, u64)> {
-    let end = offset.checked_add(u64::try_from(len).ok()?)?;
-    let start = offset - offset % STRUCTURE_LEN;
-    (len > 0 && end <= start + STRUCTURE_LEN && end <= BAR_LEN).then_some((start, offset - start))
+    let at = offset % STRUCTURE_LEN;
+    let end = at.checked_add(u64::try_from(len).ok()?)?;
+    (offset < BAR_LEN && len > 0 && end <= STRUCTURE_LEN).then_some((offset - at, at))
 }
 
 #[cfg(test)]

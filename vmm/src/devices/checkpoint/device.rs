@@ -336,7 +336,3 @@ impl fmt::Debug for CheckpointDevice {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-#[path = "device_tests.rs"]
-mod tests;
