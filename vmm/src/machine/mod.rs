@@ -1,0 +1,3 @@
+//! Whole machines: from a configuration to a program's end.
+
+pub mod app;
