@@ -3,9 +3,17 @@
 //! The modules are listed from the bottom up: each names only those above it in this list
 //! (`tests/tidy.rs` checks that).
 
+
 pub mod host;
 pub mod memory;
+
 pub mod kvm;
+
+pub mod virtio;
+
+pub mod devices;
+
+pub mod checkpoint;
 
 pub mod guest;
 
