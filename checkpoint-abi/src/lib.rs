@@ -19,9 +19,12 @@
 //!
 //! - One function serves one session. A guest has as many functions as it can have sessions at once.
 //! - The device MUST come with its BAR assigned and memory decoding on: a driver without rights can do neither.
-//! - The driver MUST hold an exclusive record lock (`fcntl(F_SETLK)`) on the `config` file of the function in sysfs
-//!   for as long as it uses the function, and MUST take another function if it can't get it. (A `flock` would be
-//!   shared with forked children.)
+//! - The device MUST have its structures where [`pci`] says, and capabilities that say so. The driver SHOULD follow
+//!   the capabilities. Linux shows a program without rights only the first 64 bytes of the configuration space, which
+//!   end before them: such a driver MAY take the places from [`pci`].
+//! - The driver MUST hold an exclusive record lock (`fcntl(F_SETLK)`) on the whole `resource0` file of the function in
+//!   sysfs for as long as it uses the function, and MUST take another function if it can't get it. (A `flock` would
+//!   be shared with forked children.)
 //!
 //! ## Virtqueues
 //!

@@ -1,7 +1,7 @@
 //! How the device looks on PCI: identity, capabilities, the BAR, the device configuration.
 //!
-//! A function with these values is the device, see "Discovery" in the [crate's docs](crate). The layout of the
-//! BAR is this device's; a driver MUST follow the capabilities and not assume it.
+//! A function with these values is the device, see "Discovery" in the [crate's docs](crate). The places in the BAR
+//! belong to the revision: a driver that can't read the capabilities may rely on them.
 
 /// PCI vendor of virtio devices.
 pub const VENDOR_ID: u16 = 0x1af4;
