@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
@@ -9,6 +10,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VmFd};
 
+use crate::host::mapping::Reservation;
 use crate::kvm::dirty_log;
 use crate::kvm::system::{KvmError, refused};
 use crate::kvm::vcpu::Vcpu;
@@ -17,6 +19,8 @@ use crate::kvm::vcpu::Vcpu;
 #[derive(Debug)]
 pub struct Vm {
     fd: VmFd,
+    /// Memory that slots show, dropped after the descriptor.
+    kept: Mutex<Vec<Arc<Reservation>>>,
 }
 
 impl Vm {
@@ -30,7 +34,7 @@ impl Vm {
             ..Default::default()
         };
         fd.enable_cap(&protect).map_err(refused("manual protection of the dirty log"))?;
-        Ok(Self { fd })
+        Ok(Self { fd, kept: Mutex::default() })
     }
 
     /// The machine's vCPU number `index`, with the CPU features `cpuid`.
@@ -41,6 +45,18 @@ impl Vm {
         let fd = self.fd.create_vcpu(index).map_err(refused("a vCPU"))?;
         fd.set_cpuid2(cpuid).map_err(refused("the vCPU's features"))?;
         Ok(Vcpu::new(fd))
+    }
+
+    /// Makes memslot `slot` of all of `memory`, which the machine keeps for as long as it runs.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn set_whole_slot(&self, slot: u32, start: u64, memory: &Arc<Reservation>) -> Result<(), KvmError> {
+        let len = memory.len() as u64;
+        let pointer = memory.pointer(&(0..len)).ok_or_else(|| refused("a memslot")(kvm_ioctls::Error::new(libc::EINVAL)))?;
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(memory));
+        // SAFETY: the reservation is kept with the machine, so it stays this guest's.
+        unsafe { self.set_slot(slot, &(start..start + len), pointer, false) }.map_err(refused("a memslot"))
     }
 
     /// Makes memslot `slot` of `range` (guest-physical) backed by the VMM's memory at `memory`, or

@@ -3,7 +3,6 @@
 use std::ffi::CString;
 use std::io;
 use std::ops::Range;
-use std::ptr::NonNull;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nix::errno::Errno;
@@ -83,15 +82,6 @@ impl ProgramMemory {
     /// The plain spans, for the one who maps and unmaps.
     pub fn plain_mut(&self) -> RwLockWriteGuard<'_, RangeSet<u64>> {
         self.plain.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A pointer to `range` if all of it is plain memory now. It stays good until the range is taken
-    /// from the plain spans.
-    #[must_use]
-    pub fn plain_pointer(&self, range: &Range<u64>) -> Option<NonNull<u8>> {
-        let plain = self.plain();
-        let inside = plain.get(&range.start).is_some_and(|span| range.end <= span.end);
-        if inside { self.window.pointer(range) } else { None }
     }
 
     /// From now on, what system calls write to `region` is marked in the result.

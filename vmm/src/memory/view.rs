@@ -1,6 +1,7 @@
 //! The program's plain memory as `vm-memory`'s `GuestMemory`: what a virtqueue is read through.
 
 use std::ops::Range;
+use std::ptr::NonNull;
 use std::sync::RwLockReadGuard;
 
 use rangemap::RangeSet;
@@ -25,6 +26,14 @@ impl ProgramMemory {
 }
 
 impl View<'_> {
+    /// A pointer to `range` if all of it is plain memory. It stays good until the range is taken from
+    /// the plain spans.
+    #[must_use]
+    pub fn pointer(&self, range: &Range<u64>) -> Option<NonNull<u8>> {
+        let inside = self.plain.get(&range.start).is_some_and(|span| range.end <= span.end);
+        if inside { self.memory.window().pointer(range) } else { None }
+    }
+
     fn range(&self, address: GuestAddress, count: usize) -> Result<Range<u64>> {
         let start = address.raw_value();
         let end = start.checked_add(count as u64).ok_or(Error::GuestAddressOverflow)?;

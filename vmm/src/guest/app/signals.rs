@@ -57,7 +57,7 @@ pub enum Effect {
     /// It waits until it's no longer blocked.
     Pending,
     /// The program ends.
-    Kills,
+    Kills(Signal),
     /// A handler should run, which isn't supported yet.
     Handler,
 }
@@ -123,6 +123,8 @@ impl Signals {
 /// signal(7), "Default action". Stopping isn't something that a program without a parent can do.
 fn default_effect(number: u64) -> Effect {
     match i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok()) {
+        // Real-time signals have no name; they end a program like SIGTERM.
+        None => Effect::Kills(Signal::SIGTERM),
         Some(
             Signal::SIGCHLD
             | Signal::SIGURG
@@ -133,7 +135,7 @@ fn default_effect(number: u64) -> Effect {
             | Signal::SIGTTIN
             | Signal::SIGTTOU,
         ) => Effect::Ignored,
-        _ => Effect::Kills,
+        Some(signal) => Effect::Kills(signal),
     }
 }
 
@@ -148,7 +150,7 @@ mod tests {
     #[test]
     fn defaults_are_linuxs() {
         let mut signals = Signals::default();
-        assert_eq!(signals.send(libc::SIGTERM as u64), Effect::Kills);
+        assert_eq!(signals.send(libc::SIGTERM as u64), Effect::Kills(Signal::SIGTERM));
         assert_eq!(signals.send(libc::SIGCHLD as u64), Effect::Ignored);
         assert!(signals.set_action(libc::SIGTERM as u64, handler()));
         assert_eq!(signals.send(libc::SIGTERM as u64), Effect::Handler);

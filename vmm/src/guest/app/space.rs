@@ -132,6 +132,19 @@ impl Mapping {
     }
 }
 
+impl std::fmt::Display for Mapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let content = match &self.content {
+            Content::Anonymous | Content::Shared => "anonymous memory",
+            Content::Heap => "the heap",
+            Content::Stack => "the stack",
+            Content::File { path, .. } => path,
+            Content::Device => "device registers",
+        };
+        write!(f, "{} {content}", self.rights)
+    }
+}
+
 /// Called before memory of a registered region changes its place or its rights, so that the region
 /// ends first.
 pub type Vacate = Box<dyn Fn(&Range<u64>) + Send>;

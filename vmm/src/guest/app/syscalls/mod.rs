@@ -6,6 +6,7 @@ mod signals;
 mod time;
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use syscalls::Sysno;
 
 use crate::guest::app::process::Process;
@@ -23,7 +24,7 @@ pub enum Flow {
     /// It ends with this status, 0 to 255.
     Exit(u8),
     /// It's killed by this signal.
-    Killed(u64),
+    Killed(Signal),
 }
 
 /// Serves one system call.

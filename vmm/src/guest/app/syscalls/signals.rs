@@ -106,7 +106,7 @@ pub(super) fn send(process: &mut Process, call: Sysno, args: &Arguments) -> Flow
 
 fn effect(effect: Effect, number: u64) -> Flow {
     match effect {
-        Effect::Kills => Flow::Killed(number),
+        Effect::Kills(signal) => Flow::Killed(signal),
         Effect::Ignored | Effect::Pending => Flow::Answer(Ok(0)),
         Effect::Handler => {
             tracing::warn!(signal = number, "the program has a handler for this signal, and handlers don't run yet");
