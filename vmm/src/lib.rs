@@ -1,1 +1,4 @@
-//! Placeholder.
+//! The virtual machine monitor as a library.
+
+pub mod guest;
+pub mod host;

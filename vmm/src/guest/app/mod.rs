@@ -1,0 +1,3 @@
+//! The app guest: one ordinary Linux program at CPL 3.
+
+pub mod files;

@@ -1,0 +1,3 @@
+//! What runs in the machine.
+
+pub mod app;

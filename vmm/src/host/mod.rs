@@ -1,0 +1,3 @@
+//! Objects of the host operating system, each with an owner.
+
+pub mod directory;
