@@ -1,3 +1,3 @@
-//! What runs in the machine.
+//! What runs in a virtual machine.
 
 pub mod app;

@@ -1,3 +1,5 @@
-//! Objects of the host operating system, each with an owner.
+//! What the VMM takes from its own operating system, each with an owner.
 
+pub mod copy;
 pub mod directory;
+pub mod mapping;
