@@ -25,8 +25,8 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// A PAUSE takes 40 to 140 cycles since Skylake: 30 to 100 us of polling, a few times what an exit costs on the
-    /// slowest host that was measured. Yields: seconds, for a device whose host is busy.
+    /// A PAUSE takes 40 to 140 cycles since Skylake: 30 to 100 us of polling, a few times what an exit costs
+    /// on the slowest host that was measured. Yields: seconds, for a device whose host is busy.
     pub(crate) const DEFAULT: Self = Self { polling: 2000, notified: 200, yielding: 1_000_000 };
 }
 
@@ -117,8 +117,8 @@ impl Transport {
     /// Makes a request and waits for its reply, whatever its status.
     ///
     /// # Errors
-    /// [`CallError`]. After one, but for [`CallError::ForkedChild`], every call fails: a late reply could be taken for
-    /// that of another request.
+    /// [`CallError`]. After one, but for [`CallError::ForkedChild`], every call fails: a late reply could be
+    /// taken for that of another request.
     pub fn call(&mut self, envelope: &Envelope) -> Result<Reply, CallError> {
         if self.ring.is_inherited() {
             return Err(CallError::ForkedChild);
@@ -167,7 +167,8 @@ impl Transport {
 
     /// The store that the device serves requests in.
     fn notify(&self) {
-        // The compiler may not move accesses of the ring over the store; the CPU doesn't, as registers aren't cached.
+        // The compiler may not move accesses of the ring over the store; the CPU doesn't, as registers aren't
+        // cached.
         fence(Ordering::SeqCst);
         self.registers.write_u16(self.doorbell, pci::REQUEST_QUEUE);
         fence(Ordering::SeqCst);
@@ -229,3 +230,6 @@ impl Drop for Transport {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
