@@ -113,9 +113,9 @@
 //!
 //! - While the flag is set, the driver SHOULD spin on the used ring for a bounded time before it notifies. It
 //!   MUST notify then, flag or not: a poller may have gone to sleep.
-//! - REGISTER and UNREGISTER change the guest's memory layout and are served at a notification only: the
-//!   driver MUST notify for them at once, and a polling device MUST leave them, and what follows them, in the
-//!   ring.
+//! - HELLO, REGISTER and UNREGISTER are served at a notification only, as they change whom the device serves
+//!   or the guest's memory layout: the driver MUST notify for them at once, and a polling device MUST leave
+//!   them, and what follows them, in the ring. It MAY leave any other request there too.
 //! - A device MUST accept a notification while it polls, and MUST serve each request once.
 //! - A device MUST NOT poll where it can't know which address space is running.
 //!
@@ -129,8 +129,9 @@
 //!   it makes the same request again with the reply's cursor.
 //! - The driver MUST refuse spans that aren't in memory that the request is about (its regions; in REGISTER,
 //!   the span itself): a device has no business elsewhere.
-//! - The cursor means something to the device only. The device MUST hold each for a claim like any other
-//!   field, and MUST accept 0, which begins anew. Another request in between begins anew too.
+//! - The cursor means something to the device only. The device MUST accept 0, which begins anew, and the
+//!   cursor of its last reply if the request is the same. It MUST answer any other with
+//!   [`Status::Malformed`]: a request in between ends what was unfinished.
 //! - A driver SHOULD bound the number of rounds.
 //! - A page of a region that was never touched counts as zeros where the device can know that; it needs no
 //!   touch.

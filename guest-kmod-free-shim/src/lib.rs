@@ -9,7 +9,7 @@
 //!    |  available index + 1, fence                   |
 //!    |  used flags say NO_NOTIFY?                    |
 //!    |    yes: look at the used index, bounded  <----|  polls, serves, used index + 1
-//!    |    no, or nothing came, or REGISTER:          |
+//!    |    no, or nothing came, or not for polling:  |
 //!    |  16-bit store to the notification address --->|  serves before the store returns
 //!    |  used index, id and length checked            |
 //!    |  copy and decode the reply                    |

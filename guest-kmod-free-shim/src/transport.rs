@@ -27,7 +27,7 @@ pub(crate) struct Patience {
 impl Patience {
     /// A PAUSE takes 40 to 140 cycles since Skylake: 30 to 100 us of polling, a few times what an exit costs
     /// on the slowest host that was measured. Yields: seconds, for a device whose host is busy.
-    pub(crate) const DEFAULT: Self = Self { polling: 2000, notified: 200, yielding: 1_000_000 };
+    pub(crate) const DEFAULT: Self = Self { polling: 3000, notified: 200, yielding: 1_000_000 };
 }
 
 /// Why a request has no reply. None of these can be mended but by starting the device again.
@@ -141,8 +141,7 @@ impl Transport {
         envelope.encode(&mut request);
         let want = self.answered.wrapping_add(1);
         self.ring.publish(&request);
-        // These change the guest's memory layout, which a polling device doesn't do.
-        let at_once = matches!(envelope.request, Request::Register { .. } | Request::Unregister { .. });
+        let at_once = at_notification_only(&envelope.request);
         if at_once || !self.poll(want)? {
             self.notify();
             self.wait(want)?;
@@ -219,6 +218,11 @@ impl Transport {
         }
         Reply::decode(&self.ring.reply()).map_err(CallError::Reply)
     }
+}
+
+/// Requests that a polling device leaves in the ring.
+fn at_notification_only(request: &Request) -> bool {
+    matches!(request, Request::Hello { .. } | Request::Register { .. } | Request::Unregister { .. })
 }
 
 /// Resets the device, which ends the session, before its ring goes away.

@@ -10,10 +10,9 @@ use crate::fake::{Fake, PATIENCE, put_reply, put_used, serve, set_polling};
 
 const CHECKPOINT: Envelope = Envelope { key: SessionKey([7; 16]), cursor: 3, request: Request::Checkpoint };
 
-fn register() -> Envelope {
+fn register() -> Request {
     let name = RegionName::new(b"table").expect("a name");
-    let request = Request::Register { span: Span { address: 0x1000, len: 0x1000 }, name };
-    Envelope { request, ..CHECKPOINT }
+    Request::Register { span: Span { address: 0x1000, len: 0x1000 }, name }
 }
 
 fn taken(id: u64) -> Reply {
@@ -145,17 +144,16 @@ fn a_poller_that_says_it_sleeps_is_notified_at_once() {
 }
 
 #[test]
-fn register_is_notified_at_once_though_the_device_polls() {
-    let fake = Fake::answering(|_| Reply::refusal(Status::Overlap, 1));
+fn what_a_poller_leaves_is_notified_at_once() {
+    let fake = Fake::answering(|_| Reply::refusal(Status::Malformed, 0));
     let mut transport = fake.start(Patience { polling: u32::MAX, ..PATIENCE }).expect("a device");
     set_polling(&fake.ring, true);
-    for request in [
-        register(),
-        Envelope { request: Request::Unregister { region: cairn_abi::RegionId(1) }, ..CHECKPOINT },
-    ] {
-        assert_eq!(transport.call(&request).expect("a reply").status, Status::Overlap);
+    let hello = Request::Hello { version: 1, features: 0 };
+    for request in [hello, register(), Request::Unregister { region: cairn_abi::RegionId(1) }] {
+        let reply = transport.call(&Envelope { request, ..CHECKPOINT }).expect("a reply");
+        assert_eq!(reply.status, Status::Malformed);
     }
-    assert_eq!(fake.state().doorbells, 2);
+    assert_eq!(fake.state().doorbells, 3);
 }
 
 #[test]
