@@ -13,6 +13,7 @@
 //! # }
 //! ```
 
+pub mod contract;
 mod element;
 mod engines;
 mod error;

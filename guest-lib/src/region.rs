@@ -32,7 +32,6 @@ use crate::memory::Block;
 /// # }
 /// ```
 #[derive(Debug)]
-#[must_use = "without its handle a region can't be read or dropped"]
 pub struct Region<T> {
     session: u64,
     slot: usize,
