@@ -22,6 +22,8 @@ const MAX_SLACK_CHUNKS: usize = 16384;
 pub(crate) struct Delta {
     pages: Vec<DeltaPage>,
     chunks: Vec<Chunk>,
+    /// The most pages and chunks that the buffers held so far: what of them is resident.
+    peak: (usize, usize),
 }
 
 /// Which chunks of one page differ.
@@ -69,13 +71,19 @@ impl Delta {
         (size_of_val(self.pages.as_slice()) + size_of_val(self.chunks.as_slice())) as u64
     }
 
-    /// Bytes that the buffers have, used or not.
-    pub(crate) fn capacity_bytes(&self) -> u64 {
-        (self.pages.capacity() * size_of::<DeltaPage>() + self.chunks.capacity() * CHUNK_SIZE) as u64
+    /// Bytes of the buffers that were ever in use. What they have in reserve beyond was never touched, so it has no memory.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let (pages, chunks) = self.peak();
+        (pages * size_of::<DeltaPage>() + chunks * CHUNK_SIZE) as u64
+    }
+
+    fn peak(&self) -> (usize, usize) {
+        (self.peak.0.max(self.pages.len()), self.peak.1.max(self.chunks.len()))
     }
 
     /// Empties it and keeps the buffers.
     pub(crate) fn clear(&mut self) {
+        self.peak = self.peak();
         self.pages.clear();
         self.chunks.clear();
     }
@@ -85,6 +93,7 @@ impl Delta {
         if self.chunks.capacity() - self.chunks.len() > self.chunks.len() + MAX_SLACK_CHUNKS {
             self.chunks.shrink_to(self.chunks.len() + PAGE_CHUNKS);
             self.pages.shrink_to(self.pages.len() + 1);
+            self.peak = (self.pages.len(), self.chunks.len());
         }
     }
 
@@ -111,6 +120,7 @@ impl Delta {
 
     /// Removes all that it holds of `region`.
     pub(crate) fn purge(&mut self, region: RegionId) {
+        self.peak = self.peak();
         let (mut from, mut to) = (0, 0);
         let chunks = &mut self.chunks;
         self.pages.retain(|entry| {
@@ -286,9 +296,11 @@ mod tests {
     #[test]
     fn buffers_of_a_large_epoch_are_given_back() {
         let mut change = delta(&[(1, 0, 0, 1)]);
-        change.chunks.reserve(4 * MAX_SLACK_CHUNKS);
+        change.chunks.resize(4 * MAX_SLACK_CHUNKS, Chunk([0; CHUNK_SIZE]));
+        change.clear();
+        assert_eq!((change.bytes(), change.resident_bytes() / 64), (0, 4 * MAX_SLACK_CHUNKS as u64));
         change.trim();
-        assert!(change.capacity_bytes() < 16384);
-        assert_eq!(entries(&change), [(1, 0, 0, 1)]);
+        assert_eq!(change.resident_bytes(), 0);
+        assert!(change.chunks.capacity() <= MAX_SLACK_CHUNKS);
     }
 }

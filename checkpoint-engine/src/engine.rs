@@ -200,7 +200,7 @@ impl<T: Tracker> Engine<T> {
             checkpoints: self.versions.taken(),
             rollbacks: self.counters.rollbacks,
             mirror_bytes: sum(|region| region.mirror.resident_bytes()),
-            history_bytes: self.versions.history_bytes(),
+            history_bytes: self.versions.resident_bytes(),
             table_bytes: sum(Region::table_bytes) + self.versions.table_bytes(),
             pages_compared: self.counters.compared,
             pages_changed: self.counters.changed,
@@ -290,7 +290,7 @@ impl<T: Tracker> Engine<T> {
 
     /// Takes what was written into the mirrors, and the mirrors' former bytes into `old`.
     fn take(&mut self, old: &mut Delta) -> Result<Passed, EngineError> {
-        let max_bytes = self.config.max_history_bytes.saturating_sub(self.versions.history_bytes());
+        let max_bytes = self.config.max_history_bytes.saturating_sub(self.versions.bytes());
         let mut all = Passed::default();
         for region in &mut self.regions {
             let passed = region.take(self.access, old, max_bytes)?;

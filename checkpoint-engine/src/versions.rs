@@ -125,9 +125,14 @@ impl Versions {
         self.node(node).delta.bytes()
     }
 
-    /// Bytes of all deltas, with what their buffers have in reserve.
-    pub(crate) fn history_bytes(&self) -> u64 {
-        self.nodes.iter().flatten().map(|node| node.delta.capacity_bytes()).sum()
+    /// Memory of all deltas.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.nodes.iter().flatten().map(|node| node.delta.resident_bytes()).sum()
+    }
+
+    /// Bytes that all deltas hold.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.nodes.iter().flatten().map(|node| node.delta.bytes()).sum()
     }
 
     /// Bytes of the tables beside the deltas.
@@ -135,7 +140,7 @@ impl Versions {
         let tables = self.nodes.capacity() * size_of::<Option<Node>>()
             + self.named.capacity() * size_of::<(CheckpointId, usize)>()
             + self.path.capacity() * size_of::<usize>();
-        tables as u64 + self.spare.capacity_bytes()
+        tables as u64 + self.spare.resident_bytes()
     }
 
     /// Makes room for one version more, so that [`commit`](Self::commit) can't fail.
@@ -155,7 +160,7 @@ impl Versions {
     /// Takes the buffers of a delta that isn't needed.
     pub(crate) fn give_spare(&mut self, mut delta: Delta) {
         delta.clear();
-        if delta.capacity_bytes() > self.spare.capacity_bytes() {
+        if delta.resident_bytes() > self.spare.resident_bytes() {
             self.spare = delta;
         }
     }

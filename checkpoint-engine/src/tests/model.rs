@@ -138,6 +138,11 @@ impl World {
         }
     }
 
+    /// Bytes that are kept for all retained checkpoints.
+    pub(super) fn history_bytes(&self) -> u64 {
+        self.kept.keys().map(|id| self.engine.checkpoint_figures(*id).unwrap().bytes).sum()
+    }
+
     fn check_refusal(&self, id: CheckpointId, error: &EngineError) {
         match error {
             EngineError::NoCheckpoint(no) => {

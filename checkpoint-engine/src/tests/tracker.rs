@@ -11,10 +11,10 @@ use crate::{LiveMemory, PageSet, TrackError, Tracker};
 /// A tracker over regions whose writes are reported to it by [`FakeTracker::wrote`].
 #[derive(Default)]
 pub(super) struct FakeTracker {
-    regions: BTreeMap<RegionId, Tracked>,
+    pub(super) regions: BTreeMap<RegionId, Tracked>,
     /// Report pages that nobody wrote, too: about one in this many, if not 0.
     pub(super) noise: u64,
-    random: u64,
+    pub(super) random: u64,
     /// Fail at this call from now, if not 0.
     pub(super) fail_in: u64,
     /// Protect nothing and say so.
@@ -24,7 +24,7 @@ pub(super) struct FakeTracker {
     pub(super) calls: u64,
 }
 
-struct Tracked {
+pub(super) struct Tracked {
     open: PageSet,
 }
 
@@ -83,7 +83,7 @@ impl Tracker for FakeTracker {
         written.union_with(&self.tracked(region)?.open.clone());
         if self.noise > 0 {
             for page in 0..written.pages() {
-                if self.next_random() % self.noise == 0 {
+                if self.next_random().is_multiple_of(self.noise) {
                     written.insert(page);
                 }
             }

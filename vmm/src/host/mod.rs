@@ -1,0 +1,4 @@
+//! What the VMM takes from its own operating system, each with an owner.
+
+pub mod copy;
+pub mod mapping;
