@@ -1,1 +1,55 @@
-//! Placeholder.
+//! What a checkpoint *is*: a mirror of the program's regions, deltas that lead to older versions, and the rule that decides which pages to write-protect.
+//!
+//! The crate knows neither a hypervisor nor a guest. A [`Tracker`] tells it which pages may have been
+//! written; whatever can do that (a dirty log, page protection, userfaultfd) can drive it.
+//!
+//! The way of a checkpoint: [`Tracker::collect`], compare each reported page with the mirror, old bytes into
+//! the history and new bytes into the mirror, commit, [`Tracker::protect`] what the [`Rule`] expects to stay
+//! clean. The way back: the mirror becomes the wanted version by swapping bytes with the deltas between, and
+//! live memory becomes the mirror where either was touched.
+//!
+//! Modules in reading order.
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("cairn-engine compares pages with x86-64 vector instructions and has no other implementation");
+
+mod page_set;
+
+mod live;
+
+mod tracker;
+
+mod config;
+
+mod error;
+
+mod access;
+
+mod mirror;
+
+mod delta;
+
+mod versions;
+
+mod heat;
+
+mod region;
+
+mod engine;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, MAX_REGION_BYTES, MAX_REGIONS, Rule};
+pub use engine::Engine;
+pub use error::{EngineError, SetSide};
+pub use live::LiveMemory;
+pub use page_set::PageSet;
+pub use tracker::{TrackError, Tracker};
+
+/// Bytes in a page: the unit of tracking.
+pub const PAGE_SIZE: usize = 4096;
+/// Bytes in a chunk: the unit of comparing and of storing. A cache line, so that 64 of them fill a page and a `u64` says which differ.
+pub const CHUNK_SIZE: usize = 64;
+
+const _: () = assert!(PAGE_SIZE / CHUNK_SIZE == u64::BITS as usize);

@@ -1,4 +1,20 @@
-//! The virtual machine monitor as a library.
+//! The monitor that runs a program in a virtual machine and keeps its checkpoints.
+//!
+//! The modules are listed from the bottom up: each names only those above it in this list
+//! (`tests/tidy.rs` checks that).
+
+
+pub mod host;
+pub mod memory;
+
+pub mod kvm;
+
+pub mod virtio;
 
 pub mod devices;
-pub mod virtio;
+
+pub mod checkpoint;
+
+pub mod guest;
+
+pub mod machine;

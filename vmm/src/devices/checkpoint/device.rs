@@ -146,6 +146,11 @@ impl CheckpointDevice {
         })
     }
 
+    /// Takes note that a region ended without a request: its memory is gone.
+    pub fn forget_region(&mut self, region: cairn_abi::RegionId) {
+        self.session.forget_region(region);
+    }
+
     /// Has the engine drop what a session left that ended by a device reset. The next request would do the same first.
     pub fn settle(&mut self, host: &mut impl FnMut(Effect) -> Outcome) {
         if let Some(pending) = self.session.owed() {

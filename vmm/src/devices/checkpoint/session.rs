@@ -3,7 +3,7 @@
 use cairn_abi::reply::Hello;
 use cairn_abi::request::OFFERED_FEATURES;
 use cairn_abi::{
-    Envelope, PROTOCOL_VERSION, RegionName, Reply, ReplyBody, Request, SessionKey, Span, Status,
+    Envelope, PROTOCOL_VERSION, RegionId, RegionName, Reply, ReplyBody, Request, SessionKey, Span, Status,
 };
 
 use super::effect::{Effect, Failure, Outcome};
@@ -133,6 +133,13 @@ impl Session {
         match self.state {
             State::Ended => Some(drop_all(Then::Reply(Reply::done(ReplyBody::Empty)))),
             State::Closed | State::Open(_) => None,
+        }
+    }
+
+    /// Takes note that a region ended without a request: its memory is gone.
+    pub fn forget_region(&mut self, region: RegionId) {
+        if let State::Open(open) = &mut self.state {
+            open.regions.remove(region);
         }
     }
 

@@ -1,0 +1,187 @@
+//! What the engine itself costs, without a hypervisor: time per checkpoint and per written page.
+//!
+//! `cargo run --release -p cairn-engine --example compare_cost`
+//!
+//! The tracker here is told what was written, so its own cost is close to nothing. One 8-byte word of each page
+//! changes in each epoch, written by this thread or by one that is pinned to another core.
+
+use std::error::Error;
+use std::num::NonZeroUsize;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use cairn_abi::{RegionId, RegionName};
+use cairn_engine::{Config, Engine, LiveMemory, PAGE_SIZE, PageSet, Rule, TrackError, Tracker};
+
+const EPOCHS: usize = 400;
+/// Epochs whose times don't count: the history fills up and the pages become hot.
+const WARM_UP: usize = 20;
+const MIB: usize = 1 << 20;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("{:<42} {:>10} {:>10} {:>9}", "case", "p10", "p50", "p50/page");
+    for (mib, pages) in [(64, 0), (1024, 0), (64, 16), (64, 163), (64, 1638), (64, 16384), (1024, 2621)] {
+        for (writer, other_core) in [("same core", false), ("other core", true)] {
+            if pages > 0 || !other_core {
+                let mut case = Case::new(mib, pages)?;
+                report(
+                    &format!("checkpoint, {pages} pages of {mib} MiB, {writer}"),
+                    pages,
+                    case.run(other_core, false)?,
+                );
+            }
+        }
+    }
+    for pages in [163, 1638] {
+        report(
+            &format!("rollback, {pages} pages of 64 MiB, other core"),
+            pages,
+            Case::new(64, pages)?.run(true, true)?,
+        );
+    }
+    Ok(())
+}
+
+fn report(case: &str, pages: usize, mut nanoseconds: Vec<u64>) {
+    nanoseconds.sort_unstable();
+    let (p10, p50) = (nanoseconds[nanoseconds.len() / 10], nanoseconds[nanoseconds.len() / 2]);
+    #[expect(clippy::cast_precision_loss, reason = "printed with one decimal")]
+    let per_page = if pages == 0 { 0.0 } else { p50 as f64 / pages as f64 };
+    println!("{case:<42} {p10:>7} ns {p50:>7} ns {per_page:>6.1} ns");
+}
+
+/// Reports the pages it was told about.
+struct Told {
+    written: PageSet,
+}
+
+impl Tracker for Told {
+    fn attach(&mut self, _: RegionId, _: &LiveMemory) -> Result<(), TrackError> {
+        Ok(())
+    }
+
+    fn detach(&mut self, _: RegionId) {}
+
+    fn collect(&mut self, _: RegionId, written: &mut PageSet) -> Result<(), TrackError> {
+        written.union_with(&self.written);
+        Ok(())
+    }
+
+    fn protect(&mut self, _: RegionId, _: &PageSet) -> Result<(), TrackError> {
+        Ok(())
+    }
+}
+
+/// One region and the pages of it that are written in each epoch.
+struct Case {
+    engine: Engine<Told>,
+    memory: NonNull<u8>,
+    hot: Vec<usize>,
+}
+
+impl Case {
+    fn new(mib: usize, pages: usize) -> Result<Self, Box<dyn Error>> {
+        let (memory, total) = (map(mib * MIB)?, mib * MIB / PAGE_SIZE);
+        let mut all = PageSet::new(total)?;
+        all.fill();
+        let config = Config { rule: Rule::TwoDirtyEpochs, history: NonZeroUsize::MIN, ..Config::default() };
+        let mut engine = Engine::new(Told { written: all }, config);
+        // SAFETY: the mapping is never unmapped, and only raw pointers write it.
+        let live = unsafe { LiveMemory::new(memory, total) };
+        engine.add_region(RegionName::new(b"case")?, live)?;
+        (0..total).for_each(|page| write(memory, page, 1));
+        engine.checkpoint()?;
+        // An odd multiplier scatters the pages and meets none twice.
+        let hot: Vec<usize> = (0..pages).map(|i| i * 7919 % total).collect();
+        let told = &mut engine.tracker_mut().written;
+        told.clear();
+        hot.iter().for_each(|&page| told.insert(page));
+        Ok(Self { engine, memory, hot })
+    }
+
+    /// Times `EPOCHS` checkpoints, or rollbacks.
+    fn run(&mut self, other_core: bool, rollback: bool) -> Result<Vec<u64>, Box<dyn Error>> {
+        pin(0);
+        let memory = SendPtr(self.memory);
+        let hot = self.hot.clone();
+        let (asked, done, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            if other_core {
+                scope.spawn(|| {
+                    pin(1);
+                    while !stop.load(Ordering::Relaxed) {
+                        let epoch = asked.load(Ordering::Acquire);
+                        if epoch != done.load(Ordering::Relaxed) {
+                            hot.iter().for_each(|&page| write(memory.get(), page, epoch));
+                            done.store(epoch, Ordering::Release);
+                        }
+                        std::thread::yield_now();
+                    }
+                });
+            }
+            let times = (1..=EPOCHS + WARM_UP).map(|epoch| {
+                if other_core {
+                    asked.store(epoch as u64 + 1, Ordering::Release);
+                    while done.load(Ordering::Acquire) != epoch as u64 + 1 {
+                        std::thread::yield_now();
+                    }
+                } else {
+                    self.hot.iter().for_each(|&page| write(self.memory, page, epoch as u64 + 1));
+                }
+                let start = Instant::now();
+                if rollback {
+                    let newest = self.engine.figures().current;
+                    self.engine.rollback(cairn_abi::CheckpointId(newest))?;
+                } else {
+                    self.engine.checkpoint()?;
+                }
+                Ok(u64::try_from(start.elapsed().as_nanos())?)
+            });
+            let times: Result<Vec<u64>, Box<dyn Error>> = times.collect();
+            stop.store(true, Ordering::Relaxed);
+            Ok(times?.split_off(WARM_UP))
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct SendPtr(NonNull<u8>);
+
+impl SendPtr {
+    fn get(self) -> NonNull<u8> {
+        self.0
+    }
+}
+
+// SAFETY: the mapping is never unmapped, and only raw pointers write it.
+unsafe impl Send for SendPtr {}
+// SAFETY: as above.
+unsafe impl Sync for SendPtr {}
+
+/// Writes one word of `page`; a different one in each page.
+fn write(memory: NonNull<u8>, page: usize, value: u64) {
+    let word = memory.as_ptr().wrapping_add(page * PAGE_SIZE + page % 512 * 8).cast::<u64>();
+    // SAFETY: the word is inside the mapping and aligned; the engine reads it only when this thread is done.
+    unsafe { word.write_volatile(value) };
+}
+
+fn map(len: usize) -> Result<NonNull<u8>, Box<dyn Error>> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: an anonymous mapping at an address that the kernel chooses touches no memory in use.
+    let base = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    if base == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    Ok(NonNull::new(base.cast()).ok_or("mapped at address 0")?)
+}
+
+/// Pins this thread to `cpu`, if there is one.
+fn pin(cpu: usize) {
+    // SAFETY: an all-zero cpu_set_t is an empty set, and the kernel reads no more than it.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set);
+    }
+}

@@ -1,0 +1,212 @@
+//! Compare and copy of one page, for each vector width.
+
+use std::arch::x86_64::{
+    __m128i, __m256i, __m512i, _MM_HINT_T0, _mm_and_si128, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_prefetch,
+    _mm_setzero_si128, _mm256_or_si256, _mm256_setzero_si256, _mm256_testz_si256, _mm256_xor_si256,
+    _mm512_cmpneq_epi64_mask, _mm512_setzero_si512,
+};
+use std::sync::OnceLock;
+
+use super::PAGE_CHUNKS;
+use crate::{CHUNK_SIZE, PAGE_SIZE};
+
+/// One vector width's routines.
+///
+/// All pointers are aligned to 64 bytes. A *page* pointer is valid for 4096 bytes; live pages may be written by
+/// others at any time. `old` is valid for writes of a page and receives the changed chunks one after the other.
+#[derive(Debug)]
+pub(super) struct Kernels {
+    /// Name of the instruction set.
+    pub(super) name: &'static str,
+    /// `(live, mirror, old)`: copies differing chunks from the mirror to `old` and from live memory to the mirror.
+    pub(super) take: unsafe fn(*const u8, *mut u8, *mut u8) -> u64,
+    /// The same for a mirror page that is all zeros: it is only written, and only if it changes.
+    pub(super) take_zero: unsafe fn(*const u8, *mut u8, *mut u8) -> u64,
+    /// `(live, mirror)`: copies differing chunks from the mirror to live memory. Whether any did.
+    pub(super) restore: unsafe fn(*mut u8, *const u8) -> bool,
+    /// The same for a mirror page that is all zeros.
+    pub(super) restore_zero: unsafe fn(*mut u8) -> bool,
+}
+
+impl Kernels {
+    /// The best that this CPU has. Asked once in a process.
+    pub(super) fn detect() -> &'static Self {
+        static BEST: OnceLock<&'static Kernels> = OnceLock::new();
+        BEST.get_or_init(|| Self::available()[0])
+    }
+
+    /// All that this CPU can run, the best first.
+    pub(super) fn available() -> Vec<&'static Self> {
+        let mut all = Vec::new();
+        if is_x86_feature_detected!("avx512f") {
+            all.push(&avx512::KERNELS);
+        }
+        if is_x86_feature_detected!("avx2") {
+            all.push(&avx2::KERNELS);
+        }
+        all.push(&sse2::KERNELS);
+        all
+    }
+}
+
+/// Asks for all lines of the page at `page`.
+#[inline]
+pub(super) fn prefetch_page(page: *const u8) {
+    for offset in (0..PAGE_SIZE).step_by(CHUNK_SIZE) {
+        // SAFETY: a prefetch of any address is a hint that can't fault. SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(page.wrapping_add(offset).cast()) };
+    }
+}
+
+/// Defines the routines for one vector type. `$differ` says whether two chunks of vectors differ.
+macro_rules! kernels {
+    ($module:ident, $feature:literal, $vector:ty, $zero:ident, $differ:item) => {
+        mod $module {
+            use super::*;
+
+            pub(super) static KERNELS: Kernels =
+                Kernels { name: $feature, take, take_zero, restore, restore_zero };
+
+            /// Vectors in a chunk.
+            const VECTORS: usize = CHUNK_SIZE / size_of::<$vector>();
+            type Chunk = [$vector; VECTORS];
+
+            $differ
+
+            #[target_feature(enable = $feature)]
+            #[inline]
+            fn zero() -> Chunk {
+                [$zero(); VECTORS]
+            }
+
+            /// Loads a chunk, each byte once.
+            #[target_feature(enable = $feature)]
+            #[inline]
+            unsafe fn load(from: *const u8) -> Chunk {
+                let mut chunk = zero();
+                for (i, vector) in chunk.iter_mut().enumerate() {
+                    // SAFETY: the caller's chunk is valid for reads and aligned to 64 bytes. Volatile: it may be live memory.
+                    *vector = unsafe { from.cast::<$vector>().add(i).read_volatile() };
+                }
+                chunk
+            }
+
+            /// Stores a chunk.
+            #[target_feature(enable = $feature)]
+            #[inline]
+            unsafe fn store(to: *mut u8, chunk: Chunk) {
+                for (i, vector) in chunk.into_iter().enumerate() {
+                    // SAFETY: the caller's chunk is valid for writes and aligned to 64 bytes. Volatile: it may be live memory.
+                    unsafe { to.cast::<$vector>().add(i).write_volatile(vector) };
+                }
+            }
+
+            #[target_feature(enable = $feature)]
+            unsafe fn take(live: *const u8, mirror: *mut u8, mut old: *mut u8) -> u64 {
+                let mut mask = 0;
+                for i in 0..PAGE_CHUNKS {
+                    // SAFETY: chunk `i` of two pages; `old` has had fewer than 64 chunks so far and is valid for 64.
+                    unsafe {
+                        let new = load(live.add(i * CHUNK_SIZE));
+                        let known = load(mirror.add(i * CHUNK_SIZE));
+                        if differ(new, known) {
+                            store(old, known);
+                            store(mirror.add(i * CHUNK_SIZE), new);
+                            old = old.add(CHUNK_SIZE);
+                            mask |= 1 << i;
+                        }
+                    }
+                }
+                mask
+            }
+
+            #[target_feature(enable = $feature)]
+            unsafe fn take_zero(live: *const u8, mirror: *mut u8, mut old: *mut u8) -> u64 {
+                let mut mask = 0;
+                for i in 0..PAGE_CHUNKS {
+                    // SAFETY: as in `take`.
+                    unsafe {
+                        let new = load(live.add(i * CHUNK_SIZE));
+                        if differ(new, zero()) {
+                            store(old, zero());
+                            store(mirror.add(i * CHUNK_SIZE), new);
+                            old = old.add(CHUNK_SIZE);
+                            mask |= 1 << i;
+                        }
+                    }
+                }
+                mask
+            }
+
+            #[target_feature(enable = $feature)]
+            unsafe fn restore(live: *mut u8, mirror: *const u8) -> bool {
+                let mut changed = false;
+                for i in 0..PAGE_CHUNKS {
+                    // SAFETY: chunk `i` of two pages.
+                    unsafe {
+                        let wanted = load(mirror.add(i * CHUNK_SIZE));
+                        if differ(load(live.add(i * CHUNK_SIZE)), wanted) {
+                            store(live.add(i * CHUNK_SIZE), wanted);
+                            changed = true;
+                        }
+                    }
+                }
+                changed
+            }
+
+            #[target_feature(enable = $feature)]
+            unsafe fn restore_zero(live: *mut u8) -> bool {
+                let mut changed = false;
+                for i in 0..PAGE_CHUNKS {
+                    // SAFETY: chunk `i` of a page.
+                    unsafe {
+                        if differ(load(live.add(i * CHUNK_SIZE)), zero()) {
+                            store(live.add(i * CHUNK_SIZE), zero());
+                            changed = true;
+                        }
+                    }
+                }
+                changed
+            }
+        }
+    };
+}
+
+kernels!(
+    avx512,
+    "avx512f",
+    __m512i,
+    _mm512_setzero_si512,
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn differ(a: Chunk, b: Chunk) -> bool {
+        _mm512_cmpneq_epi64_mask(a[0], b[0]) != 0
+    }
+);
+
+kernels!(
+    avx2,
+    "avx2",
+    __m256i,
+    _mm256_setzero_si256,
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn differ(a: Chunk, b: Chunk) -> bool {
+        let bits = _mm256_or_si256(_mm256_xor_si256(a[0], b[0]), _mm256_xor_si256(a[1], b[1]));
+        _mm256_testz_si256(bits, bits) == 0
+    }
+);
+
+kernels!(
+    sse2,
+    "sse2",
+    __m128i,
+    _mm_setzero_si128,
+    #[target_feature(enable = "sse2")]
+    #[inline]
+    fn differ(a: Chunk, b: Chunk) -> bool {
+        let first = _mm_and_si128(_mm_cmpeq_epi8(a[0], b[0]), _mm_cmpeq_epi8(a[1], b[1]));
+        let last = _mm_and_si128(_mm_cmpeq_epi8(a[2], b[2]), _mm_cmpeq_epi8(a[3], b[3]));
+        _mm_movemask_epi8(_mm_and_si128(first, last)) != 0xffff
+    }
+);

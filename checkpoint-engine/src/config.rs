@@ -1,0 +1,55 @@
+//! What an engine is asked to keep, and its limits.
+
+use std::num::NonZeroUsize;
+
+/// Regions that a session may have at once. Bounds the tables that one program can ask for.
+pub const MAX_REGIONS: usize = 64;
+
+/// Bytes that all regions may have together unless [`Config`] says otherwise: 64 GiB. Bounds what a mirror can grow to.
+pub const MAX_REGION_BYTES: u64 = 64 << 30;
+
+/// Checkpoints that are retained unless [`Config`] says otherwise.
+const DEFAULT_HISTORY: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+
+/// Which pages are write-protected after a checkpoint.
+///
+/// Whatever the rule decides, the results are the same bytes: it only trades faults for compares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rule {
+    /// Every page that was written.
+    Always,
+    /// A page that changed in each of the last two epochs stays writable and is compared at each checkpoint,
+    /// until four compares in a row found nothing.
+    TwoDirtyEpochs,
+    /// Decides by a pseudorandom sequence: shows that no result depends on the rule.
+    #[cfg(test)]
+    Random,
+}
+
+/// What an engine keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Checkpoints that are retained; one more evicts the oldest.
+    pub history: NonZeroUsize,
+    /// Which pages are protected.
+    pub rule: Rule,
+    /// Regions at once.
+    pub max_regions: usize,
+    /// Bytes of all regions together.
+    pub max_region_bytes: u64,
+    /// Bytes of all deltas together, that of a checkpoint in the making included. Bounds what a program can
+    /// make its host keep; beyond, a checkpoint fails with [`crate::EngineError::NoMemory`].
+    pub max_history_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            history: DEFAULT_HISTORY,
+            rule: Rule::TwoDirtyEpochs,
+            max_regions: MAX_REGIONS,
+            max_region_bytes: MAX_REGION_BYTES,
+            max_history_bytes: u64::MAX,
+        }
+    }
+}

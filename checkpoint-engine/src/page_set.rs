@@ -1,0 +1,211 @@
+//! A set of pages of one region, as a bitmap.
+
+use std::collections::TryReserveError;
+
+/// Pages that one word of a [`PageSet`] covers.
+const WORD_PAGES: usize = 64;
+
+/// A set of pages of one region: bit `i` of word `w` is page `64 * w + i`.
+///
+/// The layout is that of `KVM_GET_DIRTY_LOG` and `KVM_CLEAR_DIRTY_LOG`, so a tracker can hand the words to the kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PageSet {
+    words: Vec<u64>,
+    pages: usize,
+}
+
+impl PageSet {
+    /// An empty set for a region of `pages` pages.
+    ///
+    /// # Errors
+    /// There's no memory for the bitmap.
+    pub fn new(pages: usize) -> Result<Self, TryReserveError> {
+        let len = pages.div_ceil(WORD_PAGES);
+        let mut words = Vec::new();
+        words.try_reserve_exact(len)?;
+        words.resize(len, 0);
+        Ok(Self { words, pages })
+    }
+
+    /// Pages in the region, in the set or not.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// The bitmap.
+    #[must_use]
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// The bitmap, to be written. Bits beyond the region's last page are ignored by the engine.
+    pub fn words_mut(&mut self) -> &mut [u64] {
+        &mut self.words
+    }
+
+    /// Adds `page`. A page beyond the region is ignored.
+    pub fn insert(&mut self, page: usize) {
+        if page < self.pages {
+            self.words[page / WORD_PAGES] |= 1 << (page % WORD_PAGES);
+        }
+    }
+
+    /// Removes `page`.
+    pub fn remove(&mut self, page: usize) {
+        if page < self.pages {
+            self.words[page / WORD_PAGES] &= !(1 << (page % WORD_PAGES));
+        }
+    }
+
+    /// Whether `page` is in the set.
+    #[must_use]
+    pub fn contains(&self, page: usize) -> bool {
+        page < self.pages && self.words[page / WORD_PAGES] >> (page % WORD_PAGES) & 1 == 1
+    }
+
+    /// Adds every page of the region.
+    pub fn fill(&mut self) {
+        self.words.fill(u64::MAX);
+        self.trim();
+    }
+
+    /// Removes every page.
+    pub fn clear(&mut self) {
+        self.words.fill(0);
+    }
+
+    /// Adds the pages of `other`, a set of the same region.
+    pub fn union_with(&mut self, other: &Self) {
+        for (word, more) in self.words.iter_mut().zip(&other.words) {
+            *word |= more;
+        }
+        self.trim();
+    }
+
+    /// Whether no page is in the set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|&word| word == 0)
+    }
+
+    /// Pages in the set.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.words.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// The pages in the set, in ascending order.
+    #[must_use]
+    pub fn iter(&self) -> Pages<'_> {
+        Pages { rest: &self.words, bits: 0, base: 0 }
+    }
+
+    /// Bytes of the bitmap.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(self.words.as_slice())
+    }
+
+    /// Clears the bits beyond the last page, which a tracker may have set.
+    pub(crate) fn trim(&mut self) {
+        let tail = self.pages % WORD_PAGES;
+        if tail != 0
+            && let Some(last) = self.words.last_mut()
+        {
+            *last &= (1 << tail) - 1;
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a PageSet {
+    type Item = usize;
+    type IntoIter = Pages<'a>;
+
+    fn into_iter(self) -> Pages<'a> {
+        self.iter()
+    }
+}
+
+/// The pages of a [`PageSet`], ascending.
+#[derive(Clone, Debug)]
+pub struct Pages<'a> {
+    rest: &'a [u64],
+    bits: u64,
+    /// The page of bit 0 of the word after `bits`.
+    base: usize,
+}
+
+impl Iterator for Pages<'_> {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        while self.bits == 0 {
+            self.skip_empty_words();
+            let (&word, rest) = self.rest.split_first()?;
+            self.bits = word;
+            self.rest = rest;
+            self.base += WORD_PAGES;
+        }
+        let bit = self.bits.trailing_zeros() as usize;
+        self.bits &= self.bits - 1;
+        Some(self.base - WORD_PAGES + bit)
+    }
+}
+
+impl Pages<'_> {
+    /// A gigabyte has 4096 words and most are empty: skip eight at a time, which compiles to vector code.
+    #[inline]
+    fn skip_empty_words(&mut self) {
+        while let Some((block, rest)) = self.rest.split_first_chunk::<8>() {
+            if block.iter().fold(0, |all, word| all | word) != 0 {
+                break;
+            }
+            self.rest = rest;
+            self.base += 8 * WORD_PAGES;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn pages_come_back_in_order_across_words() {
+        let mut set = PageSet::new(70_000).unwrap();
+        let pages: BTreeSet<usize> = [0, 1, 63, 64, 511, 512, 4095, 69_999].into();
+        for &page in &pages {
+            set.insert(page);
+        }
+        assert!(set.iter().eq(pages.iter().copied()));
+        assert_eq!(set.count(), pages.len());
+        set.remove(64);
+        assert!(!set.contains(64));
+        assert!(set.contains(63));
+    }
+
+    #[test]
+    fn nothing_beyond_the_last_page() {
+        let mut set = PageSet::new(65).unwrap();
+        set.insert(65);
+        assert!(set.is_empty());
+        set.fill();
+        assert_eq!(set.count(), 65);
+        set.words_mut()[1] = u64::MAX;
+        set.trim();
+        assert_eq!(set.count(), 65);
+        assert!(!set.contains(65));
+    }
+
+    #[test]
+    fn a_set_of_whole_words_is_not_trimmed() {
+        let mut set = PageSet::new(128).unwrap();
+        set.fill();
+        assert_eq!(set.count(), 128);
+        assert_eq!(set.iter().last(), Some(127));
+        set.clear();
+        assert_eq!(set.iter().next(), None);
+    }
+}

@@ -1,0 +1,8 @@
+//! The engine against a model that keeps full copies, over a tracker that checks how it is used.
+
+mod failures;
+mod memory;
+mod model;
+mod oracle;
+mod stories;
+mod tracker;

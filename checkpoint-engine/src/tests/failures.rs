@@ -1,0 +1,107 @@
+//! A failure at any point leaves every earlier checkpoint exact.
+
+use std::num::NonZeroUsize;
+
+use cairn_abi::CheckpointId;
+
+use super::model::World;
+use super::tracker::FakeTracker;
+use crate::{Config, EngineError, PAGE_SIZE, Rule};
+
+/// A world with two regions and checkpoints 1 and 2, and writes after them.
+fn world(config: Config, protects_engine: bool) -> World {
+    let mut world = World::with_config(config, FakeTracker { protects_engine, ..FakeTracker::default() });
+    world.add(70).unwrap();
+    world.add(3).unwrap();
+    world.checkpoint().unwrap();
+    (0..20).for_each(|page| world.write(0, page * 3 * PAGE_SIZE, 1));
+    world.checkpoint().unwrap();
+    (0..20).for_each(|page| world.write(page % 2, page * 2 * PAGE_SIZE, 2));
+    world
+}
+
+#[test]
+fn the_tracker_fails_at_any_call_of_a_checkpoint() {
+    for protects_engine in [false, true] {
+        for call in 1..=5 {
+            let mut world = world(Config::default(), protects_engine);
+            world.engine.tracker_mut().fail_in = call;
+            let collecting = call <= 2;
+            assert_eq!(world.checkpoint().is_err(), collecting, "call {call}");
+            assert_eq!(world.engine.unprotected().is_some(), (3..=4).contains(&call), "call {call}");
+            world.engine.tracker_mut().fail_in = 0;
+            world.checkpoint().unwrap();
+            assert!(world.engine.unprotected().is_none());
+            world.rollback_to_all();
+        }
+    }
+}
+
+#[test]
+fn the_tracker_fails_at_any_call_of_a_rollback() {
+    for protects_engine in [false, true] {
+        for call in 1..=7 {
+            let mut world = world(Config::default(), protects_engine);
+            world.engine.tracker_mut().fail_in = call;
+            assert_eq!(world.rollback(CheckpointId(1)).is_err(), call <= 4, "call {call}");
+            world.engine.tracker_mut().fail_in = 0;
+            world.write(1, 5, 9);
+            world.checkpoint().unwrap();
+            world.rollback_to_all();
+        }
+    }
+}
+
+#[test]
+fn a_history_that_is_full_fails_the_checkpoint_and_nothing_else() {
+    for limit in [0, 1, 3000, 6000, 8000] {
+        let config = Config { max_history_bytes: limit, ..Config::default() };
+        let mut world = World::with_config(config, FakeTracker::default());
+        world.add(70).unwrap();
+        world.checkpoint().unwrap();
+        let mut failed = 0;
+        for round in 0..30u8 {
+            let pages = usize::from(round % 5) * 7;
+            (0..pages)
+                .for_each(|page| world.write(0, page * 2 * PAGE_SIZE + 64 * usize::from(round), round + 1));
+            match world.checkpoint() {
+                Ok(_) => {}
+                Err(EngineError::NoMemory) => {
+                    failed += 1;
+                    // What wasn't committed is still there to be committed or undone.
+                    let newest = world.engine.figures().current;
+                    world.rollback(CheckpointId(newest)).unwrap();
+                }
+                Err(other) => panic!("{other}"),
+            }
+            assert!(world.history_bytes() <= limit);
+        }
+        assert!(failed > 0, "limit {limit}");
+        world.rollback_to_all();
+    }
+}
+
+#[test]
+fn a_failed_checkpoint_is_retried_with_the_same_pages() {
+    let history = NonZeroUsize::new(2).unwrap();
+    let mut world = world(Config { history, rule: Rule::TwoDirtyEpochs, ..Config::default() }, false);
+    let open = [0, 1].map(|at| world.engine.tracker().open_pages(world.regions[at].0));
+    world.engine.tracker_mut().fail_in = 2;
+    world.checkpoint().unwrap_err();
+    assert_eq!([0, 1].map(|at| world.engine.tracker().open_pages(world.regions[at].0)), open);
+    assert_eq!(world.checkpoint().unwrap(), CheckpointId(3));
+    assert!(matches!(
+        world.rollback(CheckpointId(1)),
+        Err(EngineError::Evicted { oldest: CheckpointId(2), .. })
+    ));
+    world.rollback_to_all();
+}
+
+#[test]
+fn a_region_that_cannot_be_tracked_is_not_there() {
+    let mut world =
+        World::with_config(Config::default(), FakeTracker { fail_in: 1, ..FakeTracker::default() });
+    assert!(matches!(world.add(1), Err(EngineError::Track(_))));
+    assert_eq!(world.engine.figures().regions, 0);
+    assert_eq!(world.add(1).unwrap().0, 1);
+}

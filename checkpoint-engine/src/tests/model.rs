@@ -1,0 +1,190 @@
+//! The naive model: a full copy of every region for each checkpoint.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+
+use cairn_abi::{CheckpointId, RegionId, RegionName};
+
+use super::memory::Memory;
+use super::tracker::{FakeTracker, assert_protected_is_unchanged};
+use crate::{Config, Engine, EngineError, PAGE_SIZE, Rule};
+
+/// All regions' bytes.
+type Copies = BTreeMap<RegionId, Vec<u8>>;
+
+struct Kept {
+    parent: Option<CheckpointId>,
+    copies: Copies,
+}
+
+/// An engine, the memory it works on, and what is expected of it.
+pub(super) struct World {
+    pub(super) engine: Engine<FakeTracker>,
+    pub(super) regions: Vec<(RegionId, RegionName, Memory)>,
+    kept: BTreeMap<CheckpointId, Kept>,
+    history: usize,
+    taken: u64,
+    evicted: u64,
+    names: u32,
+    /// The checkpoint that memory derives from, retained or not, with its bytes.
+    current: Option<(CheckpointId, Copies)>,
+}
+
+impl World {
+    pub(super) fn new(rule: Rule, history: usize, tracker: FakeTracker) -> Self {
+        let history_config = NonZeroUsize::new(history).unwrap();
+        let config = Config { history: history_config, rule, max_regions: 4, ..Config::default() };
+        Self::with_config(config, tracker)
+    }
+
+    pub(super) fn with_config(config: Config, tracker: FakeTracker) -> Self {
+        Self {
+            engine: Engine::new(tracker, config),
+            regions: Vec::new(),
+            kept: BTreeMap::new(),
+            history: config.history.get(),
+            taken: 0,
+            evicted: 0,
+            names: 0,
+            current: None,
+        }
+    }
+
+    /// Adds a region, with some bytes already in it.
+    pub(super) fn add(&mut self, pages: usize) -> Result<RegionId, EngineError> {
+        self.names += 1;
+        let name = RegionName::new(format!("region {}", self.names).as_bytes()).unwrap();
+        let memory = Memory::new(pages);
+        memory.write(pages * PAGE_SIZE / 2, 77);
+        let id = self.engine.add_region(name, memory.live())?;
+        assert!(self.regions.iter().all(|(other, ..)| *other < id));
+        self.regions.push((id, name, memory));
+        Ok(id)
+    }
+
+    pub(super) fn remove(&mut self, at: usize) {
+        let (id, ..) = self.regions[at];
+        self.engine.remove_region(id).unwrap();
+        self.regions.remove(at);
+        assert!(matches!(self.engine.remove_region(id), Err(EngineError::NoRegion(no)) if no == id));
+    }
+
+    pub(super) fn write(&mut self, at: usize, offset: usize, byte: u8) {
+        let (id, _, memory) = &self.regions[at];
+        let offset = offset % (memory.pages() * PAGE_SIZE);
+        self.engine.tracker_mut().wrote(*id, offset / PAGE_SIZE);
+        memory.write(offset, byte);
+    }
+
+    pub(super) fn read(&self) -> Copies {
+        self.regions.iter().map(|(id, _, memory)| (*id, memory.read())).collect()
+    }
+
+    /// Takes a checkpoint; a failure must leave everything as it was.
+    pub(super) fn checkpoint(&mut self) -> Result<CheckpointId, EngineError> {
+        let before = self.read();
+        let result = self.engine.checkpoint();
+        assert!(self.read() == before, "a checkpoint changed memory");
+        let id = result?;
+        self.taken += 1;
+        assert_eq!(id, CheckpointId(self.taken), "ids count up");
+        let parent = self.current.as_ref().map(|(id, _)| *id);
+        self.kept.insert(id, Kept { parent, copies: before.clone() });
+        self.current = Some((id, before));
+        if self.kept.len() > self.history {
+            let (oldest, _) = self.kept.pop_first().unwrap();
+            self.evicted = oldest.0;
+        }
+        self.check();
+        Ok(id)
+    }
+
+    /// Rolls back, and checks every byte or the refusal.
+    pub(super) fn rollback(&mut self, id: CheckpointId) -> Result<(), EngineError> {
+        let before = self.read();
+        let result = self.engine.rollback(id);
+        if let Err(error) = result {
+            assert!(self.read() == before, "a refused rollback changed memory");
+            self.check_refusal(id, &error);
+            self.check();
+            return Err(error);
+        }
+        let copies = self.kept[&id].copies.clone();
+        assert!(self.read() == copies, "rollback to {id}");
+        self.current = Some((id, copies));
+        self.check();
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, id: CheckpointId) -> Result<(), EngineError> {
+        let before = self.read();
+        let result = self.engine.release(id);
+        assert!(self.read() == before, "a release changed memory");
+        if let Err(error) = &result {
+            self.check_refusal(id, error);
+        } else {
+            assert!(self.kept.remove(&id).is_some(), "released an id that isn't retained");
+        }
+        self.check();
+        result
+    }
+
+    /// Rolls back to every retained checkpoint that has today's regions.
+    pub(super) fn rollback_to_all(&mut self) {
+        let ids: Vec<_> = self.kept.keys().copied().collect();
+        for id in ids {
+            let same = self.kept[&id].copies.keys().eq(self.regions.iter().map(|(id, ..)| id));
+            assert_eq!(self.rollback(id).is_ok(), same, "rollback to {id}");
+        }
+    }
+
+    /// Bytes that are kept for all retained checkpoints.
+    pub(super) fn history_bytes(&self) -> u64 {
+        self.kept.keys().map(|id| self.engine.checkpoint_figures(*id).unwrap().bytes).sum()
+    }
+
+    fn check_refusal(&self, id: CheckpointId, error: &EngineError) {
+        match error {
+            EngineError::NoCheckpoint(no) => {
+                assert!(*no == id && !self.kept.contains_key(&id) && (id.0 == 0 || id.0 > self.evicted));
+            }
+            EngineError::Evicted { id: no, oldest } => {
+                assert!(*no == id && !self.kept.contains_key(&id) && (1..=self.evicted).contains(&id.0));
+                assert_eq!(*oldest, self.kept.keys().next().copied().unwrap_or(CheckpointId(0)));
+            }
+            EngineError::RegionSet { checkpoint, region, side, .. } => {
+                assert_eq!(*checkpoint, id);
+                let then = self.kept[&id].copies.contains_key(region);
+                let now = self.regions.iter().any(|(id, ..)| id == region);
+                assert_eq!(
+                    (then, now),
+                    (*side == crate::SetSide::Checkpoint, *side == crate::SetSide::Today)
+                );
+            }
+            EngineError::Track(_) => {}
+            other => panic!("unexpected: {other}"),
+        }
+    }
+
+    fn check(&self) {
+        let figures = self.engine.figures();
+        assert_eq!(figures.regions as usize, self.regions.len());
+        assert_eq!(figures.retained as usize, self.kept.len());
+        assert_eq!(figures.checkpoints, self.taken);
+        assert_eq!(figures.current, self.current.as_ref().map_or(0, |(id, _)| id.0));
+        assert!(figures.pages_changed <= figures.pages_compared);
+        let pages: usize = self.regions.iter().map(|(.., memory)| memory.pages()).sum();
+        assert!(figures.mirror_bytes <= (pages * PAGE_SIZE) as u64);
+        assert!(figures.pages_open <= pages as u64);
+        for (id, kept) in &self.kept {
+            let figures = self.engine.checkpoint_figures(*id).unwrap();
+            assert_eq!((figures.id, figures.parent), (*id, kept.parent));
+        }
+        let Some((_, committed)) = &self.current else { return };
+        for (id, _, memory) in &self.regions {
+            if let Some(committed) = committed.get(id) {
+                assert_protected_is_unchanged(self.engine.tracker(), *id, memory, committed);
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Named cases: limits, sets, trees, and what a reader would ask first.
+
+use cairn_abi::{CheckpointId, RegionId, RegionName};
+
+use super::memory::Memory;
+use super::model::World;
+use super::tracker::FakeTracker;
+use crate::{Config, Engine, EngineError, MAX_REGIONS, PAGE_SIZE, Rule, SetSide};
+
+fn engine(config: Config) -> Engine<FakeTracker> {
+    Engine::new(FakeTracker::default(), config)
+}
+
+fn name(text: &str) -> RegionName {
+    RegionName::new(text.as_bytes()).unwrap()
+}
+
+fn world() -> World {
+    World::new(Rule::TwoDirtyEpochs, 8, FakeTracker::default())
+}
+
+#[test]
+fn without_regions_ids_still_count() {
+    let mut world = world();
+    assert_eq!(world.checkpoint().unwrap(), CheckpointId(1));
+    assert_eq!(world.checkpoint().unwrap(), CheckpointId(2));
+    world.rollback(CheckpointId(1)).unwrap();
+    assert!(matches!(world.rollback(CheckpointId(0)), Err(EngineError::NoCheckpoint(_))));
+    assert!(matches!(world.rollback(CheckpointId(3)), Err(EngineError::NoCheckpoint(_))));
+    world.checkpoint().unwrap();
+    assert_eq!(world.engine.checkpoint_figures(CheckpointId(3)).unwrap().parent, Some(CheckpointId(1)));
+}
+
+#[test]
+fn siblings_keep_their_own_bytes() {
+    let mut world = world();
+    world.add(4).unwrap();
+    let base = world.checkpoint().unwrap();
+    world.write(0, 0, 1);
+    let left = world.checkpoint().unwrap();
+    world.rollback(base).unwrap();
+    world.write(0, 100, 2);
+    let right = world.checkpoint().unwrap();
+    world.write(0, PAGE_SIZE, 3);
+    world.rollback(left).unwrap();
+    world.rollback(right).unwrap();
+    // Without their common ancestor they still have what it knew.
+    world.release(base).unwrap();
+    world.rollback(left).unwrap();
+    world.rollback(right).unwrap();
+    world.release(right).unwrap();
+    world.rollback(left).unwrap();
+    assert!(matches!(world.rollback(right), Err(EngineError::NoCheckpoint(id)) if id == right));
+}
+
+#[test]
+fn memory_may_derive_from_a_released_checkpoint() {
+    let mut world = world();
+    world.add(4).unwrap();
+    world.checkpoint().unwrap();
+    world.write(0, 5, 5);
+    let second = world.checkpoint().unwrap();
+    world.release(second).unwrap();
+    assert_eq!(world.engine.figures().current, 2);
+    world.write(0, 6, 6);
+    let third = world.checkpoint().unwrap();
+    assert_eq!(world.engine.checkpoint_figures(third).unwrap().parent, Some(second));
+    world.rollback_to_all();
+}
+
+#[test]
+fn eviction_says_so_and_keeps_the_newest() {
+    let mut world = World::new(Rule::Always, 3, FakeTracker::default());
+    world.add(2).unwrap();
+    for byte in 1..=4 {
+        world.write(0, 9, byte);
+        world.checkpoint().unwrap();
+    }
+    let error = world.rollback(CheckpointId(1)).unwrap_err();
+    assert!(matches!(error, EngineError::Evicted { id: CheckpointId(1), oldest: CheckpointId(2) }));
+    assert!(error.to_string().contains("the oldest that is retained is 2"), "{error}");
+    world.rollback(CheckpointId(2)).unwrap();
+}
+
+#[test]
+fn another_region_set_is_refused_by_name() {
+    let mut world = world();
+    world.add(1).unwrap();
+    let one = world.checkpoint().unwrap();
+    world.add(1).unwrap();
+    match world.rollback(one).unwrap_err() {
+        EngineError::RegionSet { region, name, side, .. } => {
+            assert_eq!((region, name.as_str(), side), (RegionId(2), "region 2", SetSide::Today));
+        }
+        other => panic!("{other}"),
+    }
+    let both = world.checkpoint().unwrap();
+    world.remove(1);
+    let error = world.rollback(both).unwrap_err();
+    let text = "checkpoint 2 can't be restored: region \"region 2\" (id 2) was dropped since";
+    assert_eq!(error.to_string(), text);
+    // The set is the first one's again.
+    world.write(0, 1, 1);
+    world.rollback(one).unwrap();
+}
+
+#[test]
+fn dropping_a_region_frees_its_history() {
+    let mut world = world();
+    world.add(60).unwrap();
+    world.checkpoint().unwrap();
+    (0..60).for_each(|page| world.write(0, page * PAGE_SIZE, 1));
+    world.checkpoint().unwrap();
+    assert_eq!(world.engine.checkpoint_figures(CheckpointId(2)).unwrap().pages_changed, 60);
+    assert!(world.engine.checkpoint_figures(CheckpointId(1)).unwrap().bytes >= 60 * 64);
+    world.remove(0);
+    let figures = world.engine.figures();
+    assert_eq!((figures.mirror_bytes, figures.regions), (0, 0));
+    assert_eq!(world.engine.checkpoint_figures(CheckpointId(1)).unwrap().bytes, 0);
+}
+
+#[test]
+fn zero_pages_are_not_stored() {
+    let mut world = world();
+    world.add(50).unwrap();
+    world.checkpoint().unwrap();
+    assert_eq!(world.engine.figures().mirror_bytes, 4096);
+    world.write(0, 0, 3);
+    world.checkpoint().unwrap();
+    assert_eq!(world.engine.figures().mirror_bytes, 2 * 4096);
+}
+
+#[test]
+fn names_and_limits() {
+    let mut engine = engine(Config { max_region_bytes: 2 * 4096, ..Config::default() });
+    let (two, one) = (Memory::new(2), Memory::new(1));
+    assert!(matches!(engine.add_region(name("none"), Memory::new(0).live()), Err(EngineError::EmptyRegion)));
+    let id = engine.add_region(name("a"), one.live()).unwrap();
+    assert!(matches!(engine.add_region(name("a"), Memory::new(1).live()), Err(EngineError::NameTaken(_))));
+    assert!(
+        matches!(engine.add_region(name("b"), one.live()), Err(EngineError::Overlap(other)) if other == id)
+    );
+    let error = engine.add_region(name("b"), two.live()).unwrap_err();
+    assert!(matches!(error, EngineError::TooManyBytes { bytes: 12_288, max: 8192 }));
+    engine.remove_region(id).unwrap();
+    assert_eq!(engine.add_region(name("a"), two.live()).unwrap(), RegionId(2));
+}
+
+#[test]
+fn as_many_regions_as_are_allowed() {
+    let mut engine = engine(Config::default());
+    let memories: Vec<_> = (0..=MAX_REGIONS).map(|_| Memory::new(1)).collect();
+    for (at, memory) in memories[..MAX_REGIONS].iter().enumerate() {
+        engine.add_region(name(&format!("{at}")), memory.live()).unwrap();
+    }
+    let error = engine.add_region(name("more"), memories[MAX_REGIONS].live()).unwrap_err();
+    assert!(matches!(error, EngineError::TooManyRegions { max: MAX_REGIONS }));
+}
+
+#[test]
+fn hot_pages_are_opened_and_cold_ones_protected() {
+    let mut world = world();
+    let id = world.add(100).unwrap();
+    world.checkpoint().unwrap();
+    for epoch in 0..6u8 {
+        (0..10).for_each(|page| world.write(0, page * PAGE_SIZE, epoch + 1));
+        world.write(0, (20 + usize::from(epoch)) * PAGE_SIZE, 1);
+        world.checkpoint().unwrap();
+    }
+    assert_eq!(world.engine.figures().pages_open, 10);
+    assert_eq!(world.engine.tracker().open_pages(id), 10);
+    for _ in 0..4 {
+        world.checkpoint().unwrap();
+    }
+    assert_eq!(world.engine.tracker().open_pages(id), 0);
+}

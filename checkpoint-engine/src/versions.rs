@@ -1,0 +1,294 @@
+//! The retained versions: a tree that is always rooted where the mirror is.
+
+use std::collections::{TryReserveError, VecDeque};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use cairn_abi::{CheckpointId, RegionId, RegionName};
+
+use crate::delta::Delta;
+
+/// A region as a checkpoint knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Member {
+    pub(crate) id: RegionId,
+    pub(crate) name: RegionName,
+}
+
+/// The regions of a checkpoint, ascending by id. Shared by the versions between which nothing was registered or dropped.
+pub(crate) type RegionSet = Arc<[Member]>;
+
+/// The retained versions, by Baker's rerooting: the root's bytes are the mirror, and every other version has a
+/// delta that says where it differs from the next one toward the root.
+///
+/// ```text
+///      1 ──> 2 ──> 4 (root, the mirror)       reroot(3):     1 ──> 2 <── 4
+///            ^                                                     │
+///      3 ────┘                                                     └──> 3 (root)
+/// ```
+///
+/// To reroot is to walk from the root to the wanted version and swap each edge's bytes with the mirror.
+#[derive(Debug)]
+pub(crate) struct Versions {
+    nodes: Vec<Option<Node>>,
+    /// Retained ids, ascending, with their nodes.
+    named: VecDeque<(CheckpointId, usize)>,
+    root: Option<usize>,
+    /// The newest id ever given; 0 before the first.
+    last: u64,
+    /// The newest id that was evicted; 0 before the first.
+    evicted: u64,
+    history: NonZeroUsize,
+    /// The buffers of a dropped delta, for the next: with a full history no checkpoint allocates.
+    spare: Delta,
+    /// Edges of a path, from a version to the root. Kept so that rerooting allocates nothing.
+    path: Vec<usize>,
+}
+
+/// A version.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: CheckpointId,
+    /// The version that memory derived from when it was taken.
+    pub(crate) parent: Option<CheckpointId>,
+    pub(crate) set: RegionSet,
+    pub(crate) pages_changed: u64,
+    /// Where it differs from `next`; empty in the root.
+    delta: Delta,
+    next: Option<usize>,
+    /// Versions whose `next` it is.
+    children: usize,
+    /// Whether a program can ask for it. If not, it is here for its children's sake.
+    named: bool,
+}
+
+/// What became of an id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lookup {
+    /// Retained, in this node.
+    Retained(usize),
+    /// More than the history were taken after it.
+    Evicted,
+    /// Never given, or released.
+    Unknown,
+}
+
+impl Versions {
+    pub(crate) fn new(history: NonZeroUsize) -> Self {
+        Self {
+            nodes: Vec::new(),
+            named: VecDeque::new(),
+            root: None,
+            last: 0,
+            evicted: 0,
+            history,
+            spare: Delta::default(),
+            path: Vec::new(),
+        }
+    }
+
+    /// The version that the mirror and, but for what was written since, live memory are.
+    pub(crate) fn root(&self) -> Option<&Node> {
+        self.root.and_then(|root| self.nodes[root].as_ref())
+    }
+
+    /// How many can be asked for.
+    pub(crate) fn retained(&self) -> usize {
+        self.named.len()
+    }
+
+    /// The oldest id that can be asked for, or 0.
+    pub(crate) fn oldest(&self) -> CheckpointId {
+        self.named.front().map_or(CheckpointId(0), |&(id, _)| id)
+    }
+
+    /// Ids ever given.
+    pub(crate) fn taken(&self) -> u64 {
+        self.last
+    }
+
+    pub(crate) fn lookup(&self, id: CheckpointId) -> Lookup {
+        match self.named.binary_search_by_key(&id, |&(id, _)| id) {
+            Ok(at) => Lookup::Retained(self.named[at].1),
+            Err(_) if (1..=self.evicted).contains(&id.0) => Lookup::Evicted,
+            Err(_) => Lookup::Unknown,
+        }
+    }
+
+    /// The version in `node`, which `lookup` found.
+    pub(crate) fn node(&self, node: usize) -> &Node {
+        self.nodes[node].as_ref().expect("a node that is named or linked to exists")
+    }
+
+    /// Bytes that are kept for the version in `node` alone.
+    pub(crate) fn node_bytes(&self, node: usize) -> u64 {
+        self.node(node).delta.bytes()
+    }
+
+    /// Memory of all deltas.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.nodes.iter().flatten().map(|node| node.delta.resident_bytes()).sum()
+    }
+
+    /// Bytes that all deltas hold.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.nodes.iter().flatten().map(|node| node.delta.bytes()).sum()
+    }
+
+    /// Bytes of the tables beside the deltas.
+    pub(crate) fn table_bytes(&self) -> u64 {
+        let tables = self.nodes.capacity() * size_of::<Option<Node>>()
+            + self.named.capacity() * size_of::<(CheckpointId, usize)>()
+            + self.path.capacity() * size_of::<usize>();
+        tables as u64 + self.spare.resident_bytes()
+    }
+
+    /// Makes room for one version more, so that [`commit`](Self::commit) can't fail.
+    pub(crate) fn reserve(&mut self) -> Result<(), TryReserveError> {
+        self.nodes.try_reserve(1)?;
+        self.named.try_reserve(1)?;
+        // A path has at most one edge a node, the new one included.
+        self.path.clear();
+        self.path.try_reserve(self.nodes.len() + 1)
+    }
+
+    /// Buffers for a delta.
+    pub(crate) fn take_spare(&mut self) -> Delta {
+        std::mem::take(&mut self.spare)
+    }
+
+    /// Takes the buffers of a delta that isn't needed.
+    pub(crate) fn give_spare(&mut self, mut delta: Delta) {
+        delta.clear();
+        if delta.resident_bytes() > self.spare.resident_bytes() {
+            self.spare = delta;
+        }
+    }
+
+    /// Makes the mirror's bytes a version: the new root. `old` holds the former root's bytes where they differ.
+    /// Evicts the oldest if there are now too many. Room was made by [`reserve`](Self::reserve).
+    pub(crate) fn commit(&mut self, mut old: Delta, set: RegionSet, pages_changed: u64) -> CheckpointId {
+        old.trim();
+        self.last += 1;
+        let id = CheckpointId(self.last);
+        let parent = self.root().map(|root| root.id);
+        let children = usize::from(self.root.is_some());
+        let (delta, next) = (Delta::default(), None);
+        let new = self.insert(Node { id, parent, set, pages_changed, delta, next, children, named: true });
+        self.named.push_back((id, new));
+        match self.root.replace(new) {
+            Some(former) => {
+                let node = self.node_mut(former);
+                node.delta = old;
+                node.next = Some(new);
+                self.collapse(former);
+            }
+            None => self.give_spare(old),
+        }
+        if self.named.len() > self.history.get()
+            && let Some((id, node)) = self.named.pop_front()
+        {
+            self.evicted = id.0;
+            self.unname(node);
+        }
+        id
+    }
+
+    /// Forgets the version in `node`.
+    pub(crate) fn release(&mut self, node: usize) {
+        let id = self.node(node).id;
+        self.named.retain(|&(named, _)| named != id);
+        self.unname(node);
+    }
+
+    /// The pages in which the version in `node` and the root may differ.
+    pub(crate) fn touched(&self, node: usize) -> impl Iterator<Item = (RegionId, usize)> + '_ {
+        let path = std::iter::successors(Some(node), |&at| self.node(at).next);
+        path.flat_map(|at| self.node(at).delta.touched())
+    }
+
+    /// Makes the version in `node` the root. `swap` swaps a delta's bytes with the mirrors', which makes them its bytes.
+    pub(crate) fn reroot(&mut self, node: usize, mut swap: impl FnMut(&mut Delta)) {
+        let Some(former) = self.root else { return };
+        let mut path = std::mem::take(&mut self.path);
+        path.clear();
+        path.extend(std::iter::successors(Some(node), |&at| self.node(at).next).filter(|&at| at != former));
+        let mut root = former;
+        for &next in path.iter().rev() {
+            let new = self.node_mut(next);
+            let mut delta = std::mem::take(&mut new.delta);
+            new.next = None;
+            new.children += 1;
+            swap(&mut delta);
+            let old = self.node_mut(root);
+            old.delta = delta;
+            old.next = Some(next);
+            old.children -= 1;
+            root = next;
+        }
+        self.path = path;
+        self.root = Some(root);
+        self.collapse(former);
+    }
+
+    /// Removes all that the history holds of `region`.
+    pub(crate) fn purge(&mut self, region: RegionId) {
+        for node in self.nodes.iter_mut().flatten() {
+            node.delta.purge(region);
+        }
+    }
+
+    fn node_mut(&mut self, node: usize) -> &mut Node {
+        self.nodes[node].as_mut().expect("a node that is named or linked to exists")
+    }
+
+    fn insert(&mut self, node: Node) -> usize {
+        if let Some(free) = self.nodes.iter().position(Option::is_none) {
+            self.nodes[free] = Some(node);
+            return free;
+        }
+        self.nodes.push(Some(node));
+        self.nodes.len() - 1
+    }
+
+    fn unname(&mut self, node: usize) {
+        self.node_mut(node).named = false;
+        self.collapse(node);
+    }
+
+    /// Removes the version in `node` if nobody can ask for it and it has at most one child, and then the next one if that follows.
+    fn collapse(&mut self, node: usize) {
+        let mut at = Some(node);
+        while let Some(node) = at.take() {
+            let Node { named: false, next: Some(next), children, .. } = *self.node(node) else { return };
+            match children {
+                0 => {
+                    self.remove(node);
+                    self.node_mut(next).children -= 1;
+                    at = Some(next);
+                }
+                1 => self.merge_into_child(node, next),
+                _ => {}
+            }
+        }
+    }
+
+    /// Links the only child of `node` to `next` and removes `node`. Without memory for that it stays: it is
+    /// merely not needed.
+    fn merge_into_child(&mut self, node: usize, next: usize) {
+        let is_child = |other: &Option<Node>| other.as_ref().is_some_and(|other| other.next == Some(node));
+        let Some(child) = self.nodes.iter().position(is_child) else { return };
+        let Ok(merged) = self.node(child).delta.merge(&self.node(node).delta) else { return };
+        let child = self.node_mut(child);
+        child.next = Some(next);
+        let replaced = std::mem::replace(&mut child.delta, merged);
+        self.give_spare(replaced);
+        self.remove(node);
+    }
+
+    fn remove(&mut self, node: usize) {
+        if let Some(node) = self.nodes[node].take() {
+            self.give_spare(node.delta);
+        }
+    }
+}
