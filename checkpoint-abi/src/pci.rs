@@ -1,12 +1,12 @@
 //! How the device looks on PCI: identity, capabilities, the BAR, the device configuration.
 //!
-//! A function with these values is the device, see "Discovery" in the [crate's docs](crate). The places in the BAR
-//! belong to the revision: a driver that can't read the capabilities may rely on them.
+//! A function with these values is the device, see "Discovery" in the [crate's docs](crate). The places in
+//! the BAR belong to the revision: a driver that can't read the capabilities may rely on them.
 
 /// PCI vendor of virtio devices.
 pub const VENDOR_ID: u16 = 0x1af4;
-/// PCI device. In the experimental range 0x10f0-0x10ff, which the stock `virtio-pci` driver of Linux leaves alone:
-/// it binds 0x1000-0x107f whatever the device type and then no program can map the BAR.
+/// PCI device. In the experimental range 0x10f0-0x10ff, which the stock `virtio-pci` driver of Linux leaves
+/// alone: it binds 0x1000-0x107f whatever the device type and then no program can map the BAR.
 pub const DEVICE_ID: u16 = 0x10f0;
 /// The virtio device type: the one for which 0x1040 + type (virtio 1.2, 4.1.2) is [`DEVICE_ID`]. Unassigned.
 pub const DEVICE_TYPE: u16 = DEVICE_ID - 0x1040;

@@ -1,7 +1,7 @@
 //! What the device answers, and its bytes.
 //!
-//! A reply is [`REPLY_SIZE`] bytes, little-endian. Bytes that a table doesn't name are reserved: the device MUST
-//! set them to zero, the driver MUST refuse them otherwise.
+//! A reply is [`REPLY_SIZE`] bytes, little-endian. Bytes that a table doesn't name are reserved: the device
+//! MUST set them to zero, the driver MUST refuse them otherwise.
 //!
 //! | offset | size | field | |
 //! |---|---|---|---|
@@ -180,7 +180,8 @@ impl Reply {
     /// Reads a reply.
     ///
     /// # Errors
-    /// [`DecodeError`], by the tables of this module. That the body fits the request is for the caller to check.
+    /// [`DecodeError`], by the tables of this module. That the body fits the request is for the caller to
+    /// check.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let bytes: &[u8; REPLY_SIZE] = exactly(bytes)?;
         let number = get_u16(bytes, STATUS);

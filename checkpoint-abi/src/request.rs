@@ -1,7 +1,7 @@
 //! What a program asks, and its bytes.
 //!
-//! A request is [`REQUEST_SIZE`] bytes, little-endian. Bytes that a table doesn't name are reserved: the driver
-//! MUST set them to zero, the device MUST refuse them otherwise ([`Status::Malformed`]).
+//! A request is [`REQUEST_SIZE`] bytes, little-endian. Bytes that a table doesn't name are reserved: the
+//! driver MUST set them to zero, the device MUST refuse them otherwise ([`Status::Malformed`]).
 //!
 //! | offset | size | field | |
 //! |---|---|---|---|

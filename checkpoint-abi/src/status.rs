@@ -31,7 +31,8 @@ pub enum Status {
     NoCheckpoint = 10,
     /// The checkpoint was evicted: more than the retained number were taken after it.
     Evicted = 11,
-    /// The checkpoint's region set isn't today's; detail is the id of a region that is in one and not in the other.
+    /// The checkpoint's region set isn't today's; detail is the id of a region that is in one and not in the
+    /// other.
     RegionSet = 12,
     /// A limit that HELLO announced (regions, bytes) is reached.
     Limit = 13,

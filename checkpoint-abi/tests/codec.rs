@@ -134,8 +134,8 @@ fn what_was_encoded_decodes_to_itself() {
     }
 }
 
-/// Decoding has one meaning per byte string and encoding one byte string per meaning: what decodes at all encodes to
-/// the same bytes again. So no bit of an accepted message is ignored.
+/// Decoding has one meaning per byte string and encoding one byte string per meaning: what decodes at all
+/// encodes to the same bytes again. So no bit of an accepted message is ignored.
 #[test]
 fn what_decodes_encodes_to_the_same_bytes() {
     let mut random = Lcg(2);

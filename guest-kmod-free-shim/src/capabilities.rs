@@ -275,3 +275,6 @@ impl ResourceLine {
         self.end.checked_sub(self.start)?.checked_add(1).filter(|_| assigned)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,16 +9,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 
-/// Functions that this process has claimed. Needed beside the record lock, which doesn't hold between the threads of
-/// a process; and closing *any* of its descriptors of a file drops a process's locks of it, so a claimed file must
-/// not be opened at all.
+/// Functions that this process has claimed. Needed beside the record lock, which doesn't hold between the
+/// threads of a process; and closing *any* of its descriptors of a file drops a process's locks of it, so a
+/// claimed file must not be opened at all.
 static CLAIMED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// A claimed resource file. Other processes and threads find it taken until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    /// Open and locked. Stands before `_name`, so that it's closed before the name is free: a thread that locked the
-    /// file in between would lose its lock by the close.
+    /// Open and locked. Stands before `_name`, so that it's closed before the name is free: a thread that
+    /// locked the file in between would lose its lock by the close.
     file: File,
     _name: ClaimedName,
 }

@@ -14,8 +14,9 @@ use crate::find::{Function, PCI_DEVICES};
 use crate::touch::{RegionMemory, Touch};
 use crate::transport::Transport;
 
-/// How often, on average, the device may ask for a page of the memory that a request is about. More than once, as the
-/// guest's kernel may take a page away again; bounded, as a device must not keep a program for ever.
+/// How often, on average, the device may ask for a page of the memory that a request is about. More than
+/// once, as the guest's kernel may take a page away again; bounded, as a device must not keep a program for
+/// ever.
 const TOUCHES_PER_PAGE: u64 = 4;
 /// Touches beside these: for a few pages the average says little.
 const EXTRA_TOUCHES: u64 = 64;
@@ -149,8 +150,8 @@ impl Client {
         }
     }
 
-    /// Makes a request, again and again while the device asks for pages of the regions (or of `new`, which is about
-    /// to be one).
+    /// Makes a request, again and again while the device asks for pages of the regions (or of `new`, which is
+    /// about to be one).
     fn ask(&mut self, request: Request, new: Option<&RegionMemory>) -> Result<Reply, ShimError> {
         let how = if matches!(request, Request::Rollback { .. }) { Touch::Write } else { Touch::Read };
         let mut budget = self.touch_budget(new);
@@ -212,3 +213,6 @@ fn name(request: Request) -> &'static str {
         Request::Query { .. } => "the query",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,8 +160,8 @@ fn checkpoint_devices(root: &Path) -> Result<Vec<PathBuf>, FindError> {
     Ok(found)
 }
 
-/// Whether the file holds this id, as `0x1af4` and a line's end. A file that vanished (the function was unplugged)
-/// holds none.
+/// Whether the file holds this id, as `0x1af4` and a line's end. A file that vanished (the function was
+/// unplugged) holds none.
 fn has_id(path: &Path, id: u16) -> Result<bool, FindError> {
     let bytes = match read(path, MAX_TEXT) {
         Ok(bytes) => bytes,
@@ -188,7 +188,8 @@ fn cannot_open(path: PathBuf, source: io::Error) -> FindError {
     }
 }
 
-/// `pci_mmap_resource` of Linux answers EPERM if it's locked down and EINVAL if a driver holds the BAR exclusively.
+/// `pci_mmap_resource` of Linux answers EPERM if it's locked down and EINVAL if a driver holds the BAR
+/// exclusively.
 fn cannot_map(path: PathBuf, errno: Errno) -> FindError {
     match errno {
         Errno::PERM => FindError::Lockdown { path },
@@ -196,3 +197,6 @@ fn cannot_map(path: PathBuf, errno: Errno) -> FindError {
         _ => FindError::File { path, action: "mapped", source: errno.into() },
     }
 }
+
+#[cfg(test)]
+mod tests;

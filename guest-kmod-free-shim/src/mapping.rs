@@ -42,8 +42,8 @@ impl Bar {
 
 impl Registers for Bar {
     fn read_u8(&self, offset: usize) -> u8 {
-        // SAFETY: `register` gives an aligned address inside the mapping, which lives as long as `self`. Volatile:
-        // the device may change it at any time, and any bytes are a u8.
+        // SAFETY: `register` gives an aligned address inside the mapping, which lives as long as `self`.
+        // Volatile: the device may change it at any time, and any bytes are a u8.
         unsafe { self.register(offset).read_volatile() }
     }
 
@@ -58,7 +58,8 @@ impl Registers for Bar {
     }
 
     fn write_u8(&self, offset: usize, value: u8) {
-        // SAFETY: `register` gives an aligned address inside the writable mapping, to which no reference exists.
+        // SAFETY: `register` gives an aligned address inside the writable mapping, to which no reference
+        // exists.
         unsafe { self.register(offset).write_volatile(value) }
     }
 
@@ -75,8 +76,8 @@ impl Registers for Bar {
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        // SAFETY: `base` and `len` are of the mapping that `map` made and this type alone owns; no pointer into it
-        // leaves the type.
+        // SAFETY: `base` and `len` are of the mapping that `map` made and this type alone owns; no pointer
+        // into it leaves the type.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok(), "a mapping that exists can be unmapped");
     }

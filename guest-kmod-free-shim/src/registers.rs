@@ -2,8 +2,8 @@
 
 use std::fmt::Debug;
 
-/// Access to the BAR's registers. Offsets count from the start of the BAR, are inside of it and aligned to the
-/// access: [`Layout`](crate::capabilities::Layout) has checked the structures that they are in.
+/// Access to the BAR's registers. Offsets count from the start of the BAR, are inside of it and aligned to
+/// the access: [`Layout`](crate::capabilities::Layout) has checked the structures that they are in.
 pub(crate) trait Registers: Debug + Send {
     fn read_u8(&self, offset: usize) -> u8;
     fn read_u16(&self, offset: usize) -> u16;

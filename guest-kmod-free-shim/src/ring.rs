@@ -1,8 +1,8 @@
 //! The request queue and its two buffers, in one page. Unsafe: owns that page, which the device accesses too.
 //!
-//! The page is one structure of atomics, so that everything but getting and returning the page is safe code: the
-//! device is one more thread that may change any of it at any time. All fields are little-endian, as is the only
-//! architecture of this driver.
+//! The page is one structure of atomics, so that everything but getting and returning the page is safe code:
+//! the device is one more thread that may change any of it at any time. All fields are little-endian, as is
+//! the only architecture of this driver.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
@@ -41,7 +41,8 @@ pub(crate) struct Descriptor {
     pub(crate) next: AtomicU16,
 }
 
-/// virtio 1.2, 2.7.6. Aligned to a cache line, as are the other parts that one side writes and the other polls.
+/// virtio 1.2, 2.7.6. Aligned to a cache line, as are the other parts that one side writes and the other
+/// polls.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub(crate) struct Available {
@@ -105,9 +106,9 @@ impl Ring {
         let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::POPULATE);
         // SAFETY: a null address lets the kernel choose free address space, so no memory is replaced.
         let page = unsafe { mmap_anonymous(std::ptr::null_mut(), size_of::<Page>(), prot, flags) }?;
-        // SAFETY: this is the mapping just made, whose content nobody relies on. A forked child finds zeros in it;
-        // where the kernel can't do that (the only error that valid arguments have), the device still refuses the
-        // child by its address space.
+        // SAFETY: this is the mapping just made, whose content nobody relies on. A forked child finds zeros
+        // in it; where the kernel can't do that (the only error that valid arguments have), the device still
+        // refuses the child by its address space.
         let _ = unsafe { madvise(page, size_of::<Page>(), Advice::LinuxWipeOnFork) };
         let ring = Self { page: NonNull::new(page.cast()).ok_or(Errno::NOMEM)? };
         ring.fill_in();
@@ -116,9 +117,9 @@ impl Ring {
 
     /// The page, which the device reads and writes at the same addresses.
     pub(crate) fn page(&self) -> &Page {
-        // SAFETY: the mapping is as large and aligned as `Page`, lives as long as `self`, and was filled with zeros,
-        // which are a `Page`. All of a `Page` is atomics, so that writes of the device at any time are allowed
-        // behind a shared reference.
+        // SAFETY: the mapping is as large and aligned as `Page`, lives as long as `self`, and was filled with
+        // zeros, which are a `Page`. All of a `Page` is atomics, so that writes of the device at any time are
+        // allowed behind a shared reference.
         unsafe { self.page.as_ref() }
     }
 
@@ -143,8 +144,8 @@ impl Ring {
         let index = page.available.index.load(Ordering::Relaxed).wrapping_add(1);
         // Release: who sees the index sees the request.
         page.available.index.store(index, Ordering::Release);
-        // Before the flags are read: either the device sees the request before it stops polling, or we see that it
-        // stopped (virtio 1.2, 2.7.13.4).
+        // Before the flags are read: either the device sees the request before it stops polling, or we see
+        // that it stopped (virtio 1.2, 2.7.13.4).
         fence(Ordering::SeqCst);
     }
 
@@ -174,8 +175,8 @@ impl Ring {
         bytes
     }
 
-    /// Writes what never changes: both descriptors and the available ring, which only ever names [`HEAD`] (as zeros
-    /// do).
+    /// Writes what never changes: both descriptors and the available ring, which only ever names [`HEAD`] (as
+    /// zeros do).
     fn fill_in(&self) {
         let page = self.page();
         let [request, reply] = &page.descriptors;
@@ -193,8 +194,8 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` and is this value's alone; references to it live no longer than
-        // `self`. The device was reset before, as `Transport` drops the ring after that.
+        // SAFETY: the mapping was made by `new` and is this value's alone; references to it live no longer
+        // than `self`. The device was reset before, as `Transport` drops the ring after that.
         let unmapped = unsafe { munmap(self.page.as_ptr().cast(), size_of::<Page>()) };
         debug_assert!(unmapped.is_ok(), "a mapping that exists can be unmapped");
     }
@@ -245,8 +246,8 @@ mod tests {
     #[test]
     fn a_forked_child_knows_that_the_ring_is_not_its_own() {
         let ring = Ring::new().expect("a page");
-        // SAFETY: the child calls nothing but an atomic load and _exit, which are safe after a fork of a process
-        // with threads.
+        // SAFETY: the child calls nothing but an atomic load and _exit, which are safe after a fork of a
+        // process with threads.
         let child = unsafe { libc::fork() };
         if child == 0 {
             let code = if ring.is_inherited() { 0 } else { 1 };

@@ -84,8 +84,8 @@ impl<'a> Starting<'a> {
         Self { registers, layout }
     }
 
-    /// Resets the device and brings it up with `ring`. Returns the doorbell's offset in the BAR. A device that can't
-    /// be brought up is told so.
+    /// Resets the device and brings it up with `ring`. Returns the doorbell's offset in the BAR. A device
+    /// that can't be brought up is told so.
     pub(crate) fn bring_up(&self, ring: &Ring) -> Result<usize, StartError> {
         self.reset()?;
         self.steps(ring).inspect_err(|_| self.add_status(status::FAILED))

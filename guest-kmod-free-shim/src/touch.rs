@@ -19,11 +19,13 @@ impl RegionMemory {
     /// Vouches for `span`.
     ///
     /// # Safety
-    /// As long as this value lives; a [`Client`](crate::Client) that gets it drops it when the region is unregistered
-    /// or the client itself is dropped:
-    /// - `span` is memory of this program that is mapped readable and writable, and stays so;
-    /// - while a method of the client runs, no other thread writes it, and nobody holds a reference into it that the
-    ///   program uses afterwards and that a change of the memory would make wrong. `rollback` changes it.
+    /// As long as this value lives; a [`Client`](crate::Client) that gets it drops it when the region is
+    /// unregistered or the client itself is dropped:
+    /// - `span` is memory of this program that is mapped readable and writable, and stays so; its address is
+    ///   of a pointer whose provenance was exposed;
+    /// - while a method of the client runs, no other thread writes it, and nobody holds a reference into it
+    ///   that the program uses afterwards and that a change of the memory would make wrong. `rollback`
+    ///   changes it.
     #[must_use]
     pub const unsafe fn new(span: Span) -> Self {
         Self(span)
@@ -35,7 +37,8 @@ impl RegionMemory {
         self.0
     }
 
-    /// Touches every page of `span`. Returns how many, or `None` and touches nothing if `span` isn't in this memory.
+    /// Touches every page of `span`. Returns how many, or `None` and touches nothing if `span` isn't in this
+    /// memory.
     pub(crate) fn touch(&self, span: Span, how: Touch) -> Option<u64> {
         if !self.0.contains(&span) {
             return None;
@@ -45,7 +48,8 @@ impl RegionMemory {
         let mut touched = 0;
         let mut address = span.address;
         while address < end {
-            touch_byte(address, how)?;
+            // SAFETY: `address` is at least the span's and below its end, and the span is in this memory.
+            unsafe { touch_byte(address, how) }?;
             touched += 1;
             match (address - address % PAGE_SIZE).checked_add(PAGE_SIZE) {
                 Some(next) => address = next,
@@ -56,18 +60,32 @@ impl RegionMemory {
     }
 }
 
-/// Touches a byte of a [`RegionMemory`].
-fn touch_byte(address: u64, how: Touch) -> Option<()> {
+/// Touches the byte at `address`. Returns `None` for what is no address on this machine.
+///
+/// # Safety
+/// `address` is in a [`RegionMemory`].
+unsafe fn touch_byte(address: u64, how: Touch) -> Option<()> {
     let byte = std::ptr::with_exposed_provenance_mut::<u8>(usize::try_from(address).ok()?);
-    // SAFETY: the only caller has checked that the address is in a `RegionMemory`, whose maker vouched that it's
-    // mapped readable and that no other thread writes it now. Volatile: the access itself is what is wanted.
+    // SAFETY: by this function's contract and that of `RegionMemory::new`, the address is mapped readable and no
+    // other thread writes it now. Volatile: the access itself is what is wanted.
     let value = unsafe { byte.read_volatile() };
     if how == Touch::Write {
-        // SAFETY: as above; it's mapped writable too, and the value stays what it was. A plain store, as an atomic
-        // operation that changes nothing may be compiled to a load.
+        // SAFETY: as above; it's mapped writable too, and the value stays what it was. A plain store, as an
+        // atomic operation that changes nothing may be compiled to a load.
         unsafe { byte.write_volatile(value) };
     }
     Some(())
+}
+
+#[cfg(test)]
+impl RegionMemory {
+    /// Memory that tests only use through this.
+    pub(crate) fn of_static(bytes: &'static mut [u8]) -> Self {
+        let span = Span { address: bytes.as_mut_ptr().expose_provenance() as u64, len: bytes.len() as u64 };
+        // SAFETY: the borrow is for good, so the memory stays mapped and writable and nobody else has access
+        // to it.
+        unsafe { Self::new(span) }
+    }
 }
 
 #[cfg(test)]
@@ -80,7 +98,8 @@ mod tests {
     fn pages() -> (Box<Pages>, RegionMemory, u64) {
         let mut pages = Box::new(Pages([7; 3 * 4096]));
         let address = pages.0.as_mut_ptr().expose_provenance() as u64;
-        // SAFETY: the box lives as long as the test uses the memory, in one thread, and the bytes stay the same.
+        // SAFETY: the box lives as long as the test uses the memory, in one thread, and the bytes stay the
+        // same.
         let memory = unsafe { RegionMemory::new(Span { address, len: 3 * 4096 }) };
         (pages, memory, address)
     }

@@ -25,9 +25,9 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// A PAUSE takes 40 to 140 cycles since Skylake: 30 to 100 us of polling, a few times what an exit costs on the
-    /// slowest host that was measured. Yields: seconds, for a device whose host is busy.
-    pub(crate) const DEFAULT: Self = Self { polling: 2000, notified: 200, yielding: 1_000_000 };
+    /// A PAUSE takes 40 to 140 cycles since Skylake: 30 to 100 us of polling, a few times what an exit costs
+    /// on the slowest host that was measured. Yields: seconds, for a device whose host is busy.
+    pub(crate) const DEFAULT: Self = Self { polling: 3000, notified: 200, yielding: 1_000_000 };
 }
 
 /// Why a request has no reply. None of these can be mended but by starting the device again.
@@ -117,8 +117,8 @@ impl Transport {
     /// Makes a request and waits for its reply, whatever its status.
     ///
     /// # Errors
-    /// [`CallError`]. After one, but for [`CallError::ForkedChild`], every call fails: a late reply could be taken for
-    /// that of another request.
+    /// [`CallError`]. After one, but for [`CallError::ForkedChild`], every call fails: a late reply could be
+    /// taken for that of another request.
     pub fn call(&mut self, envelope: &Envelope) -> Result<Reply, CallError> {
         if self.ring.is_inherited() {
             return Err(CallError::ForkedChild);
@@ -141,8 +141,7 @@ impl Transport {
         envelope.encode(&mut request);
         let want = self.answered.wrapping_add(1);
         self.ring.publish(&request);
-        // These change the guest's memory layout, which a polling device doesn't do.
-        let at_once = matches!(envelope.request, Request::Register { .. } | Request::Unregister { .. });
+        let at_once = at_notification_only(&envelope.request);
         if at_once || !self.poll(want)? {
             self.notify();
             self.wait(want)?;
@@ -167,7 +166,8 @@ impl Transport {
 
     /// The store that the device serves requests in.
     fn notify(&self) {
-        // The compiler may not move accesses of the ring over the store; the CPU doesn't, as registers aren't cached.
+        // The compiler may not move accesses of the ring over the store; the CPU doesn't, as registers aren't
+        // cached.
         fence(Ordering::SeqCst);
         self.registers.write_u16(self.doorbell, pci::REQUEST_QUEUE);
         fence(Ordering::SeqCst);
@@ -220,6 +220,11 @@ impl Transport {
     }
 }
 
+/// Requests that a polling device leaves in the ring.
+fn at_notification_only(request: &Request) -> bool {
+    matches!(request, Request::Hello { .. } | Request::Register { .. } | Request::Unregister { .. })
+}
+
 /// Resets the device, which ends the session, before its ring goes away.
 impl Drop for Transport {
     fn drop(&mut self) {
@@ -229,3 +234,6 @@ impl Drop for Transport {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,10 +54,25 @@ pub struct AppConfig {
     pub environment: Vec<CString>,
     /// Bytes of private memory.
     pub memory: u64,
+    /// Directories that the program sees beside the system's and the working directory.
+    pub grants: Vec<Grant>,
+    /// The working directory, which the program sees read-only.
+    pub directory: PathBuf,
     /// When a host thread polls for requests.
     pub poll: PollMode,
     /// Checkpoints that are retained.
     pub history: NonZeroUsize,
+}
+
+/// A directory of the host that the program sees.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Grant {
+    /// Where it is on the host.
+    pub host: PathBuf,
+    /// Where the program sees it.
+    pub guest: PathBuf,
+    /// Whether the program may change it.
+    pub writable: bool,
 }
 
 /// Why a guest could not be run, or not to its end.
@@ -101,6 +116,12 @@ pub enum RunError {
         #[source]
         source: SpaceError,
     },
+    /// Less memory than any guest takes.
+    #[error("a guest needs at least {} MiB of memory, and {memory} bytes are less", LEAST_MEMORY >> 20)]
+    LessThanLeast {
+        /// What was asked for.
+        memory: u64,
+    },
     /// Arguments and environment are too long.
     #[error("arguments and environment have {bytes} bytes, at most {MAX_ARGUMENTS} are possible")]
     Arguments {
@@ -130,6 +151,18 @@ pub enum RunError {
     /// The devices don't fit.
     #[error("the machine's devices don't fit together")]
     Devices(#[from] DeviceError),
+}
+
+impl RunError {
+    /// Whether more memory would help.
+    #[must_use]
+    pub fn is_too_small(&self) -> bool {
+        match self {
+            Self::Memory { .. } | Self::LessThanLeast { .. } => true,
+            Self::Load(LoadError::Space { source, .. }) => matches!(source, SpaceError::Memory { .. }),
+            _ => false,
+        }
+    }
 }
 
 /// Why the machine's devices don't fit: a fault of the monitor's own tables.

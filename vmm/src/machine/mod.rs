@@ -3,8 +3,10 @@
 pub mod app;
 mod auxiliary;
 pub mod end;
+pub mod engine_probe;
 pub mod poll_policy;
 pub mod poller;
+pub mod probe;
 pub mod run_loop;
 pub mod sandbox;
 pub mod unit;
