@@ -1,5 +1,7 @@
-//! Arbitrary use of the device, made from bytes: whatever a guest does, the device must not panic, must keep its
-//! promises to the engine, and must serve a well-behaved program afterwards.
+//! Arbitrary use of the device, made from bytes.
+//!
+//! Whatever a guest does, the device must not panic, must keep its promises to the engine, and must serve a
+//! well-behaved program afterwards.
 
 use cairn_abi::{CheckpointId, RegionId, RegionName, ReplyBody, Request, SessionKey, Span, Status};
 use cairn_vmm::devices::checkpoint::{AddressSpace, Failure};
@@ -121,7 +123,7 @@ impl Script<'_> {
 }
 
 fn step(guest: &mut Guest, script: &mut Script<'_>) {
-    match script.u8() % 16 {
+    match script.u8() % 18 {
         0 => {
             let (offset, len) = (script.bar_offset(), usize::from(script.u8() % 10));
             guest.function.bar_read(offset, &mut vec![0; len]);
@@ -164,6 +166,11 @@ fn step(guest: &mut Guest, script: &mut Script<'_>) {
             guest.function.device_mut().announce_polling(&guest.memory, polling);
         }
         13 => guest.engine.mood = mood(script),
+        14 => {
+            if let Some(region) = guest.engine.lose_region() {
+                guest.function.device_mut().forget_region(region);
+            }
+        }
         _ => well_formed_request(guest, script),
     }
 }
