@@ -25,11 +25,13 @@ pub struct Cell {
 }
 
 /// Why numbers are no cell.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NotACell {
     /// The region has no bytes or more than [`MAX_REGION_MIB`]; holds its MiB.
+    #[error("a region of {0} MiB was asked for: it may have 1 to {MAX_REGION_MIB} MiB")]
     Region(u32),
     /// So many of so many pages can't be dirty.
+    #[error("{dirty} dirty pages of {pages} do not fit the pattern")]
     Dirty {
         /// Pages that would be written.
         dirty: u32,
@@ -138,19 +140,6 @@ impl TryFrom<Claim> for Cell {
         Ok(Self { pattern, region_mib, dirty_pages })
     }
 }
-
-impl std::fmt::Display for NotACell {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Region(mib) => write!(f, "a region of {mib} MiB: it may have 1 to {MAX_REGION_MIB} MiB"),
-            Self::Dirty { dirty, pages } => {
-                write!(f, "{dirty} dirty pages do not fit the pattern and {pages} pages")
-            }
-        }
-    }
-}
-
-impl std::error::Error for NotACell {}
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! The driver: one worker per engine, in turns, cell after cell.
 
 use std::collections::HashMap;
+use std::io;
 use std::time::Duration;
 
 use cairn_guest::EngineKind;
@@ -10,8 +11,8 @@ use crate::cell::Cell;
 use crate::clock::Rate;
 use crate::cpu;
 use crate::engine::Programs;
-use crate::process::WorkerProcess;
-use crate::protocol::{Answer, Figures, Order};
+use crate::process::{NoAnswer, WorkerProcess};
+use crate::protocol::{Answer, Figures, Order, chain};
 use crate::report::{Outcome, Report};
 use crate::stats::median;
 
@@ -118,9 +119,9 @@ impl Plan {
             for (engine, state) in &mut turns {
                 progress.working(cell, *engine);
                 if let Ok(turn) = state
-                    && let Err(why) = turn.batch(time / ROUNDS)
+                    && let Err(error) = turn.batch(time / ROUNDS)
                 {
-                    *state = Err(Outcome::Failed(why));
+                    *state = Err(Outcome::Failed(chain(&error)));
                 }
                 progress.advance(1);
             }
@@ -130,7 +131,9 @@ impl Plan {
             .map(|(engine, state)| {
                 progress.working(cell, engine);
                 let outcome = match state {
-                    Ok(turn) => turn.finish(time / SIDE_SHARE).unwrap_or_else(Outcome::Failed),
+                    Ok(turn) => {
+                        turn.finish(time / SIDE_SHARE).unwrap_or_else(|error| Outcome::Failed(chain(&error)))
+                    }
                     Err(outcome) => outcome,
                 };
                 progress.advance(1);
@@ -148,8 +151,9 @@ impl Plan {
         })?;
         match worker.answer() {
             Ok(Answer::Ready) => {}
-            Ok(Answer::Unavailable { why }) | Err(why) => return Err(Outcome::Unavailable(why)),
-            Ok(other) => return Err(Outcome::Failed(unexpected(other))),
+            Ok(Answer::Unavailable { why }) => return Err(Outcome::Unavailable(why)),
+            Ok(other) => return Err(Outcome::Failed(unexpected(&other).to_string())),
+            Err(error) => return Err(Outcome::Unavailable(chain(&error))),
         }
         let order = Order::Prepare {
             cell,
@@ -160,10 +164,21 @@ impl Plan {
             Ok(Answer::Prepared { cycle_ns }) => {
                 Ok(Turn { engine, cell, worker, cycle_ns, cpu_per_cycle: Vec::new() })
             }
-            Ok(other) => Err(Outcome::Failed(unexpected(other))),
-            Err(why) => Err(Outcome::Failed(why)),
+            Ok(other) => Err(Outcome::Failed(unexpected(&other).to_string())),
+            Err(error) => Err(Outcome::Failed(chain(&error))),
         }
     }
+}
+
+/// Why a batch has no result.
+#[derive(Debug, thiserror::Error)]
+enum TurnError {
+    #[error(transparent)]
+    Worker(#[from] NoAnswer),
+    #[error("the worker does not say what CPU time it took")]
+    NoCpuTime,
+    #[error("the CPU time of the VM can't be read")]
+    Cpu(#[source] io::Error),
 }
 
 /// A worker whose cell is prepared.
@@ -179,27 +194,27 @@ struct Turn {
 
 impl Turn {
     /// Lets the worker run cycles for about `time`.
-    fn batch(&mut self, time: Duration) -> Result<(), String> {
+    fn batch(&mut self, time: Duration) -> Result<(), TurnError> {
         let cycles = budget::batch(time, self.cycle_ns, self.cell.dirty_pages);
         match self.worker.order(&Order::Plan { cycles })? {
             Answer::Planned => {}
-            other => return Err(unexpected(other)),
+            other => return Err(unexpected(&other).into()),
         }
         let before = self.vm_cpu()?;
         let answer = self.worker.order(&Order::Run)?;
         let after = self.vm_cpu()?;
-        let Answer::Ran { elapsed_ns, cpu_ns } = answer else { return Err(unexpected(answer)) };
+        let Answer::Ran { elapsed_ns, cpu_ns } = answer else { return Err(unexpected(&answer).into()) };
         let seen_from_here = after.zip(before).map(|(after, before)| after.saturating_sub(before));
-        let cpu_ns = seen_from_here.or(cpu_ns).ok_or("the worker does not say what CPU time it took")?;
+        let cpu_ns = seen_from_here.or(cpu_ns).ok_or(TurnError::NoCpuTime)?;
         self.cycle_ns = elapsed_ns / u64::from(cycles);
         self.cpu_per_cycle.push(cpu_ns / u64::from(cycles));
         Ok(())
     }
 
-    fn finish(mut self, rollbacks: Duration) -> Result<Outcome, String> {
+    fn finish(mut self, rollbacks: Duration) -> Result<Outcome, TurnError> {
         match self.worker.order(&Order::Finish { rollback_ns: nanoseconds(rollbacks) })? {
             Answer::Finished(figures) => Ok(self.outcome(figures)),
-            other => Err(unexpected(other)),
+            other => Err(unexpected(&other).into()),
         }
     }
 
@@ -209,20 +224,16 @@ impl Turn {
 
     /// CPU time of the VMM's threads so far, the one that runs the worker among them; none for a native worker, which
     /// knows its own and its children's.
-    fn vm_cpu(&self) -> Result<Option<u64>, String> {
+    fn vm_cpu(&self) -> Result<Option<u64>, TurnError> {
         if self.engine != EngineKind::Cairn {
             return Ok(None);
         }
-        let time = cpu::of_process_ns(self.worker.id());
-        time.map(Some).map_err(|error| format!("the CPU time of the VM can't be read: {error}"))
+        cpu::of_process_ns(self.worker.id()).map(Some).map_err(TurnError::Cpu)
     }
 }
 
-fn unexpected(answer: Answer) -> String {
-    match answer {
-        Answer::Failed { why } => why,
-        other => format!("the worker answered something else than it was asked: {other:?}"),
-    }
+fn unexpected(answer: &Answer) -> NoAnswer {
+    NoAnswer::Refused(format!("the worker answered something else than it was asked: {answer:?}"))
 }
 
 fn nanoseconds(time: Duration) -> u64 {

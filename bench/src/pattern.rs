@@ -25,7 +25,8 @@ pub enum Pattern {
 }
 
 /// The text that is no pattern's name.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0:?} is not a pattern; the patterns are {all}", all = Pattern::ALL.map(Pattern::name).join(", "))]
 pub struct UnknownPattern(String);
 
 impl Pattern {
@@ -50,15 +51,6 @@ impl fmt::Display for Pattern {
         f.pad(self.name())
     }
 }
-
-impl fmt::Display for UnknownPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = Pattern::ALL.map(Pattern::name).join(", ");
-        write!(f, "{:?} is not a pattern; the patterns are {names}", self.0)
-    }
-}
-
-impl std::error::Error for UnknownPattern {}
 
 impl FromStr for Pattern {
     type Err = UnknownPattern;

@@ -13,6 +13,23 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// Bytes of a worker's standard error that are kept for a message.
 const MAX_COMPLAINT: u64 = 16 << 10;
 
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAnswer {
+    /// The worker ended; holds its last line on standard error, if it wrote any, and how it ended.
+    #[error("{0}")]
+    Ended(String),
+    /// The worker hangs.
+    #[error("no answer in {} s", PATIENCE.as_secs())]
+    Silent,
+    /// The worker's line is no answer.
+    #[error("the worker talks nonsense")]
+    Nonsense(#[from] Unread),
+    /// The worker can't do what it was told, or did something else; holds its sentence about it.
+    #[error("{0}")]
+    Refused(String),
+}
+
 /// A started worker. Dropping it kills it.
 #[derive(Debug)]
 pub struct WorkerProcess {
@@ -56,15 +73,15 @@ impl WorkerProcess {
     /// Sends an order and waits for its answer.
     ///
     /// # Errors
-    /// The worker ended, hangs or talks nonsense: a sentence that says so, with what it wrote to standard error.
-    pub fn order(&mut self, order: &Order) -> Result<Answer, String> {
+    /// [`NoAnswer`]; an answer that the worker failed is one, too.
+    pub fn order(&mut self, order: &Order) -> Result<Answer, NoAnswer> {
         let sent = match &mut self.orders {
             Some(orders) => protocol::write(orders, order),
             None => Err(io::ErrorKind::BrokenPipe.into()),
         };
         match sent {
             Ok(()) => self.answer(),
-            Err(_) => Err(self.last_words()),
+            Err(_) => Err(NoAnswer::Ended(self.last_words())),
         }
     }
 
@@ -72,12 +89,12 @@ impl WorkerProcess {
     ///
     /// # Errors
     /// As for [`WorkerProcess::order`].
-    pub fn answer(&mut self) -> Result<Answer, String> {
+    pub fn answer(&mut self) -> Result<Answer, NoAnswer> {
         match self.answers.recv_timeout(PATIENCE) {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(unread)) => Err(unread.to_string()),
-            Err(RecvTimeoutError::Timeout) => Err(format!("no answer in {} s", PATIENCE.as_secs())),
-            Err(RecvTimeoutError::Disconnected) => Err(self.last_words()),
+            Ok(Ok(Answer::Failed { why })) => Err(NoAnswer::Refused(why)),
+            Ok(answer) => Ok(answer?),
+            Err(RecvTimeoutError::Timeout) => Err(NoAnswer::Silent),
+            Err(RecvTimeoutError::Disconnected) => Err(NoAnswer::Ended(self.last_words())),
         }
     }
 
@@ -122,26 +139,29 @@ mod tests {
     #[test]
     fn an_order_is_answered() {
         let mut worker = shell(r#"read order; echo '{"answer":"planned"}'"#);
-        assert_eq!(worker.order(&Order::Run), Ok(Answer::Planned));
+        assert_eq!(worker.order(&Order::Run).unwrap(), Answer::Planned);
     }
 
     #[test]
     fn a_worker_that_ends_says_why() {
         let mut worker = shell("echo one >&2; echo no such device >&2; exit 3");
-        let why = worker.answer().unwrap_err();
+        let why = worker.answer().unwrap_err().to_string();
         assert!(why.contains("no such device") && why.contains('3'), "{why}");
         assert!(worker.order(&Order::Run).is_err());
     }
 
     #[test]
-    fn nonsense_is_an_error() {
-        assert!(shell("echo hello").answer().unwrap_err().contains("hello"));
+    fn nonsense_and_refusals_are_errors() {
+        let nonsense = shell("echo hello").answer().unwrap_err();
+        assert!(protocol::chain(&nonsense).contains("hello"));
+        let refusal = shell(r#"echo '{"answer":"failed","why":"no memory"}'"#).answer().unwrap_err();
+        assert_eq!(refusal.to_string(), "no memory");
     }
 
     #[test]
     fn more_complaint_than_is_kept_does_not_block_the_worker() {
         let mut worker = shell(r#"head -c 1000000 /dev/zero >&2; echo '{"answer":"ready"}'"#);
-        assert_eq!(worker.answer(), Ok(Answer::Ready));
+        assert_eq!(worker.answer().unwrap(), Answer::Ready);
     }
 
     #[test]

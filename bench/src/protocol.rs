@@ -98,27 +98,30 @@ pub struct Figures {
 }
 
 /// Why no message could be read.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Unread {
     /// The line is longer than [`MAX_LINE`].
+    #[error("a message is longer than {MAX_LINE} bytes")]
     TooLong,
-    /// The line is no such message; holds its beginning and what is wrong.
-    Malformed(String, serde_json::Error),
+    /// The line is no such message.
+    #[error("{start:?} is no message")]
+    Malformed {
+        /// How it begins.
+        start: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
     /// The line can't be read.
-    Io(io::Error),
+    #[error("a message could not be read")]
+    Io(#[from] io::Error),
 }
 
-impl std::fmt::Display for Unread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::TooLong => write!(f, "a message is longer than {MAX_LINE} bytes"),
-            Self::Malformed(start, error) => write!(f, "{start:?} is no message: {error}"),
-            Self::Io(error) => write!(f, "a message could not be read: {error}"),
-        }
-    }
+/// An error with its causes, as one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
-
-impl std::error::Error for Unread {}
 
 /// Reads the next message; none at the end of the input.
 ///
@@ -126,16 +129,16 @@ impl std::error::Error for Unread {}
 /// [`Unread`]; where the next line begins is then unknown.
 pub fn read<M: DeserializeOwned>(input: &mut impl BufRead) -> Result<Option<M>, Unread> {
     let mut line = Vec::new();
-    input.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut line).map_err(Unread::Io)?;
+    input.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut line)?;
     if line.is_empty() {
         return Ok(None);
     }
     if line.len() as u64 > MAX_LINE {
         return Err(Unread::TooLong);
     }
-    serde_json::from_slice(&line).map(Some).map_err(|error| {
+    serde_json::from_slice(&line).map(Some).map_err(|source| {
         let start = &line[..line.len().min(80)];
-        Unread::Malformed(String::from_utf8_lossy(start).trim_end().to_owned(), error)
+        Unread::Malformed { start: String::from_utf8_lossy(start).trim_end().to_owned(), source }
     })
 }
 
@@ -202,7 +205,7 @@ mod tests {
             "{\"order\":\"run\"",
             "\u{0}\n",
         ] {
-            assert!(matches!(read::<Order>(&mut bad.as_bytes()), Err(Unread::Malformed(..))), "{bad:?}");
+            assert!(matches!(read::<Order>(&mut bad.as_bytes()), Err(Unread::Malformed { .. })), "{bad:?}");
         }
         let huge = r#"{"order":"prepare","cell":{"pattern":"hot","region_mib":9999999,"dirty_pages":1},"ticks_per_second":1,"warm_up_ns":1}"#;
         assert!(read::<Order>(&mut huge.as_bytes()).is_err());

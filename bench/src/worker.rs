@@ -6,7 +6,7 @@ use cairn_guest::{EngineKind, Options};
 
 use crate::clock::{Rate, ticks};
 use crate::cpu;
-use crate::protocol::{self, Answer, MAX_BATCH, MAX_PLANNED_PAGES, Order};
+use crate::protocol::{self, Answer, MAX_BATCH, MAX_PLANNED_PAGES, Order, Unread, chain};
 use crate::workload::Workload;
 
 /// Epochs that are taken before anything is timed, however long they take: two dirty epochs settle which pages stay
@@ -17,6 +17,25 @@ pub const WARM_UP_MAX: u32 = 16;
 /// Checkpoints that are retained: the newest, and one to show that the way to an older one is kept.
 pub const HISTORY: u32 = 2;
 
+/// Why an order can't be carried out.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("the order can't be understood")]
+    Order(#[from] Unread),
+    #[error("{0} Hz is no rate of a time-stamp counter")]
+    Rate(u64),
+    #[error("a worker measures one cell, and has one")]
+    SecondCell,
+    #[error("nothing is prepared")]
+    NotPrepared,
+    #[error("{cycles} cycles of {dirty} pages are more than a batch may have")]
+    Batch { cycles: u32, dirty: u32 },
+    #[error(transparent)]
+    Session(#[from] cairn_guest::Error),
+    #[error("the CPU time can't be read")]
+    Cpu(#[source] io::Error),
+}
+
 /// Serves orders until the input ends.
 ///
 /// # Errors
@@ -24,18 +43,18 @@ pub const HISTORY: u32 = 2;
 pub fn serve(kind: EngineKind, mut input: impl BufRead, mut output: impl Write) -> io::Result<()> {
     let mut worker = match Worker::open(kind) {
         Ok(worker) => worker,
-        Err(why) => return protocol::write(&mut output, &Answer::Unavailable { why }),
+        Err(error) => return protocol::write(&mut output, &Answer::Unavailable { why: chain(&error) }),
     };
     protocol::write(&mut output, &Answer::Ready)?;
     loop {
         let answer = match protocol::read(&mut input) {
             Ok(None) => return Ok(()),
             Ok(Some(order)) => worker.obey(order),
-            Err(unread) => Err(unread.to_string()),
+            Err(unread) => Err(unread.into()),
         };
         match answer {
             Ok(answer) => protocol::write(&mut output, &answer)?,
-            Err(why) => return protocol::write(&mut output, &Answer::Failed { why }),
+            Err(refusal) => return protocol::write(&mut output, &Answer::Failed { why: chain(&refusal) }),
         }
     }
 }
@@ -48,46 +67,45 @@ struct Worker {
 }
 
 impl Worker {
-    fn open(kind: EngineKind) -> Result<Self, String> {
-        let session = Options::new().engine(kind).history(HISTORY).open().map_err(|error| chain(&error))?;
+    fn open(kind: EngineKind) -> Result<Self, cairn_guest::Error> {
+        let session = Options::new().engine(kind).history(HISTORY).open()?;
         Ok(Self { kind, session: Some(session), workload: None })
     }
 
-    fn obey(&mut self, order: Order) -> Result<Answer, String> {
+    fn obey(&mut self, order: Order) -> Result<Answer, Refusal> {
         match order {
             Order::Prepare { cell, ticks_per_second, warm_up_ns } => {
-                let rate = Rate::new(ticks_per_second)
-                    .ok_or_else(|| format!("{ticks_per_second} Hz is no rate of a time-stamp counter"))?;
-                let session = self.session.take().ok_or("a worker measures one cell")?;
-                let mut workload = Workload::new(session, cell, rate).map_err(|error| chain(&error))?;
+                let rate = Rate::new(ticks_per_second).ok_or(Refusal::Rate(ticks_per_second))?;
+                let session = self.session.take().ok_or(Refusal::SecondCell)?;
+                let mut workload = Workload::new(session, cell, rate)?;
                 let cycle_ns = warm_up(&mut workload, rate, warm_up_ns)?;
                 self.workload = Some(workload);
                 Ok(Answer::Prepared { cycle_ns })
             }
             Order::Plan { cycles } => {
-                let workload = self.workload.as_mut().ok_or("nothing is prepared")?;
+                let workload = self.workload.as_mut().ok_or(Refusal::NotPrepared)?;
                 check_batch(cycles, workload.dirty())?;
                 workload.plan(cycles);
                 Ok(Answer::Planned)
             }
             Order::Run => {
-                let workload = self.workload.as_mut().ok_or("nothing is prepared")?;
+                let workload = self.workload.as_mut().ok_or(Refusal::NotPrepared)?;
                 let before = own_cpu(self.kind)?;
-                let elapsed_ns = workload.run().map_err(|error| chain(&error))?;
+                let elapsed_ns = workload.run()?;
                 let after = own_cpu(self.kind)?;
                 let cpu_ns = after.zip(before).map(|(after, before)| after.saturating_sub(before));
                 Ok(Answer::Ran { elapsed_ns, cpu_ns })
             }
             Order::Finish { rollback_ns } => {
-                let workload = self.workload.take().ok_or("nothing is prepared")?;
-                workload.finish(rollback_ns).map(Answer::Finished).map_err(|error| chain(&error))
+                let workload = self.workload.take().ok_or(Refusal::NotPrepared)?;
+                Ok(Answer::Finished(workload.finish(rollback_ns)?))
             }
         }
     }
 }
 
 /// Takes the warm-up epochs; returns how long the last one took.
-fn warm_up(workload: &mut Workload, rate: Rate, budget_ns: u64) -> Result<u64, String> {
+fn warm_up(workload: &mut Workload, rate: Rate, budget_ns: u64) -> Result<u64, Refusal> {
     let start = ticks();
     let mut cycle_ns = 0;
     for epoch in 0..WARM_UP_MAX {
@@ -95,31 +113,25 @@ fn warm_up(workload: &mut Workload, rate: Rate, budget_ns: u64) -> Result<u64, S
             break;
         }
         workload.plan(1);
-        cycle_ns = workload.run().map_err(|error| chain(&error))?;
+        cycle_ns = workload.run()?;
     }
     workload.forget_samples();
     Ok(cycle_ns)
 }
 
-fn check_batch(cycles: u32, dirty: u32) -> Result<(), String> {
+fn check_batch(cycles: u32, dirty: u32) -> Result<(), Refusal> {
     if cycles > MAX_BATCH || cycles.saturating_mul(dirty) > MAX_PLANNED_PAGES {
-        return Err(format!("{cycles} cycles of {dirty} pages are more than a batch may have"));
+        return Err(Refusal::Batch { cycles, dirty });
     }
     Ok(())
 }
 
 /// CPU time of this process, where its clock is the engine's.
-fn own_cpu(kind: EngineKind) -> Result<Option<u64>, String> {
+fn own_cpu(kind: EngineKind) -> Result<Option<u64>, Refusal> {
     if kind == EngineKind::Cairn {
         return Ok(None);
     }
-    cpu::own_ns().map(Some).map_err(|error| format!("the CPU time can't be read: {error}"))
-}
-
-/// An error with its causes, as one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    cpu::own_ns().map(Some).map_err(Refusal::Cpu)
 }
 
 #[cfg(test)]

@@ -33,6 +33,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
     }
+    for (what, fill) in [("zeros", 0), ("a word in each page", 1)] {
+        let times: Result<Vec<u64>, _> = (0..10).map(|_| first_checkpoint(64, fill)).collect();
+        report(&format!("first checkpoint of 64 MiB, {what}"), 16384, times?);
+    }
     for pages in [163, 1638] {
         report(
             &format!("rollback, {pages} pages of 64 MiB, other core"),
@@ -49,6 +53,28 @@ fn report(case: &str, pages: usize, mut nanoseconds: Vec<u64>) {
     #[expect(clippy::cast_precision_loss, reason = "printed with one decimal")]
     let per_page = if pages == 0 { 0.0 } else { p50 as f64 / pages as f64 };
     println!("{case:<42} {p10:>7} ns {p50:>7} ns {per_page:>6.1} ns");
+}
+
+/// Times the first checkpoint of a region that was written before.
+fn first_checkpoint(mib: usize, fill: u64) -> Result<u64, Box<dyn Error>> {
+    let (mut engine, memory) = new_engine(mib)?;
+    (0..mib * MIB / PAGE_SIZE).for_each(|page| write(memory, page, fill));
+    let start = Instant::now();
+    engine.checkpoint()?;
+    Ok(u64::try_from(start.elapsed().as_nanos())?)
+}
+
+/// An engine with one region, all of which is reported as written.
+fn new_engine(mib: usize) -> Result<(Engine<Told>, NonNull<u8>), Box<dyn Error>> {
+    let (memory, total) = (map(mib * MIB)?, mib * MIB / PAGE_SIZE);
+    let mut written = PageSet::new(total)?;
+    written.fill();
+    let config = Config { rule: Rule::TwoDirtyEpochs, history: NonZeroUsize::MIN, ..Config::default() };
+    let mut engine = Engine::new(Told { written }, config);
+    // SAFETY: the mapping is never unmapped, and only raw pointers write it.
+    let live = unsafe { LiveMemory::new(memory, total) };
+    engine.add_region(RegionName::new(b"case")?, live)?;
+    Ok((engine, memory))
 }
 
 /// Reports the pages it was told about.
@@ -82,14 +108,7 @@ struct Case {
 
 impl Case {
     fn new(mib: usize, pages: usize) -> Result<Self, Box<dyn Error>> {
-        let (memory, total) = (map(mib * MIB)?, mib * MIB / PAGE_SIZE);
-        let mut all = PageSet::new(total)?;
-        all.fill();
-        let config = Config { rule: Rule::TwoDirtyEpochs, history: NonZeroUsize::MIN, ..Config::default() };
-        let mut engine = Engine::new(Told { written: all }, config);
-        // SAFETY: the mapping is never unmapped, and only raw pointers write it.
-        let live = unsafe { LiveMemory::new(memory, total) };
-        engine.add_region(RegionName::new(b"case")?, live)?;
+        let ((mut engine, memory), total) = (new_engine(mib)?, mib * MIB / PAGE_SIZE);
         (0..total).for_each(|page| write(memory, page, 1));
         engine.checkpoint()?;
         // An odd multiplier scatters the pages and meets none twice.

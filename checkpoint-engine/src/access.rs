@@ -12,7 +12,7 @@ use std::collections::TryReserveError;
 use crate::mirror::Mirror;
 use crate::{CHUNK_SIZE, LiveMemory, PAGE_SIZE};
 
-use kernels::Kernels;
+use kernels::{Ahead, Kernels};
 
 /// Chunks in a page.
 pub(crate) const PAGE_CHUNKS: usize = PAGE_SIZE / CHUNK_SIZE;
@@ -21,6 +21,15 @@ pub(crate) const PAGE_CHUNKS: usize = PAGE_SIZE / CHUNK_SIZE;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Chunk(pub(crate) [u8; CHUNK_SIZE]);
+
+/// What [`Access::take`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Taken {
+    /// The chunks that differed: bit `i` is chunk `i`.
+    pub(crate) mask: u64,
+    /// Whether the mirror's page was all zeros. If so, its chunks weren't kept.
+    pub(crate) was_zero: bool,
+}
 
 /// The compare and copy routines that suit this CPU best.
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +48,9 @@ impl Access {
         self.kernels.name
     }
 
-    /// Makes `page` of the mirror equal to live memory and appends the mirror's former chunks, those that
-    /// differed, to `old`. Returns which (bit `i` is chunk `i`).
+    /// Makes `page` of the mirror equal to live memory. The mirror's former chunks, those that differed, are
+    /// appended to `old`, unless the page was all zeros. Meanwhile the CPU fetches page `next`, which will be
+    /// asked for soon.
     ///
     /// # Errors
     /// No memory for a page of chunks in `old`; nothing was done.
@@ -49,53 +59,64 @@ impl Access {
         live: &LiveMemory,
         mirror: &mut Mirror,
         page: usize,
+        next: Option<usize>,
         old: &mut Vec<Chunk>,
-    ) -> Result<u64, TryReserveError> {
-        reserve_page(old)?;
+    ) -> Result<Taken, TryReserveError> {
+        let ahead = ahead(live, mirror, page, next);
         let source = live_page(live, page);
         let target = mirror.page_ptr(page).as_ptr().cast::<u8>();
-        let end = old.as_mut_ptr().wrapping_add(old.len()).cast::<u8>();
-        let mask = if mirror.is_resident(page) {
+        if !mirror.is_resident(page) {
             // SAFETY: `source` is a page of live memory by `LiveMemory::new`; `target` is a page of the mirror,
-            // which is borrowed mutably; `end` has room for a page of chunks by `reserve_page`. All three are
-            // aligned to 64 bytes, and the CPU has what the kernels need by `Kernels::detect`.
-            unsafe { (self.kernels.take)(source, target, end) }
-        } else {
-            // SAFETY: as above, and a page that isn't resident is all zeros.
-            let mask = unsafe { (self.kernels.take_zero)(source, target, end) };
+            // which is borrowed mutably, and all zeros as it isn't resident. Both are aligned to 64 bytes, and
+            // the CPU has what the kernels need by `Kernels::detect`.
+            let mask = unsafe { (self.kernels.take_zero)(source, target, ahead) };
             if mask != 0 {
                 mirror.set_resident(page);
             }
-            mask
-        };
-        // SAFETY: the kernels wrote one chunk from `end` for each bit of `mask`, inside the reserved capacity.
+            return Ok(Taken { mask, was_zero: true });
+        }
+        reserve_page(old)?;
+        let end = old.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: as above; and `end` has room for a page of chunks by `reserve_page`, aligned as `Chunk` is.
+        let mask = unsafe { (self.kernels.take)(source, target, end, ahead) };
+        // SAFETY: the kernel wrote one chunk from `end` for each bit of `mask`, inside the reserved capacity.
         unsafe { old.set_len(old.len() + mask.count_ones() as usize) };
-        Ok(mask)
+        Ok(Taken { mask, was_zero: false })
     }
 
     /// Makes `page` of live memory equal to the mirror; stores only chunks that differ. Returns whether any did.
-    pub(crate) fn restore(self, live: &LiveMemory, mirror: &Mirror, page: usize) -> bool {
+    /// `next` is as in [`take`](Self::take).
+    pub(crate) fn restore(
+        self,
+        live: &LiveMemory,
+        mirror: &Mirror,
+        page: usize,
+        next: Option<usize>,
+    ) -> bool {
+        let ahead = ahead(live, mirror, page, next);
         let target = live_page(live, page);
         let source = mirror.page_ptr(page).as_ptr().cast::<u8>();
         if mirror.is_resident(page) {
             // SAFETY: `target` is a page of live memory, writable during a rollback by `LiveMemory::new`;
             // `source` is a page of the mirror, which is borrowed. Both are aligned, and the CPU has what the
             // kernels need by `Kernels::detect`.
-            unsafe { (self.kernels.restore)(target, source) }
+            unsafe { (self.kernels.restore)(target, source, ahead) }
         } else {
             // SAFETY: as above for `target`.
-            unsafe { (self.kernels.restore_zero)(target) }
+            unsafe { (self.kernels.restore_zero)(target, ahead) }
         }
     }
+}
 
-    /// Asks the CPU to fetch `page`, which `take` or `restore` will be called for soon.
-    #[inline]
-    pub(crate) fn prefetch(live: &LiveMemory, mirror: &Mirror, page: usize) {
-        kernels::prefetch_page(live_page(live, page));
-        if mirror.is_resident(page) {
-            kernels::prefetch_page(mirror.page_ptr(page).as_ptr().cast());
-        }
-    }
+/// Where page `next` is; without one, where `page` is, which is harmless to ask for.
+#[inline]
+fn ahead(live: &LiveMemory, mirror: &Mirror, page: usize, next: Option<usize>) -> Ahead {
+    let next = next.unwrap_or(page);
+    let live: *const u8 = live_page(live, next);
+    // A page that isn't resident isn't read.
+    let mirror =
+        if mirror.is_resident(next) { mirror.page_ptr(next).as_ptr().cast_const().cast() } else { live };
+    Ahead { live, mirror }
 }
 
 /// The address of `page` of live memory.

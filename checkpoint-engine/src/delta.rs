@@ -1,13 +1,16 @@
 //! The bytes in which one version differs from another.
 
-use std::cmp::Ordering;
+mod merge;
+
 use std::collections::TryReserveError;
 
 use cairn_abi::RegionId;
 
 use crate::CHUNK_SIZE;
-use crate::access::{Chunk, PAGE_CHUNKS};
+use crate::access::{Chunk, PAGE_CHUNKS, Taken};
 use crate::mirror::{Mirror, Page};
+
+use merge::Merge;
 
 /// Capacity beyond what is used that a delta may keep: a buffer that once held a large epoch gives memory back.
 const MAX_SLACK_CHUNKS: usize = 16384;
@@ -18,6 +21,7 @@ const MAX_SLACK_CHUNKS: usize = 16384;
 ///   pages:   [ region 1, page 3, mask 0b0101 ][ region 1, page 9, mask 0b1000 ] ...   ascending
 ///   chunks:  [ chunk 0 ][ chunk 2 ]            [ chunk 3 ]                      ...   one for each bit, in order
 /// ```
+/// The chunks of a page that was all zeros are left out, so that filling fresh memory costs no history.
 #[derive(Debug, Default)]
 pub(crate) struct Delta {
     pages: Vec<DeltaPage>,
@@ -32,15 +36,21 @@ struct DeltaPage {
     region: RegionId,
     page: usize,
     mask: u64,
+    /// The version has zeros in all of `mask`, and `chunks` has nothing for the page.
+    zero: bool,
 }
+
+/// What a page with [`DeltaPage::zero`] has in each chunk.
+const ZERO: Chunk = Chunk([0; CHUNK_SIZE]);
 
 impl DeltaPage {
     fn key(&self) -> (RegionId, usize) {
         (self.region, self.page)
     }
 
+    /// How many chunks are kept.
     fn chunks(&self) -> usize {
-        self.mask.count_ones() as usize
+        if self.zero { 0 } else { self.mask.count_ones() as usize }
     }
 }
 
@@ -55,15 +65,17 @@ impl Delta {
         &mut self.chunks
     }
 
-    /// Enters the page whose chunks, those of `mask`, were pushed last. Pages come in ascending order.
-    pub(crate) fn commit_page(&mut self, region: RegionId, page: usize, mask: u64) {
+    /// Enters a page; its chunks, unless it was all zeros, were pushed last. Pages come in ascending order.
+    pub(crate) fn commit_page(&mut self, region: RegionId, page: usize, taken: Taken) {
         debug_assert!(self.pages.last().is_none_or(|last| last.key() < (region, page)), "pages ascend");
-        self.pages.push(DeltaPage { region, page, mask });
+        self.pages.push(DeltaPage { region, page, mask: taken.mask, zero: taken.was_zero });
     }
 
-    /// Forgets the chunks of `mask`, which were pushed last.
-    pub(crate) fn drop_page(&mut self, mask: u64) {
-        self.chunks.truncate(self.chunks.len() - mask.count_ones() as usize);
+    /// Forgets what was pushed for a page.
+    pub(crate) fn drop_page(&mut self, taken: Taken) {
+        if !taken.was_zero {
+            self.chunks.truncate(self.chunks.len() - taken.mask.count_ones() as usize);
+        }
     }
 
     /// Bytes in use.
@@ -102,17 +114,67 @@ impl Delta {
         self.pages.iter().map(DeltaPage::key)
     }
 
-    /// Swaps its bytes with those of the mirrors: applies it, and turns it into the delta that leads back.
+    /// Writes out the zeros that are left out, which [`swap`](Self::swap) needs room for.
+    ///
+    /// # Errors
+    /// No memory; it is as it was.
+    pub(crate) fn unpack(&mut self) -> Result<(), TryReserveError> {
+        if !self.pages.iter().any(|entry| entry.zero) {
+            return Ok(());
+        }
+        let mut chunks = Vec::new();
+        chunks.try_reserve_exact(self.pages.iter().map(|entry| entry.mask.count_ones() as usize).sum())?;
+        let mut packed = self.chunks.as_slice();
+        for entry in &mut self.pages {
+            let (own, rest) = packed.split_at(entry.chunks());
+            packed = rest;
+            chunks.extend_from_slice(own);
+            if entry.zero {
+                chunks.resize(chunks.len() + entry.mask.count_ones() as usize, ZERO);
+                entry.zero = false;
+            }
+        }
+        self.chunks = chunks;
+        self.peak = (self.pages.len(), self.chunks.len());
+        Ok(())
+    }
+
+    /// Swaps its bytes with those of the mirrors: applies it, and turns it into the delta that leads back. It
+    /// was [unpacked](Self::unpack).
     ///
     /// `mirrors` are in ascending order of region, and every region of the delta is among them.
     pub(crate) fn swap<'a>(&mut self, mirrors: impl Iterator<Item = (RegionId, &'a mut Mirror)>) {
+        debug_assert!(self.pages.iter().all(|entry| !entry.zero), "zeros are unpacked");
+        self.walk(mirrors, |page, entry, own| {
+            for (bit, chunk) in bits(entry.mask).zip(own) {
+                chunk_of(page, bit).swap_with_slice(&mut chunk.0);
+            }
+        });
+    }
+
+    /// Applies it: writes its bytes to the mirrors, as [`swap`](Self::swap) does. What they held is lost.
+    pub(crate) fn apply<'a>(&mut self, mirrors: impl Iterator<Item = (RegionId, &'a mut Mirror)>) {
+        self.walk(mirrors, |page, entry, own| {
+            let mut own = own.iter();
+            for bit in bits(entry.mask) {
+                chunk_of(page, bit).copy_from_slice(&own.next().unwrap_or(&ZERO).0);
+            }
+        });
+    }
+
+    /// Visits each page with its mirror's bytes and its own chunks.
+    fn walk<'a>(
+        &mut self,
+        mirrors: impl Iterator<Item = (RegionId, &'a mut Mirror)>,
+        mut visit: impl FnMut(&mut Page, &DeltaPage, &mut [Chunk]),
+    ) {
         let mut chunks = self.chunks.as_mut_slice();
         let mut pages = self.pages.iter().peekable();
         for (region, mirror) in mirrors {
             while let Some(entry) = pages.next_if(|entry| entry.region == region) {
                 let (own, rest) = std::mem::take(&mut chunks).split_at_mut(entry.chunks());
                 chunks = rest;
-                swap_page(mirror.page_mut(entry.page), entry.mask, own);
+                visit(mirror.page_mut(entry.page), entry, own);
             }
         }
         debug_assert!(pages.next().is_none(), "a delta of a region without a mirror");
@@ -145,32 +207,28 @@ impl Delta {
     /// No memory; both are as they were.
     pub(crate) fn merge(&self, beyond: &Self) -> Result<Self, TryReserveError> {
         let (mut pages, mut chunks) = (0, 0);
-        for (mask, _) in Merge::new(self, beyond) {
+        for (entry, _) in Merge::new(self, beyond) {
             pages += 1;
-            chunks += mask.mask.count_ones() as usize;
+            chunks += entry.chunks();
         }
         let mut merged = Self::default();
         merged.pages.try_reserve_exact(pages)?;
         merged.chunks.try_reserve_exact(chunks)?;
-        for (entry, [own, other]) in Merge::new(self, beyond) {
-            let (mut own_chunks, mut other_chunks) = (own.chunks.iter(), other.chunks.iter());
-            for bit in bits(entry.mask) {
-                // Both advance where both have the chunk, so that each stays in step with its mask.
-                let from_other = if other.mask >> bit & 1 == 1 { other_chunks.next() } else { None };
-                let from_own = if own.mask >> bit & 1 == 1 { own_chunks.next() } else { None };
-                merged.chunks.extend(from_own.or(from_other));
-            }
+        for (entry, [mut own, mut other]) in Merge::new(self, beyond) {
             merged.pages.push(entry);
+            for bit in bits(entry.mask).take(entry.chunks()) {
+                // Both advance where both have the chunk, so that each stays in step with its mask.
+                let from_other = other.next(bit);
+                merged.chunks.extend(own.next(bit).or(from_other));
+            }
         }
         Ok(merged)
     }
 }
 
-/// Swaps the chunks of `mask` with `chunks`, in order.
-fn swap_page(page: &mut Page, mask: u64, chunks: &mut [Chunk]) {
-    for (bit, chunk) in bits(mask).zip(chunks) {
-        page[bit * CHUNK_SIZE..][..CHUNK_SIZE].swap_with_slice(&mut chunk.0);
-    }
+/// The bytes of chunk `at`.
+fn chunk_of(page: &mut Page, at: usize) -> &mut [u8] {
+    &mut page[at * CHUNK_SIZE..][..CHUNK_SIZE]
 }
 
 /// The indices of the bits that are set, ascending.
@@ -180,55 +238,6 @@ fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
         mask &= mask.wrapping_sub(1);
         (bit < PAGE_CHUNKS).then_some(bit)
     })
-}
-
-/// One side's part of a merged page: which chunks, and their bytes.
-#[derive(Clone, Copy, Default)]
-struct Part<'a> {
-    mask: u64,
-    chunks: &'a [Chunk],
-}
-
-/// Walks two deltas in step: each page of either, with both parts.
-struct Merge<'a> {
-    sides: [Cursor<'a>; 2],
-}
-
-#[derive(Clone, Copy)]
-struct Cursor<'a> {
-    pages: &'a [DeltaPage],
-    chunks: &'a [Chunk],
-}
-
-impl<'a> Merge<'a> {
-    fn new(own: &'a Delta, other: &'a Delta) -> Self {
-        Self { sides: [own, other].map(|delta| Cursor { pages: &delta.pages, chunks: &delta.chunks }) }
-    }
-}
-
-impl<'a> Cursor<'a> {
-    /// Takes the first page, if it is `key`.
-    fn take(&mut self, key: (RegionId, usize)) -> Part<'a> {
-        let Some((first, rest)) = self.pages.split_first() else { return Part::default() };
-        if first.key().cmp(&key) != Ordering::Equal {
-            return Part::default();
-        }
-        let (chunks, later) = self.chunks.split_at(first.chunks());
-        self.pages = rest;
-        self.chunks = later;
-        Part { mask: first.mask, chunks }
-    }
-}
-
-impl<'a> Iterator for Merge<'a> {
-    type Item = (DeltaPage, [Part<'a>; 2]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let key = self.sides.iter().filter_map(|side| side.pages.first()).map(DeltaPage::key).min()?;
-        let [own, other] = self.sides.each_mut().map(|side| side.take(key));
-        let entry = DeltaPage { region: key.0, page: key.1, mask: own.mask | other.mask };
-        Some((entry, [own, other]))
-    }
 }
 
 #[cfg(test)]
@@ -242,8 +251,11 @@ mod tests {
         let mut delta = Delta::default();
         for group in entries.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
             let mask = group.iter().fold(0, |mask, entry| mask | 1 << entry.2);
-            delta.chunks_mut().extend(group.iter().map(|entry| Chunk([entry.3; CHUNK_SIZE])));
-            delta.commit_page(RegionId(group[0].0), group[0].1, mask);
+            let was_zero = group.iter().all(|entry| entry.3 == 0);
+            if !was_zero {
+                delta.chunks_mut().extend(group.iter().map(|entry| Chunk([entry.3; CHUNK_SIZE])));
+            }
+            delta.commit_page(RegionId(group[0].0), group[0].1, Taken { mask, was_zero });
         }
         delta
     }
@@ -253,7 +265,8 @@ mod tests {
         let mut entries = Vec::new();
         for page in &delta.pages {
             for bit in bits(page.mask) {
-                entries.push((page.region.0, page.page, bit, chunks.next().unwrap().0[63]));
+                let chunk = if page.zero { &ZERO } else { chunks.next().unwrap() };
+                entries.push((page.region.0, page.page, bit, chunk.0[63]));
             }
         }
         assert!(chunks.next().is_none());
@@ -282,6 +295,30 @@ mod tests {
         assert_eq!(entries(&merged), expected);
         assert_eq!(entries(&own.merge(&Delta::default()).unwrap()), entries(&own));
         assert_eq!(entries(&Delta::default().merge(&own).unwrap()), entries(&own));
+    }
+
+    #[test]
+    fn zeros_take_no_room_until_they_are_swapped() {
+        let list = [(1, 0, 3, 1), (1, 1, 0, 0), (1, 1, 63, 0), (2, 7, 0, 4)];
+        let mut change = delta(&list);
+        assert_eq!(change.chunks.len(), 2);
+        let filled = delta(&[(1, 1, 0, 5), (1, 1, 1, 5)]);
+        let merged = [(1, 0, 3, 1), (1, 1, 0, 0), (1, 1, 1, 5), (1, 1, 63, 0), (2, 7, 0, 4)];
+        assert_eq!(entries(&change.merge(&filled).unwrap()), merged);
+        assert_eq!(change.merge(&delta(&[(1, 1, 5, 0)])).unwrap().chunks.len(), 2);
+
+        let (mut one, mut two) = (Mirror::new(2).unwrap(), Mirror::new(8).unwrap());
+        one.page_mut(1).fill(7);
+        change.apply([(REGION, &mut one), (RegionId(2), &mut two)].into_iter());
+        assert_eq!((one.page_mut(1)[0], one.page_mut(1)[64], one.page_mut(1)[4095]), (0, 7, 0));
+        assert_eq!(entries(&change), list);
+
+        one.page_mut(1).fill(8);
+        change.unpack().unwrap();
+        assert_eq!((entries(&change), change.chunks.len()), (list.to_vec(), 4));
+        change.swap([(REGION, &mut one), (RegionId(2), &mut two)].into_iter());
+        assert_eq!(entries(&change), [(1, 0, 3, 1), (1, 1, 0, 8), (1, 1, 63, 8), (2, 7, 0, 4)]);
+        assert_eq!((one.page_mut(1)[0], one.page_mut(1)[64], one.page_mut(1)[4095]), (0, 8, 0));
     }
 
     #[test]

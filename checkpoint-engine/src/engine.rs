@@ -7,6 +7,7 @@ use cairn_abi::{CheckpointId, RegionId, RegionName};
 
 use crate::access::Access;
 use crate::delta::Delta;
+use crate::mirror::Mirror;
 use crate::region::{Passed, Region};
 use crate::versions::{Lookup, Member, RegionSet, Versions};
 use crate::{Config, EngineError, LiveMemory, SetSide, TrackError, Tracker};
@@ -130,15 +131,12 @@ impl<T: Tracker> Engine<T> {
                 self.count(passed);
                 let id = self.versions.commit(old, Arc::clone(&self.set), passed.changed);
                 self.protect(Region::end_checkpoint);
-                for region in &mut self.regions {
-                    region.in_root = true;
-                }
                 Ok(id)
             }
             Err(error) => {
                 // What was taken goes back, so that the mirror is the root again. Live memory is as it was, and
                 // nothing was protected: the next try finds all of it again.
-                swap(&mut self.regions, &mut old);
+                old.apply(mirrors(&mut self.regions));
                 self.versions.give_spare(old);
                 Err(error)
             }
@@ -148,19 +146,20 @@ impl<T: Tracker> Engine<T> {
     /// Makes the regions' bytes what they were at checkpoint `id`. Later checkpoints stay.
     ///
     /// # Errors
-    /// [`EngineError::NoCheckpoint`], [`EngineError::Evicted`], [`EngineError::RegionSet`] or
-    /// [`EngineError::Track`]; memory is as it was. A failure to write-protect is none: see
+    /// [`EngineError::NoCheckpoint`], [`EngineError::Evicted`], [`EngineError::RegionSet`],
+    /// [`EngineError::NoMemory`] or [`EngineError::Track`]; memory is as it was. A failure to write-protect is none: see
     /// [`unprotected`](Self::unprotected).
     pub fn rollback(&mut self, id: CheckpointId) -> Result<(), EngineError> {
         let node = self.retained(id)?;
         self.check_set(id, &self.versions.node(node).set)?;
+        self.versions.reserve_reroot(node)?;
         self.collect()?;
         self.list_restore(node);
         for region in &self.regions {
             region.before_restore(&mut self.tracker)?;
         }
         // From here nothing can fail.
-        self.versions.reroot(node, |delta| swap(&mut self.regions, delta));
+        self.versions.reroot(node, |delta| delta.swap(mirrors(&mut self.regions)));
         for at in 0..self.regions.len() {
             let passed = self.regions[at].restore(self.access);
             self.count(passed);
@@ -329,9 +328,9 @@ impl<T: Tracker> Engine<T> {
     }
 }
 
-/// Swaps a delta's bytes with the regions' mirrors.
-fn swap(regions: &mut [Region], delta: &mut Delta) {
-    delta.swap(regions.iter_mut().map(|region| (region.id, &mut region.mirror)));
+/// The regions' mirrors, as deltas want them.
+fn mirrors(regions: &mut [Region]) -> impl Iterator<Item = (RegionId, &mut Mirror)> {
+    regions.iter_mut().map(|region| (region.id, &mut region.mirror))
 }
 
 /// A count that limits of the [`Config`] keep far below the type's.

@@ -22,6 +22,8 @@ pub(crate) struct Heat {
     open: PageSet,
     /// Pages that changed in the last epoch.
     warm: PageSet,
+    /// Whether `warm` holds any.
+    any_warm: bool,
     /// Low bits of the counts of compares that found nothing, of open pages.
     count_low: PageSet,
     /// High bits of the same.
@@ -48,6 +50,7 @@ impl Heat {
             rule,
             open: PageSet::new(pages)?,
             warm: PageSet::new(pages)?,
+            any_warm: false,
             count_low: PageSet::new(pages)?,
             count_high: PageSet::new(pages)?,
             open_pages: 0,
@@ -73,41 +76,62 @@ impl Heat {
         4 * self.open.bytes()
     }
 
+    /// Ends an epoch in which no page was compared.
+    pub(crate) fn end_idle_epoch(&mut self) {
+        if self.any_warm {
+            self.warm.clear();
+            self.any_warm = false;
+        }
+    }
+
     /// Ends an epoch. `written` is what was compared and `changed`, a subset, what differed; `written` becomes
     /// what must be protected, and `changed` becomes empty. Returns how many pages must be protected.
     pub(crate) fn end_epoch(&mut self, end: EpochEnd, written: &mut PageSet, changed: &mut PageSet) -> u64 {
         let mut protect_pages = 0;
-        let changed_words = changed.words().iter().zip(self.warm.words());
-        for (i, (written, (&changed, &warm))) in written.words_mut().iter_mut().zip(changed_words).enumerate()
-        {
-            if *written == 0 {
-                continue;
-            }
-            let open = self.open.words()[i];
-            let stays = match self.rule {
-                Rule::Always => 0,
-                Rule::TwoDirtyEpochs => {
-                    let mut word =
-                        Word { open, warm, low: self.count_low.words()[i], high: self.count_high.words()[i] };
-                    word.end_epoch(end, *written, changed);
-                    self.count_low.words_mut()[i] = word.low;
-                    self.count_high.words_mut()[i] = word.high;
-                    word.open
-                }
-                #[cfg(test)]
-                Rule::Random => next_random(&mut self.random),
-            };
-            // Only what was compared may change state: a page that isn't reported is protected already.
-            let stays = (stays & *written) | (open & !*written);
-            self.open_pages += u64::from(stays.count_ones());
-            self.open_pages -= u64::from(open.count_ones());
-            self.open.words_mut()[i] = stays;
-            *written &= !stays;
-            protect_pages += u64::from(written.count_ones());
+        let mut any_changed = 0;
+        let mut from = 0;
+        while let Some(at) = written.next_word(from) {
+            from = at + 1;
+            let compared = written.words()[at];
+            any_changed |= changed.words()[at];
+            let stays = self.end_word(end, at, compared, changed.words()[at]);
+            written.words_mut()[at] = compared & !stays;
+            protect_pages += u64::from((compared & !stays).count_ones());
         }
         std::mem::swap(&mut self.warm, changed);
-        changed.clear();
+        if self.any_warm {
+            changed.clear();
+        }
+        self.any_warm = any_changed != 0;
         protect_pages
+    }
+
+    /// Ends an epoch of the pages of word `at`. Returns which of `compared` stay writable.
+    fn end_word(&mut self, end: EpochEnd, at: usize, compared: u64, changed: u64) -> u64 {
+        let open = self.open.words()[at];
+        let stays = match self.rule {
+            Rule::Always => 0,
+            Rule::TwoDirtyEpochs => {
+                let mut word = Word {
+                    open,
+                    warm: self.warm.words()[at],
+                    low: self.count_low.words()[at],
+                    high: self.count_high.words()[at],
+                };
+                word.end_epoch(end, compared, changed);
+                self.count_low.words_mut()[at] = word.low;
+                self.count_high.words_mut()[at] = word.high;
+                word.open
+            }
+            #[cfg(test)]
+            Rule::Random => next_random(&mut self.random),
+        };
+        // Only what was compared may change state: a page that isn't reported is protected already.
+        let now_open = (stays & compared) | (open & !compared);
+        self.open_pages += u64::from(now_open.count_ones());
+        self.open_pages -= u64::from(open.count_ones());
+        self.open.words_mut()[at] = now_open;
+        stays & compared
     }
 }
 
@@ -120,8 +144,8 @@ struct Word {
 }
 
 impl Word {
-    fn end_epoch(&mut self, end: EpochEnd, written: u64, changed: u64) {
-        let unchanged = written & !changed & self.open;
+    fn end_epoch(&mut self, end: EpochEnd, compared: u64, changed: u64) {
+        let unchanged = compared & !changed & self.open;
         let fourth = unchanged & self.low & self.high;
         self.high ^= self.low & unchanged;
         self.low ^= unchanged;

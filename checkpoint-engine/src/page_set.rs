@@ -86,7 +86,7 @@ impl PageSet {
     /// Whether no page is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.words.iter().all(|&word| word == 0)
+        self.next_word(0).is_none()
     }
 
     /// Pages in the set.
@@ -98,7 +98,23 @@ impl PageSet {
     /// The pages in the set, in ascending order.
     #[must_use]
     pub fn iter(&self) -> Pages<'_> {
-        Pages { rest: &self.words, bits: 0, base: 0 }
+        Pages { set: self, bits: 0, word: 0 }
+    }
+
+    /// The first word from `from` on that isn't zero.
+    ///
+    /// A gigabyte has 4096 words and most are zero: eight at a time are skipped, which compiles to vector code.
+    #[inline]
+    pub(crate) fn next_word(&self, mut from: usize) -> Option<usize> {
+        let mut rest = self.words.get(from..)?;
+        while let Some((block, later)) = rest.split_first_chunk::<8>() {
+            if block.iter().fold(0, |all, word| all | word) != 0 {
+                break;
+            }
+            rest = later;
+            from += 8;
+        }
+        rest.iter().position(|&word| word != 0).map(|at| from + at)
     }
 
     /// Bytes of the bitmap.
@@ -129,10 +145,10 @@ impl<'a> IntoIterator for &'a PageSet {
 /// The pages of a [`PageSet`], ascending.
 #[derive(Clone, Debug)]
 pub struct Pages<'a> {
-    rest: &'a [u64],
+    set: &'a PageSet,
+    /// What is left of the word before `word`.
     bits: u64,
-    /// The page of bit 0 of the word after `bits`.
-    base: usize,
+    word: usize,
 }
 
 impl Iterator for Pages<'_> {
@@ -140,30 +156,14 @@ impl Iterator for Pages<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<usize> {
-        while self.bits == 0 {
-            self.skip_empty_words();
-            let (&word, rest) = self.rest.split_first()?;
-            self.bits = word;
-            self.rest = rest;
-            self.base += WORD_PAGES;
+        if self.bits == 0 {
+            let word = self.set.next_word(self.word)?;
+            self.bits = self.set.words[word];
+            self.word = word + 1;
         }
         let bit = self.bits.trailing_zeros() as usize;
         self.bits &= self.bits - 1;
-        Some(self.base - WORD_PAGES + bit)
-    }
-}
-
-impl Pages<'_> {
-    /// A gigabyte has 4096 words and most are empty: skip eight at a time, which compiles to vector code.
-    #[inline]
-    fn skip_empty_words(&mut self) {
-        while let Some((block, rest)) = self.rest.split_first_chunk::<8>() {
-            if block.iter().fold(0, |all, word| all | word) != 0 {
-                break;
-            }
-            self.rest = rest;
-            self.base += 8 * WORD_PAGES;
-        }
+        Some((self.word - 1) * WORD_PAGES + bit)
     }
 }
 

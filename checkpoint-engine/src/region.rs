@@ -9,9 +9,9 @@ use crate::mirror::Mirror;
 use crate::{EngineError, LiveMemory, PageSet, Rule, TrackError, Tracker};
 
 /// Pages that are asked for ahead of the one that is compared.
-const PREFETCH_PAGES: usize = 1;
+const PREFETCH_PAGES: usize = 2;
 
-/// A region and its scratch sets, which are empty between operations.
+/// A region and the sets that its operations work with.
 #[derive(Debug)]
 pub(crate) struct Region {
     pub(crate) id: RegionId,
@@ -23,6 +23,8 @@ pub(crate) struct Region {
     pub(crate) in_root: bool,
     /// What the tracker reported; later, what to protect.
     written: PageSet,
+    /// Whether `written` may hold any.
+    any_written: bool,
     /// What differed from the mirror.
     changed: PageSet,
     /// What a rollback restores.
@@ -52,6 +54,7 @@ impl Region {
             heat: Heat::new(rule, pages)?,
             in_root: false,
             written: PageSet::new(pages)?,
+            any_written: false,
             changed: PageSet::new(pages)?,
             restore: PageSet::new(pages)?,
         })
@@ -65,9 +68,14 @@ impl Region {
 
     /// Asks the tracker what may have been written.
     pub(crate) fn collect<T: Tracker>(&mut self, tracker: &mut T) -> Result<(), TrackError> {
-        self.written.clear();
+        // An operation that failed may have left something.
+        if self.any_written {
+            self.written.clear();
+        }
+        self.any_written = true;
         tracker.collect(self.id, &mut self.written)?;
         self.written.trim();
+        self.any_written = !self.written.is_empty();
         Ok(())
     }
 
@@ -79,26 +87,26 @@ impl Region {
         old: &mut Delta,
         max_bytes: u64,
     ) -> Result<Passed, EngineError> {
-        self.changed.clear();
         let mut passed = Passed::default();
+        if !self.any_written {
+            return Ok(passed);
+        }
+        self.changed.clear();
         let mut ahead = self.written.iter().skip(PREFETCH_PAGES);
         for page in &self.written {
-            if let Some(next) = ahead.next() {
-                Access::prefetch(&self.live, &self.mirror, next);
-            }
             old.reserve_page()?;
-            let mask = access.take(&self.live, &mut self.mirror, page, old.chunks_mut())?;
+            let taken = access.take(&self.live, &mut self.mirror, page, ahead.next(), old.chunks_mut())?;
             passed.compared += 1;
-            if mask == 0 {
+            if taken.mask == 0 {
                 continue;
             }
             passed.changed += 1;
             self.changed.insert(page);
             if !self.in_root {
-                old.drop_page(mask);
+                old.drop_page(taken);
                 continue;
             }
-            old.commit_page(self.id, page, mask);
+            old.commit_page(self.id, page, taken);
             if old.bytes() > max_bytes {
                 return Err(EngineError::NoMemory);
             }
@@ -108,6 +116,11 @@ impl Region {
 
     /// After a checkpoint: protects what the rule says. Returns how many pages.
     pub(crate) fn end_checkpoint<T: Tracker>(&mut self, tracker: &mut T) -> Result<u64, TrackError> {
+        self.in_root = true;
+        if !self.any_written {
+            self.heat.end_idle_epoch();
+            return Ok(0);
+        }
         match self.heat.end_epoch(EpochEnd::Checkpoint, &mut self.written, &mut self.changed) {
             0 => Ok(0),
             pages => tracker.protect(self.id, &self.written).map(|()| pages),
@@ -139,11 +152,8 @@ impl Region {
         let mut passed = Passed::default();
         let mut ahead = self.restore.iter().skip(PREFETCH_PAGES);
         for page in &self.restore {
-            if let Some(next) = ahead.next() {
-                Access::prefetch(&self.live, &self.mirror, next);
-            }
             passed.compared += 1;
-            if access.restore(&self.live, &self.mirror, page) {
+            if access.restore(&self.live, &self.mirror, page, ahead.next()) {
                 passed.changed += 1;
                 // What the program didn't write is no sign of what it will write.
                 if self.written.contains(page) {

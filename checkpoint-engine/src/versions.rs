@@ -207,7 +207,18 @@ impl Versions {
         path.flat_map(|at| self.node(at).delta.touched())
     }
 
-    /// Makes the version in `node` the root. `swap` swaps a delta's bytes with the mirrors', which makes them its bytes.
+    /// Makes room for [`reroot`](Self::reroot) to the version in `node`.
+    pub(crate) fn reserve_reroot(&mut self, node: usize) -> Result<(), TryReserveError> {
+        let mut at = Some(node);
+        while let Some(node) = at {
+            let node = self.node_mut(node);
+            node.delta.unpack()?;
+            at = node.next;
+        }
+        Ok(())
+    }
+
+    /// Makes the version in `node` the root. Room was made by [`reserve_reroot`](Self::reserve_reroot). `swap` swaps a delta's bytes with the mirrors', which makes them its bytes.
     pub(crate) fn reroot(&mut self, node: usize, mut swap: impl FnMut(&mut Delta)) {
         let Some(former) = self.root else { return };
         let mut path = std::mem::take(&mut self.path);

@@ -4,6 +4,7 @@ use std::io;
 
 use cairn_abi::CheckpointId;
 use cairn_abi::ids::NameError;
+use cairn_engine::EngineError;
 
 use crate::kind::{ENGINE_VARIABLE, EngineKind, UnknownEngine};
 
@@ -20,7 +21,7 @@ pub enum Error {
         /// The engine.
         engine: EngineKind,
         /// What is missing, and what to do.
-        reason: String,
+        reason: &'static str,
         /// What the system said.
         #[source]
         source: Option<io::Error>,
@@ -116,11 +117,24 @@ pub enum Error {
         /// Whether it is a region now, and so not in the checkpoint.
         registered: bool,
     },
+    /// The process that held the checkpoint's memory (engine `fork`) is gone: somebody killed it. If
+    /// that happened while it was read, regions may have been rolled back in part.
+    #[error("checkpoint {id} is lost: the process that held its memory was killed; roll back to another one")]
+    Lost {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// What the system said, if that process went while it was read.
+        #[source]
+        source: Option<io::Error>,
+    },
     /// The session was made before a fork, and this is the child.
     #[error(
         "this session belongs to the process that opened it, and this is a child of it: open a session of its own"
     )]
     OtherProcess,
+    /// The engine in this process has no memory, or the kernel refused to tell what was written.
+    #[error("the user-level engine failed")]
+    Engine(#[source] Box<EngineError>),
     /// The system refused something that the engine needs.
     #[error("{what} failed")]
     System {

@@ -24,3 +24,23 @@ fn walk(open: impl Fn() -> Result<Session, Error>, seed: u64) -> Result<Report, 
 fn full_copy() {
     keeps_contract(EngineKind::FullCopy);
 }
+
+#[test]
+fn mprotect() {
+    keeps_contract(EngineKind::Mprotect);
+}
+
+#[test]
+fn fork() {
+    keeps_contract(EngineKind::Fork);
+}
+
+#[test]
+fn uffd_wp() {
+    keeps_contract(EngineKind::UffdWp);
+}
+
+#[test]
+fn user_compare() {
+    keeps_contract(EngineKind::UserCompare);
+}

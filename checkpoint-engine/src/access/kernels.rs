@@ -8,7 +8,7 @@ use std::arch::x86_64::{
 use std::sync::OnceLock;
 
 use super::PAGE_CHUNKS;
-use crate::{CHUNK_SIZE, PAGE_SIZE};
+use crate::CHUNK_SIZE;
 
 /// One vector width's routines.
 ///
@@ -19,13 +19,13 @@ pub(super) struct Kernels {
     /// Name of the instruction set.
     pub(super) name: &'static str,
     /// `(live, mirror, old)`: copies differing chunks from the mirror to `old` and from live memory to the mirror.
-    pub(super) take: unsafe fn(*const u8, *mut u8, *mut u8) -> u64,
-    /// The same for a mirror page that is all zeros: it is only written, and only if it changes.
-    pub(super) take_zero: unsafe fn(*const u8, *mut u8, *mut u8) -> u64,
+    pub(super) take: unsafe fn(*const u8, *mut u8, *mut u8, Ahead) -> u64,
+    /// `(live, mirror)`: the same for a mirror page that is all zeros, which are not copied. The page is only written, and only if it changes.
+    pub(super) take_zero: unsafe fn(*const u8, *mut u8, Ahead) -> u64,
     /// `(live, mirror)`: copies differing chunks from the mirror to live memory. Whether any did.
-    pub(super) restore: unsafe fn(*mut u8, *const u8) -> bool,
+    pub(super) restore: unsafe fn(*mut u8, *const u8, Ahead) -> bool,
     /// The same for a mirror page that is all zeros.
-    pub(super) restore_zero: unsafe fn(*mut u8) -> bool,
+    pub(super) restore_zero: unsafe fn(*mut u8, Ahead) -> bool,
 }
 
 impl Kernels {
@@ -49,12 +49,23 @@ impl Kernels {
     }
 }
 
-/// Asks for all lines of the page at `page`.
-#[inline]
-pub(super) fn prefetch_page(page: *const u8) {
-    for offset in (0..PAGE_SIZE).step_by(CHUNK_SIZE) {
-        // SAFETY: a prefetch of any address is a hint that can't fault. SSE is part of x86-64.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(page.wrapping_add(offset).cast()) };
+/// Two pages that will be needed soon: their lines are asked for one by one while another page is compared.
+///
+/// All at once would fill the few buffers that wait for memory, and stall.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ahead {
+    pub(super) live: *const u8,
+    pub(super) mirror: *const u8,
+}
+
+impl Ahead {
+    /// Asks for line `i` of both.
+    #[inline(always)]
+    fn prefetch(self, i: usize) {
+        for page in [self.live, self.mirror] {
+            // SAFETY: a prefetch of any address is a hint that can't fault. SSE is part of x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(page.wrapping_add(i * CHUNK_SIZE).cast()) };
+        }
     }
 }
 
@@ -102,9 +113,10 @@ macro_rules! kernels {
             }
 
             #[target_feature(enable = $feature)]
-            unsafe fn take(live: *const u8, mirror: *mut u8, mut old: *mut u8) -> u64 {
+            unsafe fn take(live: *const u8, mirror: *mut u8, mut old: *mut u8, ahead: Ahead) -> u64 {
                 let mut mask = 0;
                 for i in 0..PAGE_CHUNKS {
+                    ahead.prefetch(i);
                     // SAFETY: chunk `i` of two pages; `old` has had fewer than 64 chunks so far and is valid for 64.
                     unsafe {
                         let new = load(live.add(i * CHUNK_SIZE));
@@ -121,16 +133,15 @@ macro_rules! kernels {
             }
 
             #[target_feature(enable = $feature)]
-            unsafe fn take_zero(live: *const u8, mirror: *mut u8, mut old: *mut u8) -> u64 {
+            unsafe fn take_zero(live: *const u8, mirror: *mut u8, ahead: Ahead) -> u64 {
                 let mut mask = 0;
                 for i in 0..PAGE_CHUNKS {
-                    // SAFETY: as in `take`.
+                    ahead.prefetch(i);
+                    // SAFETY: chunk `i` of two pages.
                     unsafe {
                         let new = load(live.add(i * CHUNK_SIZE));
                         if differ(new, zero()) {
-                            store(old, zero());
                             store(mirror.add(i * CHUNK_SIZE), new);
-                            old = old.add(CHUNK_SIZE);
                             mask |= 1 << i;
                         }
                     }
@@ -139,9 +150,10 @@ macro_rules! kernels {
             }
 
             #[target_feature(enable = $feature)]
-            unsafe fn restore(live: *mut u8, mirror: *const u8) -> bool {
+            unsafe fn restore(live: *mut u8, mirror: *const u8, ahead: Ahead) -> bool {
                 let mut changed = false;
                 for i in 0..PAGE_CHUNKS {
+                    ahead.prefetch(i);
                     // SAFETY: chunk `i` of two pages.
                     unsafe {
                         let wanted = load(mirror.add(i * CHUNK_SIZE));
@@ -155,9 +167,10 @@ macro_rules! kernels {
             }
 
             #[target_feature(enable = $feature)]
-            unsafe fn restore_zero(live: *mut u8) -> bool {
+            unsafe fn restore_zero(live: *mut u8, ahead: Ahead) -> bool {
                 let mut changed = false;
                 for i in 0..PAGE_CHUNKS {
+                    ahead.prefetch(i);
                     // SAFETY: chunk `i` of a page.
                     unsafe {
                         if differ(load(live.add(i * CHUNK_SIZE)), zero()) {

@@ -43,16 +43,20 @@ proptest! {
             let mut live = page_with(&before);
             let mut old = vec![Chunk([9; CHUNK_SIZE])];
             let memory = live_of(&mut live);
-            let first = access.take(&memory, &mut mirror, 0, &mut old).unwrap();
-            prop_assert_eq!(first, naive_mask(&live.0, &[0; PAGE_SIZE]), "{}", kernels.name);
-            prop_assert_eq!(mirror.is_resident(0), first != 0);
+            let first = access.take(&memory, &mut mirror, 0, None, &mut old).unwrap();
+            let mask = naive_mask(&live.0, &[0; PAGE_SIZE]);
+            prop_assert_eq!(first, Taken { mask, was_zero: true }, "{}", kernels.name);
+            prop_assert_eq!(mirror.is_resident(0), mask != 0);
+            prop_assert_eq!(&old, &[Chunk([9; CHUNK_SIZE])]);
+            mirror.set_resident(0);
             old.clear();
 
             let before = live.0;
             let mut live = page_with(&after);
             let memory = live_of(&mut live);
-            let mask = access.take(&memory, &mut mirror, 0, &mut old).unwrap();
+            let Taken { mask, was_zero } = access.take(&memory, &mut mirror, 0, None, &mut old).unwrap();
             prop_assert_eq!(mask, naive_mask(&live.0, &before), "{}", kernels.name);
+            prop_assert!(!was_zero);
             prop_assert_eq!(mirror.page_mut(0), &live.0);
             let kept = (0..PAGE_CHUNKS).filter(|i| mask >> i & 1 == 1);
             let expected: Vec<_> = kept.map(|i| &before[i * CHUNK_SIZE..][..CHUNK_SIZE]).collect();
@@ -66,13 +70,13 @@ proptest! {
             let access = Access { kernels };
             let mut mirror = Mirror::new(1).unwrap();
             let mut live = page_with(&mirrored);
-            access.take(&live_of(&mut live), &mut mirror, 0, &mut Vec::new()).unwrap();
+            access.take(&live_of(&mut live), &mut mirror, 0, None, &mut Vec::new()).unwrap();
             let wanted = live.0;
             let mut live = page_with(&written);
             let differed = live.0 != wanted;
-            prop_assert_eq!(access.restore(&live_of(&mut live), &mirror, 0), differed, "{}", kernels.name);
+            prop_assert_eq!(access.restore(&live_of(&mut live), &mirror, 0, None), differed, "{}", kernels.name);
             prop_assert!(live.0 == wanted);
-            prop_assert!(!access.restore(&live_of(&mut live), &mirror, 0));
+            prop_assert!(!access.restore(&live_of(&mut live), &mirror, 0, None));
         }
     }
 }
@@ -83,8 +87,9 @@ fn the_last_byte_counts() {
         let mut mirror = Mirror::new(1).unwrap();
         let mut live = page_with(&[(PAGE_SIZE - 1, 1)]);
         let mut old = Vec::new();
-        let mask = Access { kernels }.take(&live_of(&mut live), &mut mirror, 0, &mut old).unwrap();
-        assert_eq!(mask, 1 << 63, "{}", kernels.name);
+        mirror.set_resident(0);
+        let taken = Access { kernels }.take(&live_of(&mut live), &mut mirror, 0, None, &mut old).unwrap();
+        assert_eq!(taken, Taken { mask: 1 << 63, was_zero: false }, "{}", kernels.name);
         assert_eq!(old, [Chunk([0; CHUNK_SIZE])]);
     }
 }
@@ -94,5 +99,5 @@ fn the_last_byte_counts() {
 fn no_page_beyond_the_region() {
     let mut live = page_with(&[]);
     let mirror = Mirror::new(2).unwrap();
-    Access::detect().restore(&live_of(&mut live), &mirror, 1);
+    Access::detect().restore(&live_of(&mut live), &mirror, 1, None);
 }

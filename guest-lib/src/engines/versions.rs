@@ -47,21 +47,15 @@ impl<S> Versions<S> {
         u32::try_from(self.kept.len()).unwrap_or(self.history)
     }
 
-    /// Takes out the checkpoint that must make room before another can be added.
-    pub(super) fn evict(&mut self) -> Option<S> {
-        if self.retained() < self.history {
-            return None;
-        }
-        self.kept.pop_front().map(|version| version.snapshot)
-    }
-
-    /// Adds `snapshot` of `regions` as the newest.
-    pub(super) fn add(&mut self, regions: &Regions, snapshot: S) -> CheckpointId {
+    /// Adds `snapshot` of `regions` as the newest. Gives back the oldest if it made room.
+    pub(super) fn add(&mut self, regions: &Regions, snapshot: S) -> (CheckpointId, Option<S>) {
+        let full = self.retained() >= self.history;
+        let evicted = if full { self.kept.pop_front().map(|version| version.snapshot) } else { None };
         self.newest += 1;
         let id = CheckpointId(self.newest);
         let parent = self.current.replace(id);
         self.kept.push_back(Version { id, parent, snapshot, regions: sorted(regions) });
-        id
+        (id, evicted)
     }
 
     pub(super) fn get(&self, id: CheckpointId) -> Result<&Version<S>, Failure> {
@@ -135,10 +129,7 @@ mod tests {
     fn the_oldest_goes_when_the_history_is_full() {
         let regions = Regions::new(0);
         let mut versions = Versions::new(2);
-        let add = |versions: &mut Versions<u8>, snapshot| {
-            let evicted = versions.evict();
-            (versions.add(&regions, snapshot), evicted)
-        };
+        let add = |versions: &mut Versions<u8>, snapshot| versions.add(&regions, snapshot);
         let (first, none) = add(&mut versions, 1);
         assert_eq!(none, None);
         let (second, none) = add(&mut versions, 2);

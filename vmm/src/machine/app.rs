@@ -15,6 +15,9 @@ use crate::devices::checkpoint::device::IDENTITY;
 use crate::devices::checkpoint::{AddressSpace as SpaceId, CheckpointDevice, Limits};
 use crate::guest::app::cpu::{self, Cpu};
 use crate::guest::app::elf::{Image, LoadError, Loaded};
+use crate::guest::app::facts::StartFacts;
+pub use crate::guest::app::files::Grant;
+use crate::guest::app::files::{Descriptors, Files, GuestPath, Layout, LayoutError, SharedPci};
 use crate::guest::app::process::Process;
 use crate::guest::app::space::{AddressSpace, SpaceError};
 use crate::guest::app::stack::{MAX_ARGUMENTS, Start};
@@ -26,6 +29,7 @@ use crate::machine::end::End;
 use crate::machine::poll_policy::{PollMode, PollPolicy};
 use crate::machine::run_loop::RunLoop;
 use crate::machine::sandbox::{self, SandboxError};
+use crate::machine::sysfs::UnitSysfs;
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegisters};
 use crate::machine::{auxiliary, poller};
 use crate::memory::layout::{LARGE_PAGE, STACK_TOP};
@@ -42,6 +46,9 @@ pub const DEFAULT_MEMORY: u64 = 8 << 30;
 const MAX_REGIONS: u32 = 64;
 /// The machine's own memslot: the system span.
 const SYSTEM_SLOT: u32 = 0;
+/// Files in the program's private directories may take the memory's size divided by this, beside it: as
+/// much as Linux gives a tmpfs.
+const PRIVATE_FILES: u64 = 2;
 
 /// What to run, and with what.
 #[derive(Clone, Debug)]
@@ -62,17 +69,6 @@ pub struct AppConfig {
     pub poll: PollMode,
     /// Checkpoints that are retained.
     pub history: NonZeroUsize,
-}
-
-/// A directory of the host that the program sees.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Grant {
-    /// Where it is on the host.
-    pub host: PathBuf,
-    /// Where the program sees it.
-    pub guest: PathBuf,
-    /// Whether the program may change it.
-    pub writable: bool,
 }
 
 /// Why a guest could not be run, or not to its end.
@@ -148,6 +144,18 @@ pub enum RunError {
         /// Why.
         failure: crate::kvm::vcpu::Failure,
     },
+    /// The program can't be given the files that it should see.
+    #[error("the program's files can't be set up")]
+    Files(#[from] LayoutError),
+    /// The program can't start where it should.
+    #[error("the program can't start in {directory}")]
+    Directory {
+        /// The directory in the guest.
+        directory: GuestPath,
+        /// Why.
+        #[source]
+        source: nix::errno::Errno,
+    },
     /// The devices don't fit.
     #[error("the machine's devices don't fit together")]
     Devices(#[from] DeviceError),
@@ -213,7 +221,7 @@ impl Machine {
         let keeper = Arc::clone(&unit);
         space.set_vacate(Box::new(move |range| keeper.with(|unit| unit.vacate(range))));
         let name = config.program.file_name().map(|name| name.to_string_lossy().into_owned());
-        let process = Process::new(space, &name.unwrap_or_default());
+        let process = Process::new(space, files(config, &unit)?, start_facts(config), &name.unwrap_or_default());
         Ok(Self { cpu, process, unit, bus })
     }
 
@@ -242,6 +250,27 @@ impl Machine {
         polled?;
         Ok(end)
     }
+}
+
+/// The program's view of files, with the unit's PCI function in its sysfs.
+fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> {
+    let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(unit))));
+    let layout = Layout {
+        grants: config.grants.clone(),
+        working_directory: config.directory.clone(),
+        private_bytes: config.memory / PRIVATE_FILES,
+        functions: vec![function],
+    };
+    let (view, directory) = layout.build()?;
+    Files::new(view, Descriptors::standard(), &directory).map_err(|source| RunError::Directory { directory, source })
+}
+
+/// What /proc/self tells of the start.
+fn start_facts(config: &AppConfig) -> StartFacts {
+    let path = config.program.canonicalize().unwrap_or_else(|_| config.program.clone());
+    let texts = |texts: &[CString]| texts.iter().flat_map(|text| text.as_bytes_with_nul()).copied().collect();
+    let executable = GuestPath::from_clean(path.as_os_str().as_encoded_bytes());
+    StartFacts::new(executable, texts(&config.arguments), texts(&config.environment), Vec::new())
 }
 
 fn system_span(vm: &Vm) -> Result<Arc<Reservation>, RunError> {

@@ -9,4 +9,5 @@ pub mod poller;
 pub mod probe;
 pub mod run_loop;
 pub mod sandbox;
+mod sysfs;
 pub mod unit;

@@ -5,5 +5,6 @@ pub mod layout;
 pub mod page_table;
 pub mod program;
 pub mod rights;
+pub mod transfer;
 pub mod view;
 pub mod written;

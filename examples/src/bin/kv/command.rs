@@ -1,7 +1,5 @@
 //! Commands as they are typed.
 
-use std::fmt;
-
 /// One line, understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command<'l> {
@@ -26,24 +24,14 @@ pub(crate) enum Command<'l> {
 }
 
 /// Why a line is no command.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotACommand {
     /// The first word is none of ours; holds it.
+    #[error("no such command: {0:?}; there are SET GET DEL LIST BEGIN COMMIT ROLLBACK STATS QUIT")]
     Unknown(String),
     /// The command takes something that isn't there: how it is written.
+    #[error("usage: {0}")]
     Usage(&'static str),
-}
-
-impl fmt::Display for NotACommand {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown(word) => write!(
-                f,
-                "no such command: {word:?}; there are SET GET DEL LIST BEGIN COMMIT ROLLBACK STATS QUIT"
-            ),
-            Self::Usage(usage) => write!(f, "usage: {usage}"),
-        }
-    }
 }
 
 impl<'l> Command<'l> {

@@ -1,7 +1,5 @@
 //! The store: an index and a log of records, both in regions.
 
-use std::fmt;
-
 use cairn_guest::{Error, Region, Session};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -30,26 +28,14 @@ struct Head {
 }
 
 /// Why a key could not be set. The store is as it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Full {
     /// There are as many keys as fit; holds how many.
+    #[error("the store is full: it has {0} keys (--keys makes room for more)")]
     Keys(usize),
     /// So many bytes would be needed, and so many are free.
+    #[error("the store is full: {needed} bytes are needed and {free} are free (--room makes room for more)")]
     Bytes { needed: usize, free: usize },
-}
-
-impl fmt::Display for Full {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Keys(keys) => {
-                write!(f, "the store is full: it has {keys} keys (--keys makes room for more)")
-            }
-            Self::Bytes { needed, free } => write!(
-                f,
-                "the store is full: {needed} bytes are needed and {free} are free (--room makes room for more)"
-            ),
-        }
-    }
 }
 
 /// Figures for STATS.

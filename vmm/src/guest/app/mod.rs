@@ -3,6 +3,7 @@
 
 pub mod cpu;
 pub mod elf;
+pub mod facts;
 pub mod files;
 pub mod process;
 pub mod signals;

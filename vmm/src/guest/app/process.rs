@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use crate::guest::app::facts::{Facts, StartFacts};
+use crate::guest::app::files::Files;
 use crate::guest::app::signals::Signals;
 use crate::guest::app::space::AddressSpace;
 use crate::memory::program::ProgramMemory;
@@ -17,6 +19,10 @@ pub const PARENT_PID: u64 = 1;
 pub struct Process {
     /// Its memory, and what is mapped.
     pub space: AddressSpace,
+    /// The files that it sees and has open.
+    pub files: Files,
+    /// What it was started with.
+    pub start: StartFacts,
     /// What it does with signals.
     pub signals: Signals,
     /// Bases of the FS and GS segments, which arch_prctl sets.
@@ -39,11 +45,13 @@ pub struct Segments {
 }
 
 impl Process {
-    /// A program that starts with this memory.
+    /// A program that starts with this memory and these files.
     #[must_use]
-    pub fn new(space: AddressSpace, name: &str) -> Self {
+    pub fn new(space: AddressSpace, files: Files, start: StartFacts, name: &str) -> Self {
         let mut process = Self {
             space,
+            files,
+            start,
             signals: Signals::default(),
             segments: Segments::default(),
             name: [0; 16],
@@ -53,6 +61,17 @@ impl Process {
         let len = name.len().min(15);
         process.name[..len].copy_from_slice(&name.as_bytes()[..len]);
         process
+    }
+
+    /// What /proc tells of it.
+    #[must_use]
+    pub fn facts(&self) -> Facts<'_> {
+        Facts { space: &self.space, limits: &self.limits, start: &self.start }
+    }
+
+    /// Its files, to change them, and what /proc tells of it meanwhile.
+    pub fn files_and_facts(&mut self) -> (&mut Files, Facts<'_>) {
+        (&mut self.files, Facts { space: &self.space, limits: &self.limits, start: &self.start })
     }
 
     /// Its memory.

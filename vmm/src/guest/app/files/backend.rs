@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Debug,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
 };
 
 use nix::{
@@ -251,12 +251,6 @@ pub(super) trait Backend: Debug + Send + Sync {
 
     fn change_times(&self, _at: Inside<'_>, _follow: Follow, _times: &Times) -> Answer<()> {
         Err(Errno::EPERM)
-    }
-
-    /// The file at a place, as a descriptor that names it without opening it (`O_PATH`), for extended
-    /// attributes; none when the backend has no such thing.
-    fn name_file(&self, _at: Inside<'_>) -> Answer<Option<OwnedFd>> {
-        Ok(None)
     }
 }
 

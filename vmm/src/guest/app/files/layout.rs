@@ -1,10 +1,8 @@
 //! Which directories of the host a guest sees, and what the monitor puts beside them.
 
 use std::{
-    ffi::OsString,
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
 };
 
@@ -46,8 +44,8 @@ const SYSFS_TEXT_BYTES: i64 = 4096;
 pub struct Grant {
     /// The directory on the host.
     pub host: PathBuf,
-    /// Where the guest sees it; none for the same path.
-    pub guest: Option<PathBuf>,
+    /// Where the guest sees it: an absolute path.
+    pub guest: PathBuf,
     /// Whether the guest may change it.
     pub writable: bool,
 }
@@ -68,9 +66,6 @@ pub struct Layout {
 /// Why a file tree can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
-    /// `--dir` without a directory.
-    #[error("`{0}` grants nothing: write HOST, HOST:GUEST or HOST:GUEST:rw")]
-    Empty(String),
     /// The directory in the guest isn't absolute.
     #[error("{0} is no place for a directory in the guest: give an absolute path")]
     RelativeGuestPath(PathBuf),
@@ -92,29 +87,6 @@ pub enum LayoutError {
         #[source]
         source: Errno,
     },
-}
-
-impl FromStr for Grant {
-    type Err = LayoutError;
-
-    /// Reads `HOST[:GUEST][:rw]`.
-    fn from_str(text: &str) -> Result<Self, LayoutError> {
-        let (paths, writable) = match text.strip_suffix(":rw") {
-            Some(paths) => (paths, true),
-            None => (text, false),
-        };
-        let (host, guest) = match paths.split_once(':') {
-            Some((host, guest)) => (host, Some(PathBuf::from(guest))),
-            None => (paths, None),
-        };
-        if host.is_empty() {
-            return Err(LayoutError::Empty(text.to_owned()));
-        }
-        if let Some(guest) = guest.as_ref().filter(|guest| !guest.is_absolute()) {
-            return Err(LayoutError::RelativeGuestPath(guest.clone()));
-        }
-        Ok(Self { host: PathBuf::from(host), guest, writable })
-    }
 }
 
 impl Layout {
@@ -277,19 +249,12 @@ impl FileView {
     }
 }
 
-/// Where the guest sees a grant: the same path as on the host, without its links, if none was named.
+/// Where the guest sees a grant.
 fn guest_path(grant: &Grant) -> Result<GuestPath, LayoutError> {
-    let path = match &grant.guest {
-        Some(guest) => guest.clone(),
-        None => std::fs::canonicalize(&grant.host).map_err(|error| LayoutError::Host {
-            host: grant.host.clone(),
-            source: error.raw_os_error().map_or(Errno::EIO, Errno::from_raw),
-        })?,
-    };
-    if !path.is_absolute() {
-        return Err(LayoutError::RelativeGuestPath(path));
+    if !grant.guest.is_absolute() {
+        return Err(LayoutError::RelativeGuestPath(grant.guest.clone()));
     }
-    Ok(GuestPath::from_clean(&OsString::from(path).into_vec()))
+    Ok(GuestPath::from_clean(grant.guest.as_os_str().as_bytes()))
 }
 
 /// Why a host's directory can't be granted, for a person.

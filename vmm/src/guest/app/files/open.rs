@@ -6,7 +6,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use nix::{errno::Errno, fcntl::OFlag, sys::stat::fstat};
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    sys::{epoll::Epoll, stat::fstat},
+};
 
 use super::{
     backend::{Answer, OpenRequest, Space, host_space},
@@ -14,6 +18,7 @@ use super::{
     memory::MemoryHandle,
     path::GuestPath,
     status::Status,
+    synthetic::Bar,
 };
 
 /// An open file: what dup and a second descriptor share.
@@ -37,6 +42,8 @@ pub enum Object {
     Synthesized(SynthesizedHandle),
     /// `resourceN` of a PCI function. Only mmap means anything on it; read and write are `EIO`, as in sysfs.
     PciBar(PciBarHandle),
+    /// An epoll instance of the host, with the descriptors of this guest only.
+    Epoll(Epoll),
 }
 
 /// An open directory and how far it was listed.
@@ -44,8 +51,8 @@ pub enum Object {
 pub struct DirectoryHandle {
     directory: Box<dyn OpenDirectory>,
     listing: Listing,
-    /// Opened with `O_PATH`: can be a starting point but not be listed.
-    names_only: bool,
+    /// `O_PATH` if it can be a starting point but not be listed.
+    flags: OFlag,
 }
 
 /// An open synthesized file and its offset.
@@ -62,8 +69,8 @@ pub struct SynthesizedHandle {
 pub struct PciBarHandle {
     /// The function, such as `0000:00:01.0`.
     pub address: String,
-    /// Index of the BAR, 0 to 5.
-    pub index: u8,
+    /// The BAR, and where the guest has it.
+    pub bar: Bar,
     pub(super) status: Status,
 }
 
@@ -116,7 +123,13 @@ impl OpenFile {
     /// `/proc/self/fd` shows for it, such as `pipe:[7]`.
     #[must_use]
     pub fn unnamed(fd: OwnedFd, label: &str) -> Self {
-        Self::new(GuestPath::label(label), true, Object::Host(fd))
+        Self::labelled(Object::Host(fd), label)
+    }
+
+    /// Anything without a path.
+    #[must_use]
+    pub fn labelled(object: Object, label: &str) -> Self {
+        Self::new(GuestPath::label(label), true, object)
     }
 
     /// What it is.
@@ -162,6 +175,7 @@ impl OpenFile {
             Object::Host(fd) => Some(fd.as_fd()),
             Object::Memory(handle) => Some(handle.fd()),
             Object::Directory(handle) => handle.directory.host(),
+            Object::Epoll(epoll) => Some(epoll.0.as_fd()),
             Object::Synthesized(_) | Object::PciBar(_) => None,
         }
     }
@@ -188,6 +202,7 @@ impl OpenFile {
             Object::Directory(handle) => handle.directory.status(),
             Object::Synthesized(handle) => Ok(handle.status),
             Object::PciBar(handle) => Ok(handle.status),
+            Object::Epoll(epoll) => Ok(Status::from(&fstat(&epoll.0)?)),
         }
     }
 
@@ -200,6 +215,7 @@ impl OpenFile {
             Object::Host(fd) => host_space(fd),
             Object::Memory(handle) => Ok(handle.space()),
             Object::Directory(handle) => handle.directory.space(),
+            Object::Epoll(epoll) => host_space(&epoll.0),
             Object::Synthesized(_) | Object::PciBar(_) => Ok(super::synthetic::space()),
         }
     }
@@ -207,7 +223,13 @@ impl OpenFile {
 
 impl DirectoryHandle {
     pub(super) fn new(directory: Box<dyn OpenDirectory>, listing: Listing, request: &OpenRequest) -> Self {
-        Self { directory, listing, names_only: request.has(OFlag::O_PATH) }
+        Self { directory, listing, flags: OFlag::O_DIRECTORY | request.flags() & OFlag::O_PATH }
+    }
+
+    /// The access mode and status flags, for `F_GETFL`.
+    #[must_use]
+    pub fn flags(&self) -> OFlag {
+        self.flags
     }
 
     /// The next records of getdents64, at most `limit` bytes; empty at the end.
@@ -216,7 +238,7 @@ impl DirectoryHandle {
     /// `EINVAL` when `limit` is too small for one record, `EBADF` for a descriptor opened with `O_PATH`,
     /// `ENOENT` when the directory was removed.
     pub fn read_entries(&self, limit: usize) -> Answer<Vec<u8>> {
-        if self.names_only {
+        if self.flags.contains(OFlag::O_PATH) {
             return Err(Errno::EBADF);
         }
         self.listing.read(&*self.directory, limit)

@@ -1,15 +1,15 @@
 //! What system calls do with paths, over whatever is mounted there.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::sync::Arc;
 
 use nix::{errno::Errno, fcntl::OFlag};
 
 use super::{
     Caller,
-    backend::{Answer, Follow, Look, OpenRequest, Opened, PERMISSIONS, Removal, Renaming, Space, Times},
+    backend::{Answer, Follow, OpenRequest, Opened, PERMISSIONS, Removal, Renaming, Space, Times},
     listing::{Entry, Listing},
     open::{DirectoryHandle, Object, OpenDirectory, OpenFile},
-    path::{GuestPath, Inside, parts},
+    path::{Inside, parts},
     status::Status,
     view::{At, End, FileView, Mount, Place},
 };
@@ -216,34 +216,6 @@ impl FileView {
             mount.backend.status(caller, inside, follow)?;
             check_writable(mount)?;
             mount.backend.change_times(inside, follow, times)
-        })
-    }
-
-    /// Names a file for its extended attributes; none where there can't be any.
-    ///
-    /// # Errors
-    /// Those of the lookup.
-    pub fn name_file(&self, caller: &Caller<'_>, at: &At<'_>, follow: Follow) -> Answer<Option<OwnedFd>> {
-        self.act(caller, at, follow.into(), |mount, inside, _| {
-            mount.backend.status(caller, inside, follow)?;
-            mount.backend.name_file(inside)
-        })
-    }
-
-    /// The canonical path of an existing directory, for chdir.
-    ///
-    /// # Errors
-    /// `ENOTDIR`.
-    pub fn find_directory(&self, caller: &Caller<'_>, at: &At<'_>) -> Answer<GuestPath> {
-        self.act(caller, at, End::Follow, |mount, inside, place| {
-            if !inside.is_root() {
-                match mount.backend.look(caller, inside)? {
-                    Look::Directory => {}
-                    Look::Symlink(_) => return Err(Errno::ELOOP),
-                    Look::Other => return Err(Errno::ENOTDIR),
-                }
-            }
-            Ok(place.path.clone())
         })
     }
 

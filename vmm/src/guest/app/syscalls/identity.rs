@@ -107,7 +107,7 @@ pub(super) fn prlimit(process: &mut Process, &[of, resource, new, old, ..]: &Arg
     if of != 0 && of != PID {
         return Err(Errno::ESRCH);
     }
-    let current = limit(process, resource)?;
+    let current = limit(&process.limits, resource)?;
     if new != 0 {
         let wanted: [u64; 2] = process.memory().read(new)?;
         set_limit(process, resource, current, wanted)?;
@@ -119,22 +119,22 @@ pub(super) fn prlimit(process: &mut Process, &[of, resource, new, old, ..]: &Arg
 }
 
 pub(super) fn getrlimit(process: &mut Process, &[resource, to, ..]: &Arguments) -> Answer {
-    let current = limit(process, resource)?;
+    let current = limit(&process.limits, resource)?;
     process.memory().write(to, &current).map(|()| 0)
 }
 
 pub(super) fn setrlimit(process: &mut Process, &[resource, from, ..]: &Arguments) -> Answer {
-    let current = limit(process, resource)?;
+    let current = limit(&process.limits, resource)?;
     let wanted: [u64; 2] = process.memory().read(from)?;
     set_limit(process, resource, current, wanted)
 }
 
 /// The soft and hard limit on `resource`.
-fn limit(process: &Process, resource: u64) -> Result<[u64; 2], Errno> {
+pub(in crate::guest::app) fn limit(limits: &[(u64, [u64; 2])], resource: u64) -> Result<[u64; 2], Errno> {
     if LIMITS <= resource {
         return Err(Errno::EINVAL);
     }
-    if let Some((_, limits)) = process.limits.iter().find(|(number, _)| *number == resource) {
+    if let Some((_, limits)) = limits.iter().find(|(number, _)| *number == resource) {
         return Ok(*limits);
     }
     let unlimited = libc::RLIM_INFINITY;
@@ -156,6 +156,9 @@ fn set_limit(process: &mut Process, resource: u64, current: [u64; 2], wanted: [u
     }
     process.limits.retain(|(number, _)| *number != resource);
     process.limits.push((resource, wanted));
+    if resource == u64::from(libc::RLIMIT_NOFILE) {
+        process.files.descriptors_mut().set_limit(wanted[0]);
+    }
     Ok(0)
 }
 

@@ -5,9 +5,10 @@ use std::ops::Range;
 use nix::errno::Errno;
 use nix::sys::mman::MapFlags;
 
+use crate::guest::app::files::Object;
 use crate::guest::app::process::Process;
-use crate::guest::app::space::{Place, SpaceError};
-use crate::guest::app::syscalls::{Answer, Arguments};
+use crate::guest::app::space::{FileSource, Place, SpaceError};
+use crate::guest::app::syscalls::{Answer, Arguments, int};
 use crate::memory::layout::{PAGE, WINDOW_SIZE, round_up};
 use crate::memory::rights::Rights;
 
@@ -24,8 +25,7 @@ pub(super) fn mmap(process: &mut Process, &[address, len, prot, flags, fd, offse
     }
     let shared = kind != MapFlags::MAP_PRIVATE;
     let mapped = if !flags.contains(MapFlags::MAP_ANONYMOUS) {
-        let _ = (fd, offset);
-        return Err(Errno::EBADF);
+        return map_file(process, place, rights, shared, (fd, offset));
     } else if shared {
         process.space.map_shared(place, rights)
     } else {
@@ -37,6 +37,36 @@ pub(super) fn mmap(process: &mut Process, &[address, len, prot, flags, fd, offse
         let _ = process.memory().window().populate(&range);
     }
     Ok(range.start)
+}
+
+fn map_file(process: &mut Process, place: Place, rights: Rights, shared: bool, from: (u64, u64)) -> Answer {
+    let (fd, offset) = from;
+    if !offset.is_multiple_of(PAGE) {
+        return Err(Errno::EINVAL);
+    }
+    let file = process.files.descriptors().get(int(fd))?;
+    let range = match file.object() {
+        Object::Host(_) | Object::Memory(_) => {
+            let fd = file.host().ok_or(Errno::ENODEV)?;
+            let source = FileSource { path: String::from_utf8_lossy(file.path().as_bytes()).into(), offset };
+            process.space.map_file(place, rights, shared, fd, source)
+        }
+        Object::PciBar(handle) if shared => {
+            let len = match &place {
+                Place::Exactly(range) | Place::IfFree(range) | Place::Near(range) => range.end - range.start,
+                Place::Anywhere(len) => *len,
+            };
+            let start = handle.bar.address.checked_add(offset).ok_or(Errno::EINVAL)?;
+            let end = start.checked_add(len).ok_or(Errno::EINVAL)?;
+            if handle.bar.address + round_up(handle.bar.size, PAGE).ok_or(Errno::EINVAL)? < end {
+                return Err(Errno::EINVAL);
+            }
+            process.space.map_device(start..end, rights)
+        }
+        Object::PciBar(_) => return Err(Errno::EINVAL),
+        _ => return Err(Errno::ENODEV),
+    };
+    range.map(|range| range.start).map_err(|error| told(&error))
 }
 
 pub(super) fn munmap(process: &mut Process, &[address, len, ..]: &Arguments) -> Answer {

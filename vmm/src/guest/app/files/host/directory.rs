@@ -25,7 +25,7 @@ use super::{
     },
     own_link,
 };
-use crate::host::directory::read_entries;
+use crate::host::calls::read_entries;
 
 /// An open directory of the host.
 #[derive(Debug)]

@@ -21,10 +21,10 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2, readlinkat},
+    fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat},
     sys::stat::{FileStat, Mode, fstat},
     sys::statfs::fstatfs,
-    unistd::{AccessFlags, access},
+    unistd::{AccessFlags, faccessat},
 };
 
 use super::{
@@ -206,7 +206,7 @@ impl Backend for HostTree {
             return Self::access_as_everyone(&stat, mode);
         }
         let flags = AccessFlags::from_bits_truncate(i32::try_from(mode).map_err(|_| Errno::EINVAL)?);
-        if is(&stat, libc::S_IFLNK) { Ok(()) } else { access(&*own_link(&fd), flags) }
+        if is(&stat, libc::S_IFLNK) { Ok(()) } else { faccessat(AT_FDCWD, &*own_link(&fd), flags, AtFlags::empty()) }
     }
 
     fn space(&self) -> Answer<Space> {
@@ -244,10 +244,6 @@ impl Backend for HostTree {
 
     fn change_times(&self, at: Inside<'_>, follow: Follow, times: &Times) -> Answer<()> {
         self.set_times(at, follow, times)
-    }
-
-    fn name_file(&self, at: Inside<'_>) -> Answer<Option<OwnedFd>> {
-        Ok(Some(self.name(at)?.0))
     }
 }
 

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::{
     errno::Errno,
-    fcntl::OFlag,
-    unistd::{AccessFlags, access, getegid, geteuid},
+    fcntl::{AT_FDCWD, AtFlags, OFlag},
+    unistd::{AccessFlags, faccessat, getegid, geteuid},
 };
 
 pub use file::{Budget, MemoryHandle};
@@ -184,7 +184,7 @@ impl Backend for MemoryTree {
         match tree.node(Self::find_followed(&tree, at, follow)?)? {
             Node::File(file) => {
                 let mode = AccessFlags::from_bits_truncate(i32::try_from(mode).map_err(|_| Errno::EINVAL)?);
-                access(&*own_link(file.memfd()), mode)
+                faccessat(AT_FDCWD, &*own_link(file.memfd()), mode, AtFlags::empty())
             }
             Node::Directory(node) if node.mode >> 6 & mode != mode && !geteuid().is_root() => {
                 Err(Errno::EACCES)

@@ -47,6 +47,11 @@ const LINKS: [(&str, &str); 4] = [
 pub(in crate::guest::app::files) struct DevSource;
 
 impl Source for DevSource {
+    /// For /dev/shm.
+    fn can_hold_mounts(&self) -> bool {
+        true
+    }
+
     fn node(&self, _caller: &Caller<'_>, names: &[&[u8]]) -> Option<Node> {
         let [name] = names else {
             return names.is_empty().then(|| Node::Directory(listing()));

@@ -40,6 +40,11 @@ pub fn random_uuid() -> String {
 pub(super) trait Source: Debug + Send + Sync {
     /// What is at a place; none if nothing is.
     fn node(&self, caller: &Caller<'_>, names: &[&[u8]]) -> Option<Node>;
+
+    /// Whether directories may be mounted right below the root.
+    fn can_hold_mounts(&self) -> bool {
+        false
+    }
 }
 
 /// What can be at a place of a synthesized tree.
@@ -148,6 +153,11 @@ impl<S: Source> SyntheticTree<S> {
 impl<S: Source> Backend for SyntheticTree<S> {
     fn writable(&self) -> bool {
         false
+    }
+
+    fn make_mount_point(&self, at: Inside<'_>, last: bool) -> Answer<()> {
+        let right_below = last && at.names().count() == 1;
+        if right_below && self.source.can_hold_mounts() { Ok(()) } else { Err(Errno::EPERM) }
     }
 
     fn look(&self, caller: &Caller<'_>, at: Inside<'_>) -> Answer<Look> {

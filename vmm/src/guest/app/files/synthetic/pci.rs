@@ -61,7 +61,7 @@ pub struct PciIds {
 }
 
 /// A base address register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bar {
     /// 0 to 5.
     pub index: u8,
@@ -124,7 +124,7 @@ impl PciFile {
             Kind::Enable => Box::new(Enable(Text(b"1\n".to_vec()))),
             Kind::Bar(bar) => {
                 let address = lock(&self.function).address();
-                return Ok(Object::PciBar(PciBarHandle { address, index: bar.index, status }));
+                return Ok(Object::PciBar(PciBarHandle { address, bar, status }));
             }
         };
         Ok(Object::Synthesized(SynthesizedHandle::new(file, status, request)))
