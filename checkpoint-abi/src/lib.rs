@@ -1,4 +1,200 @@
-//! The contract between a program in a guest and the checkpoint device of its hypervisor.
+//! The contract between a program in a guest and the checkpoint device of its hypervisor: the device's
+//! specification, and the types and bytes that both sides share.
+//!
+//! # Checkpoint device
+//!
+//! The checkpoint device keeps versions of a program's memory outside the guest. The *driver* is a library in
+//! the program, not a part of the guest's kernel. The words MUST, SHOULD and MAY are those of the virtio
+//! standard, version 1.2, which holds wherever this page says nothing else.
+//!
+//! A **session** is one program's connection to the device, bound to its address space and to a random key. A
+//! **region** is a page-aligned span of the program's memory that it registers. A **checkpoint** is a
+//! committed version of all regions of the session.
+//!
+//! ## Discovery
+//!
+//! The device is a PCI function with the identity of [`pci`]. Its structures are found by the vendor-specific
+//! capabilities of virtio 1.2, 4.1.4: common configuration, notification, ISR status, device configuration.
+//! There is no MSI-X capability and the device sends no interrupt.
+//!
+//! - One function serves one session. A guest has as many functions as it can have sessions at once.
+//! - The device MUST come with its BAR assigned and memory decoding on: a driver without rights can do
+//!   neither.
+//! - The device MUST have its structures where [`pci`] says, and capabilities that say so. The driver SHOULD
+//!   follow the capabilities. Linux shows a program without rights only the first 64 bytes of the
+//!   configuration space, which end before them: such a driver MAY take the places from [`pci`].
+//! - The driver MUST hold an exclusive record lock (`fcntl(F_SETLK)`) on the whole `resource0` file of the
+//!   function in sysfs for as long as it uses the function, and MUST take another function if it can't get
+//!   it. (A `flock` would be shared with forked children.)
+//!
+//! ## Virtqueues
+//!
+//! | index | queue | |
+//! |---|---|---|
+//! | 0 | requests | a split ring of at most [`pci::QUEUE_MAX_SIZE`] descriptors |
+//!
+//! ## Feature bits
+//!
+//! | bit | feature | |
+//! |---|---|---|
+//! | 32 | `VIRTIO_F_VERSION_1` | the device MUST offer it, the driver MUST accept it |
+//! | 33 | `VIRTIO_F_ACCESS_PLATFORM` | the device MAY offer it, as its addresses aren't physical ones; the driver SHOULD then accept it, and nothing changes if it doesn't |
+//!
+//! No device-specific bit is defined. What is optional belongs to the session and is agreed on in HELLO:
+//!
+//! | bit | HELLO feature | request flag | |
+//! |---|---|---|---|
+//! | 0 | [`FEATURE_HINT`] | [`FLAG_HINT`] | reserved |
+//! | 1 | [`FEATURE_DURABLE`] | [`FLAG_DURABLE`] | reserved |
+//! | 2 | [`FEATURE_ASYNC`] | [`FLAG_ASYNC`] | reserved |
+//!
+//! A device MUST agree only to features that it offers and the driver asked for. It MUST answer
+//! [`Status::Unsupported`] to a request with a flag that it doesn't know or whose feature wasn't agreed on.
+//! In version 1 no feature is offered and so every flag is refused.
+//!
+//! ## Device configuration layout
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 4 | newest protocol version that the device speaks |
+//! | 4 | 4 | oldest protocol version that the device speaks |
+//! | 8 | 8 | reserved, zero |
+//!
+//! The fields are read-only and never change. The driver SHOULD give up before DRIVER_OK if it speaks no
+//! version in that range.
+//!
+//! ## Device initialization
+//!
+//! The driver MUST follow virtio 1.2, 3.1.1: reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK (and read it
+//! back), the request queue, DRIVER_OK; and FAILED if it gives up. Resetting the device ends the session.
+//!
+//! ## Addresses
+//!
+//! **Every address that the driver gives to the device is a virtual address of the driver's own program**:
+//! those of the rings in the common configuration, of the buffers in descriptors, of regions in requests. No
+//! physical address is told to the program or taken from it.
+//!
+//! - The device MUST translate them with the page tables that are in force where the request was made, and
+//!   MUST treat memory as absent that the program itself, at its own privilege, couldn't read (or write,
+//!   where the device writes).
+//! - The device MUST NOT write memory of the program other than used ring, reply buffers and, in ROLLBACK,
+//!   regions; and only between a notification and the end of its store, or while it polls.
+//! - Ring and buffers MUST be private anonymous memory of the program that is present and writable at every
+//!   notification. If the device finds that a ring isn't, it MUST set DEVICE_NEEDS_RESET.
+//! - Nothing needs to be pinned and the guest's kernel may move pages.
+//!
+//! ## Device operation
+//!
+//! ### A request
+//!
+//! The driver puts a descriptor chain in the available ring: device-readable descriptors of exactly
+//! [`REQUEST_SIZE`] bytes together (an encoded [`Envelope`], see [`request`]), then device-writable ones of
+//! at least [`REPLY_SIZE`] bytes together (for an encoded [`Reply`], see [`reply`]).
+//!
+//! - The device MUST write the whole reply before it puts the chain into the used ring, with length
+//!   [`REPLY_SIZE`]. If the writable part is too small it MUST use the chain with length 0 and MUST NOT do
+//!   what was asked.
+//! - The device MUST copy the request once and judge the copy; it MUST answer bytes that don't decode with
+//!   [`DecodeError::status`], and MUST NOT let anything in the request or the rings harm another session.
+//! - The driver SHOULD have at most one request outstanding. The device serves requests in order.
+//! - A request is all or nothing: whatever the status but [`Status::Ok`], ids, regions, checkpoints and
+//!   memory are as before it, except where this page says otherwise (a wrong key; ROLLBACK).
+//!
+//! ### Notification
+//!
+//! The driver notifies by a 16-bit store of the queue's index to the queue's notification address. The device
+//! serves what is available before that store returns, on the CPU that stored: when it returns, the reply is
+//! there.
+//!
+//! ### Polling
+//!
+//! The device MAY poll the available ring instead. It says so by VIRTQ_USED_F_NO_NOTIFY in the used ring's
+//! flags.
+//!
+//! - While the flag is set, the driver SHOULD spin on the used ring for a bounded time before it notifies. It
+//!   MUST notify then, flag or not: a poller may have gone to sleep.
+//! - HELLO, REGISTER and UNREGISTER are served at a notification only, as they change whom the device serves
+//!   or the guest's memory layout: the driver MUST notify for them at once, and a polling device MUST leave
+//!   them, and what follows them, in the ring. It MAY leave any other request there too.
+//! - A device MUST accept a notification while it polls, and MUST serve each request once.
+//! - A device MUST NOT poll where it can't know which address space is running.
+//!
+//! ### Resumable requests
+//!
+//! The device doesn't fault the program's memory in. When it needs pages that are absent (or, for ROLLBACK,
+//! not writable), it answers [`Status::Again`] with up to [`reply::MAX_MISSING`] spans and a cursor.
+//!
+//! - The device MUST NOT commit anything before it answers with another status.
+//! - The driver MUST touch every page of every listed span: read a byte, and for ROLLBACK write it back. Then
+//!   it makes the same request again with the reply's cursor.
+//! - The driver MUST refuse spans that aren't in memory that the request is about (its regions; in REGISTER,
+//!   the span itself): a device has no business elsewhere.
+//! - The cursor means something to the device only. The device MUST accept 0, which begins anew, and the
+//!   cursor of its last reply if the request is the same. It MUST answer any other with
+//!   [`Status::Malformed`]: a request in between ends what was unfinished.
+//! - A driver SHOULD bound the number of rounds.
+//! - A page of a region that was never touched counts as zeros where the device can know that; it needs no
+//!   touch.
+//!
+//! ### HELLO
+//!
+//! Opens a session and ends the one before it on this function. The driver sends the newest version that it
+//! speaks and the features it wants; the device answers the version and features of the session (version: the
+//! smaller of the two sides' newest, or [`Status::Version`] if one side doesn't speak it), the session's key,
+//! and its limits: regions at once, bytes of all regions together, checkpoints that are retained.
+//!
+//! The key MUST be 128 bits from a cryptographic random source. Every later request carries it.
+//!
+//! - To a request with another key the device MUST answer [`Status::BadKey`], end the session and drop what
+//!   it keeps for it: who guesses gets one guess.
+//! - To a request from another address space than HELLO's, a forked child's, the device MUST answer
+//!   [`Status::BadKey`] and leave the session as it is.
+//! - To a request without a session the device MUST answer [`Status::BadKey`].
+//!
+//! ### REGISTER and UNREGISTER
+//!
+//! REGISTER makes a span a region. The span MUST be whole pages of private anonymous memory that the program
+//! may read and write ([`Status::BadSpan`], [`Status::NotMapped`]), MUST NOT overlap a region
+//! ([`Status::Overlap`], detail is the region), and its name MUST be free ([`Status::BadName`]). Limits:
+//! [`Status::Limit`]. The program keeps the span mapped, readable and writable until UNREGISTER.
+//!
+//! Registering takes no checkpoint: the region is in those that are taken from now on.
+//!
+//! UNREGISTER ends a region. Its id is never used again, so that checkpoints with it can't be rolled back to;
+//! they stay until they are released or evicted.
+//!
+//! ### CHECKPOINT
+//!
+//! Commits the content of all regions as a new checkpoint, whose parent is the checkpoint that memory derives
+//! from: the one taken or rolled back to last. Ids start at 1, rise, and are never reused in a session. If
+//! more than the announced number would be retained, the oldest ids are evicted. If it fails, no id is used
+//! up and the checkpoints before it stand.
+//!
+//! ### ROLLBACK
+//!
+//! Gives every region the content of a checkpoint.
+//!
+//! - The set of regions belongs to the checkpoint. If today's set isn't the same, the answer is
+//!   [`Status::RegionSet`], detail is a region that is in one and not in the other, and memory is as it was.
+//! - Newer checkpoints stay, and can be rolled back to, until they are released or evicted.
+//! - A released id, or one that never was, is [`Status::NoCheckpoint`]; an evicted one is
+//!   [`Status::Evicted`].
+//! - A rollback that ends with [`Status::Host`] may have written a part of the regions; every checkpoint
+//!   stands, and a rollback that succeeds repairs it.
+//!
+//! ### RELEASE
+//!
+//! Gives up a checkpoint, also the one that memory derives from. Its children stay and keep its id as parent.
+//!
+//! ### QUERY
+//!
+//! Reads figures of the session or of one checkpoint. It changes nothing.
+//!
+//! ## Versions
+//!
+//! [`PROTOCOL_VERSION`] counts this contract, apart from any package's version. Within a version, sizes and
+//! offsets are fixed; reserved bytes, flags and feature bits can get a meaning by a feature, and kinds and
+//! statuses can be added by a feature. Everything else needs a new version.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -7,11 +203,14 @@ pub mod pci;
 pub mod reply;
 pub mod request;
 pub mod status;
+mod wire;
 
-pub use ids::{CheckpointId, RegionId, RegionName, SessionKey, Span};
-pub use reply::{Reply, ReplyBody};
-pub use request::{Envelope, Request};
+pub use ids::{CheckpointId, NameError, RegionId, RegionName, SessionKey, Span};
+pub use reply::{REPLY_SIZE, Reply, ReplyBody};
+pub use request::{Envelope, REQUEST_SIZE, Request};
+pub use request::{FEATURE_ASYNC, FEATURE_DURABLE, FEATURE_HINT, FLAG_ASYNC, FLAG_DURABLE, FLAG_HINT};
 pub use status::Status;
+pub use wire::DecodeError;
 
 /// Bytes in a page: the unit of registration and of tracking.
 pub const PAGE_SIZE: u64 = 4096;

@@ -1,7 +1,32 @@
-//! What the device answers.
+//! What the device answers, and its bytes.
+//!
+//! A reply is [`REPLY_SIZE`] bytes, little-endian. Bytes that a table doesn't name are reserved: the device
+//! MUST set them to zero, the driver MUST refuse them otherwise.
+//!
+//! | offset | size | field | |
+//! |---|---|---|---|
+//! | 0 | 2 | status | [`Status`] |
+//! | 2 | 2 | body kind | which of the tables below is the body |
+//! | 4 | 4 | cursor | with [`Status::Again`]: what the next try carries; else 0 |
+//! | 8 | 4 | detail | an id that the status explains, or 0 |
+//! | 16 | 256 | body | by body kind |
+//!
+//! | body kind | answer to | body |
+//! |---|---|---|
+//! | 0 | UNREGISTER, ROLLBACK, RELEASE, and every error | |
+//! | 1 | HELLO | 16: version u32, 20: max regions u32, 24: features u64, 32: key, 16 bytes, 48: history u32, 56: max bytes u64 |
+//! | 2 | REGISTER | 16: region u32 |
+//! | 3 | CHECKPOINT | 16: checkpoint u64 |
+//! | 4 | QUERY of the session | 16: regions u32, 20: retained u32, from 24, 8 bytes each: current, checkpoints, rollbacks, mirror bytes, history bytes, table bytes, pages compared, pages changed, pages protected, pages open |
+//! | 5 | QUERY of a checkpoint | 16: checkpoint u64, 24: parent u64, 32: pages changed u64, 40: bytes u64, 48: has parent u32 (0: none, and parent is 0; 1) |
+//! | 6 | any, with [`Status::Again`] | 16: count u32 (at most 15), from 24, 16 bytes each: address u64, length u64 |
 
 use crate::ids::{CheckpointId, RegionId, SessionKey, Span};
 use crate::status::Status;
+use crate::wire::{DecodeError, array, exactly, get_bool, get_u16, get_u32, get_u64, put, reserved};
+
+/// Bytes of a reply.
+pub const REPLY_SIZE: usize = 272;
 
 /// Spans that one reply can list.
 pub const MAX_MISSING: usize = 15;
@@ -120,5 +145,247 @@ impl Missing {
     #[must_use]
     pub fn spans(&self) -> &[Span] {
         &self.spans[..usize::from(self.len)]
+    }
+}
+
+impl Reply {
+    /// A reply that is only a status.
+    #[must_use]
+    pub const fn refusal(status: Status, detail: u32) -> Self {
+        Self { status, cursor: 0, detail, body: ReplyBody::Empty }
+    }
+
+    /// The reply of a request that is done.
+    #[must_use]
+    pub const fn done(body: ReplyBody) -> Self {
+        Self { status: Status::Ok, cursor: 0, detail: 0, body }
+    }
+
+    /// The reply of a request that must be made again.
+    #[must_use]
+    pub const fn again(cursor: u32, missing: Missing) -> Self {
+        Self { status: Status::Again, cursor, detail: 0, body: ReplyBody::Missing(missing) }
+    }
+
+    /// The reply's bytes; every byte of `out` is written.
+    pub fn encode(&self, out: &mut [u8; REPLY_SIZE]) {
+        *out = [0; REPLY_SIZE];
+        put(out, STATUS, self.status.to_u16().to_le_bytes());
+        put(out, KIND, self.body.kind().to_le_bytes());
+        put(out, CURSOR, self.cursor.to_le_bytes());
+        put(out, DETAIL, self.detail.to_le_bytes());
+        self.body.encode(out);
+    }
+
+    /// Reads a reply.
+    ///
+    /// # Errors
+    /// [`DecodeError`], by the tables of this module. That the body fits the request is for the caller to
+    /// check.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let bytes: &[u8; REPLY_SIZE] = exactly(bytes)?;
+        let number = get_u16(bytes, STATUS);
+        let status = Status::from_u16(number).ok_or(DecodeError::UnknownStatus(number))?;
+        reserved(bytes, DETAIL + 4..BODY)?;
+        let body = ReplyBody::decode(get_u16(bytes, KIND), bytes)?;
+        Ok(Self { status, cursor: get_u32(bytes, CURSOR), detail: get_u32(bytes, DETAIL), body })
+    }
+}
+
+// The header.
+const STATUS: usize = 0;
+const KIND: usize = 2;
+const CURSOR: usize = 4;
+const DETAIL: usize = 8;
+// The body, by kind.
+const BODY: usize = 16;
+const HELLO_VERSION: usize = BODY;
+const HELLO_MAX_REGIONS: usize = 20;
+const HELLO_FEATURES: usize = 24;
+const HELLO_KEY: usize = 32;
+const HELLO_HISTORY: usize = 48;
+const HELLO_MAX_BYTES: usize = 56;
+const HELLO_END: usize = 64;
+const SESSION_REGIONS: usize = BODY;
+const SESSION_RETAINED: usize = 20;
+const SESSION_CURRENT: usize = 24;
+const SESSION_CHECKPOINTS: usize = 32;
+const SESSION_ROLLBACKS: usize = 40;
+const SESSION_MIRROR_BYTES: usize = 48;
+const SESSION_HISTORY_BYTES: usize = 56;
+const SESSION_TABLE_BYTES: usize = 64;
+const SESSION_PAGES_COMPARED: usize = 72;
+const SESSION_PAGES_CHANGED: usize = 80;
+const SESSION_PAGES_PROTECTED: usize = 88;
+const SESSION_PAGES_OPEN: usize = 96;
+const SESSION_END: usize = 104;
+const FIGURES_ID: usize = BODY;
+const FIGURES_PARENT: usize = 24;
+const FIGURES_PAGES_CHANGED: usize = 32;
+const FIGURES_BYTES: usize = 40;
+const FIGURES_HAS_PARENT: usize = 48;
+const FIGURES_END: usize = 52;
+const MISSING_COUNT: usize = BODY;
+const MISSING_SPANS: usize = 24;
+const SPAN_SIZE: usize = 16;
+
+const _: () = assert!(MISSING_SPANS + MAX_MISSING * SPAN_SIZE <= REPLY_SIZE);
+
+const KIND_EMPTY: u16 = 0;
+const KIND_HELLO: u16 = 1;
+const KIND_REGION: u16 = 2;
+const KIND_CHECKPOINT: u16 = 3;
+const KIND_SESSION: u16 = 4;
+const KIND_FIGURES: u16 = 5;
+const KIND_MISSING: u16 = 6;
+
+impl ReplyBody {
+    const fn kind(&self) -> u16 {
+        match self {
+            Self::Empty => KIND_EMPTY,
+            Self::Hello(_) => KIND_HELLO,
+            Self::Region(_) => KIND_REGION,
+            Self::Checkpoint(_) => KIND_CHECKPOINT,
+            Self::Session(_) => KIND_SESSION,
+            Self::CheckpointFigures(_) => KIND_FIGURES,
+            Self::Missing(_) => KIND_MISSING,
+        }
+    }
+
+    fn encode(&self, out: &mut [u8; REPLY_SIZE]) {
+        match self {
+            Self::Empty => {}
+            Self::Hello(hello) => hello.encode(out),
+            Self::Region(region) => put(out, BODY, region.0.to_le_bytes()),
+            Self::Checkpoint(checkpoint) => put(out, BODY, checkpoint.0.to_le_bytes()),
+            Self::Session(figures) => figures.encode(out),
+            Self::CheckpointFigures(figures) => figures.encode(out),
+            Self::Missing(missing) => missing.encode(out),
+        }
+    }
+
+    fn decode(kind: u16, bytes: &[u8; REPLY_SIZE]) -> Result<Self, DecodeError> {
+        let (body, end) = match kind {
+            KIND_EMPTY => (Self::Empty, BODY),
+            KIND_HELLO => (Self::Hello(Hello::decode(bytes)?), HELLO_END),
+            KIND_REGION => (Self::Region(RegionId(get_u32(bytes, BODY))), BODY + 4),
+            KIND_CHECKPOINT => (Self::Checkpoint(CheckpointId(get_u64(bytes, BODY))), BODY + 8),
+            KIND_SESSION => (Self::Session(SessionFigures::decode(bytes)), SESSION_END),
+            KIND_FIGURES => (Self::CheckpointFigures(CheckpointFigures::decode(bytes)?), FIGURES_END),
+            KIND_MISSING => {
+                let missing = Missing::decode(bytes)?;
+                (Self::Missing(missing), MISSING_SPANS + missing.spans().len() * SPAN_SIZE)
+            }
+            unknown => return Err(DecodeError::UnknownKind(unknown)),
+        };
+        reserved(bytes, end..REPLY_SIZE)?;
+        Ok(body)
+    }
+}
+
+impl Hello {
+    fn encode(&self, out: &mut [u8; REPLY_SIZE]) {
+        put(out, HELLO_VERSION, self.version.to_le_bytes());
+        put(out, HELLO_MAX_REGIONS, self.max_regions.to_le_bytes());
+        put(out, HELLO_FEATURES, self.features.to_le_bytes());
+        put(out, HELLO_KEY, self.key.0);
+        put(out, HELLO_HISTORY, self.history.to_le_bytes());
+        put(out, HELLO_MAX_BYTES, self.max_bytes.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8; REPLY_SIZE]) -> Result<Self, DecodeError> {
+        reserved(bytes, HELLO_HISTORY + 4..HELLO_MAX_BYTES)?;
+        Ok(Self {
+            version: get_u32(bytes, HELLO_VERSION),
+            features: get_u64(bytes, HELLO_FEATURES),
+            key: SessionKey(array(bytes, HELLO_KEY)),
+            max_regions: get_u32(bytes, HELLO_MAX_REGIONS),
+            history: get_u32(bytes, HELLO_HISTORY),
+            max_bytes: get_u64(bytes, HELLO_MAX_BYTES),
+        })
+    }
+}
+
+impl SessionFigures {
+    fn encode(&self, out: &mut [u8; REPLY_SIZE]) {
+        put(out, SESSION_REGIONS, self.regions.to_le_bytes());
+        put(out, SESSION_RETAINED, self.retained.to_le_bytes());
+        put(out, SESSION_CURRENT, self.current.to_le_bytes());
+        put(out, SESSION_CHECKPOINTS, self.checkpoints.to_le_bytes());
+        put(out, SESSION_ROLLBACKS, self.rollbacks.to_le_bytes());
+        put(out, SESSION_MIRROR_BYTES, self.mirror_bytes.to_le_bytes());
+        put(out, SESSION_HISTORY_BYTES, self.history_bytes.to_le_bytes());
+        put(out, SESSION_TABLE_BYTES, self.table_bytes.to_le_bytes());
+        put(out, SESSION_PAGES_COMPARED, self.pages_compared.to_le_bytes());
+        put(out, SESSION_PAGES_CHANGED, self.pages_changed.to_le_bytes());
+        put(out, SESSION_PAGES_PROTECTED, self.pages_protected.to_le_bytes());
+        put(out, SESSION_PAGES_OPEN, self.pages_open.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8; REPLY_SIZE]) -> Self {
+        Self {
+            regions: get_u32(bytes, SESSION_REGIONS),
+            retained: get_u32(bytes, SESSION_RETAINED),
+            current: get_u64(bytes, SESSION_CURRENT),
+            checkpoints: get_u64(bytes, SESSION_CHECKPOINTS),
+            rollbacks: get_u64(bytes, SESSION_ROLLBACKS),
+            mirror_bytes: get_u64(bytes, SESSION_MIRROR_BYTES),
+            history_bytes: get_u64(bytes, SESSION_HISTORY_BYTES),
+            table_bytes: get_u64(bytes, SESSION_TABLE_BYTES),
+            pages_compared: get_u64(bytes, SESSION_PAGES_COMPARED),
+            pages_changed: get_u64(bytes, SESSION_PAGES_CHANGED),
+            pages_protected: get_u64(bytes, SESSION_PAGES_PROTECTED),
+            pages_open: get_u64(bytes, SESSION_PAGES_OPEN),
+        }
+    }
+}
+
+impl CheckpointFigures {
+    fn encode(&self, out: &mut [u8; REPLY_SIZE]) {
+        put(out, FIGURES_ID, self.id.0.to_le_bytes());
+        put(out, FIGURES_PARENT, self.parent.map_or(0, |parent| parent.0).to_le_bytes());
+        put(out, FIGURES_PAGES_CHANGED, self.pages_changed.to_le_bytes());
+        put(out, FIGURES_BYTES, self.bytes.to_le_bytes());
+        put(out, FIGURES_HAS_PARENT, u32::from(self.parent.is_some()).to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8; REPLY_SIZE]) -> Result<Self, DecodeError> {
+        let parent = if get_bool(bytes, FIGURES_HAS_PARENT)? {
+            Some(CheckpointId(get_u64(bytes, FIGURES_PARENT)))
+        } else {
+            reserved(bytes, FIGURES_PARENT..FIGURES_PAGES_CHANGED)?;
+            None
+        };
+        Ok(Self {
+            id: CheckpointId(get_u64(bytes, FIGURES_ID)),
+            parent,
+            pages_changed: get_u64(bytes, FIGURES_PAGES_CHANGED),
+            bytes: get_u64(bytes, FIGURES_BYTES),
+        })
+    }
+}
+
+impl Missing {
+    fn encode(&self, out: &mut [u8; REPLY_SIZE]) {
+        put(out, MISSING_COUNT, u32::from(self.len).to_le_bytes());
+        for (index, span) in self.spans().iter().enumerate() {
+            let at = MISSING_SPANS + index * SPAN_SIZE;
+            put(out, at, span.address.to_le_bytes());
+            put(out, at + 8, span.len.to_le_bytes());
+        }
+    }
+
+    fn decode(bytes: &[u8; REPLY_SIZE]) -> Result<Self, DecodeError> {
+        let count = get_u32(bytes, MISSING_COUNT);
+        let out_of_range = DecodeError::BadField { offset: MISSING_COUNT, value: count.into() };
+        let len = u8::try_from(count).map_err(|_| out_of_range)?;
+        let mut missing = Self { len, spans: [Span { address: 0, len: 0 }; MAX_MISSING] };
+        let spans = missing.spans.get_mut(..usize::from(len)).ok_or(out_of_range)?;
+        for (index, span) in spans.iter_mut().enumerate() {
+            let at = MISSING_SPANS + index * SPAN_SIZE;
+            *span = Span { address: get_u64(bytes, at), len: get_u64(bytes, at + 8) };
+        }
+        reserved(bytes, MISSING_COUNT + 4..MISSING_SPANS)?;
+        Ok(missing)
     }
 }

@@ -1,6 +1,49 @@
-//! What a program asks.
+//! What a program asks, and its bytes.
+//!
+//! A request is [`REQUEST_SIZE`] bytes, little-endian. Bytes that a table doesn't name are reserved: the
+//! driver MUST set them to zero, the device MUST refuse them otherwise ([`Status::Malformed`]).
+//!
+//! | offset | size | field | |
+//! |---|---|---|---|
+//! | 0 | 2 | kind | which of the tables below is the body |
+//! | 2 | 2 | flags | [`FLAG_HINT`], [`FLAG_DURABLE`], [`FLAG_ASYNC`]: 0 while no feature is offered |
+//! | 4 | 4 | cursor | 0 at first; the reply's cursor when it said [`Status::Again`] |
+//! | 8 | 16 | key | the session's key; the driver MUST set zeros in HELLO, where the device MUST ignore it |
+//! | 24 | 104 | body | by kind |
+//!
+//! | kind | request | body |
+//! |---|---|---|
+//! | 1 | HELLO | 24: version u32, 32: features u64 |
+//! | 2 | REGISTER | 24: address u64, 32: length u64, 40: name length u8 (1 to 63), 41: name, zero-padded to 63 bytes |
+//! | 3 | UNREGISTER | 24: region u32 |
+//! | 4 | CHECKPOINT | |
+//! | 5 | ROLLBACK | 24: checkpoint u64 |
+//! | 6 | RELEASE | 24: checkpoint u64 |
+//! | 7 | QUERY | 24: checkpoint u64, 32: subject u32 (0: the session, and checkpoint is 0; 1: the checkpoint) |
 
 use crate::ids::{CheckpointId, RegionId, RegionName, SessionKey, Span};
+#[cfg(doc)]
+use crate::status::Status;
+use crate::wire::{DecodeError, array, exactly, get_bool, get_u16, get_u32, get_u64, put, reserved};
+
+/// Bytes of a request.
+pub const REQUEST_SIZE: usize = 128;
+
+/// HELLO feature: CHECKPOINT takes hints about what was and will be written. Not offered in version 1.
+pub const FEATURE_HINT: u64 = 1 << 0;
+/// HELLO feature: a checkpoint can be made to survive the host. Not offered in version 1.
+pub const FEATURE_DURABLE: u64 = 1 << 1;
+/// HELLO feature: a request can be answered with a ticket before it's done. Not offered in version 1.
+pub const FEATURE_ASYNC: u64 = 1 << 2;
+/// Every HELLO feature that this version of the contract can serve.
+pub const OFFERED_FEATURES: u64 = 0;
+
+/// Request flag of [`FEATURE_HINT`].
+pub const FLAG_HINT: u16 = 1 << 0;
+/// Request flag of [`FEATURE_DURABLE`].
+pub const FLAG_DURABLE: u16 = 1 << 1;
+/// Request flag of [`FEATURE_ASYNC`].
+pub const FLAG_ASYNC: u16 = 1 << 2;
 
 /// A request and what it carries whatever its kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,4 +95,146 @@ pub enum Request {
         /// About one checkpoint, or else about the session.
         checkpoint: Option<CheckpointId>,
     },
+}
+
+impl Envelope {
+    /// The request's bytes; every byte of `out` is written.
+    pub fn encode(&self, out: &mut [u8; REQUEST_SIZE]) {
+        *out = [0; REQUEST_SIZE];
+        put(out, KIND, self.request.kind().to_le_bytes());
+        put(out, CURSOR, self.cursor.to_le_bytes());
+        put(out, KEY, self.key.0);
+        self.request.encode_body(out);
+    }
+
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// [`DecodeError`], by the tables of this module; [`DecodeError::status`] is what a device answers to it.
+    /// The fields are not judged further: ids may name nothing and spans may be anything.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let bytes: &[u8; REQUEST_SIZE] = exactly(bytes)?;
+        match get_u16(bytes, FLAGS) {
+            0 => {}
+            flags => return Err(DecodeError::UnknownFlags(flags)),
+        }
+        let request = Request::decode_body(get_u16(bytes, KIND), bytes)?;
+        Ok(Self { key: SessionKey(array(bytes, KEY)), cursor: get_u32(bytes, CURSOR), request })
+    }
+}
+
+// The header.
+const KIND: usize = 0;
+const FLAGS: usize = 2;
+const CURSOR: usize = 4;
+const KEY: usize = 8;
+// The body, by kind.
+const BODY: usize = 24;
+const HELLO_VERSION: usize = BODY;
+const HELLO_FEATURES: usize = 32;
+const HELLO_END: usize = 40;
+const REGISTER_ADDRESS: usize = BODY;
+const REGISTER_LEN: usize = 32;
+const REGISTER_NAME_LEN: usize = 40;
+const REGISTER_NAME: usize = 41;
+const REGISTER_END: usize = REGISTER_NAME + crate::ids::MAX_NAME_LEN;
+const REGION: usize = BODY;
+const REGION_END: usize = 28;
+const CHECKPOINT: usize = BODY;
+const CHECKPOINT_END: usize = 32;
+const QUERY_SUBJECT: usize = 32;
+const QUERY_END: usize = 36;
+
+const _: () = assert!(REGISTER_END == 104 && REGISTER_END <= REQUEST_SIZE);
+
+const KIND_HELLO: u16 = 1;
+const KIND_REGISTER: u16 = 2;
+const KIND_UNREGISTER: u16 = 3;
+const KIND_CHECKPOINT: u16 = 4;
+const KIND_ROLLBACK: u16 = 5;
+const KIND_RELEASE: u16 = 6;
+const KIND_QUERY: u16 = 7;
+
+impl Request {
+    const fn kind(&self) -> u16 {
+        match self {
+            Self::Hello { .. } => KIND_HELLO,
+            Self::Register { .. } => KIND_REGISTER,
+            Self::Unregister { .. } => KIND_UNREGISTER,
+            Self::Checkpoint => KIND_CHECKPOINT,
+            Self::Rollback { .. } => KIND_ROLLBACK,
+            Self::Release { .. } => KIND_RELEASE,
+            Self::Query { .. } => KIND_QUERY,
+        }
+    }
+
+    fn encode_body(&self, out: &mut [u8; REQUEST_SIZE]) {
+        match self {
+            Self::Hello { version, features } => {
+                put(out, HELLO_VERSION, version.to_le_bytes());
+                put(out, HELLO_FEATURES, features.to_le_bytes());
+            }
+            Self::Register { span, name } => {
+                put(out, REGISTER_ADDRESS, span.address.to_le_bytes());
+                put(out, REGISTER_LEN, span.len.to_le_bytes());
+                let (len, name) = name.as_wire();
+                put(out, REGISTER_NAME_LEN, [len]);
+                put(out, REGISTER_NAME, *name);
+            }
+            Self::Unregister { region } => put(out, REGION, region.0.to_le_bytes()),
+            Self::Checkpoint => {}
+            Self::Rollback { checkpoint } | Self::Release { checkpoint } => {
+                put(out, CHECKPOINT, checkpoint.0.to_le_bytes());
+            }
+            Self::Query { checkpoint } => {
+                put(out, CHECKPOINT, checkpoint.map_or(0, |id| id.0).to_le_bytes());
+                put(out, QUERY_SUBJECT, u32::from(checkpoint.is_some()).to_le_bytes());
+            }
+        }
+    }
+
+    fn decode_body(kind: u16, bytes: &[u8; REQUEST_SIZE]) -> Result<Self, DecodeError> {
+        let (request, end) = match kind {
+            KIND_HELLO => {
+                reserved(bytes, HELLO_VERSION + 4..HELLO_FEATURES)?;
+                let version = get_u32(bytes, HELLO_VERSION);
+                (Self::Hello { version, features: get_u64(bytes, HELLO_FEATURES) }, HELLO_END)
+            }
+            KIND_REGISTER => {
+                let span =
+                    Span { address: get_u64(bytes, REGISTER_ADDRESS), len: get_u64(bytes, REGISTER_LEN) };
+                let name = decode_name(bytes)?;
+                (Self::Register { span, name }, REGISTER_END)
+            }
+            KIND_UNREGISTER => (Self::Unregister { region: RegionId(get_u32(bytes, REGION)) }, REGION_END),
+            KIND_CHECKPOINT => (Self::Checkpoint, BODY),
+            KIND_ROLLBACK => (Self::Rollback { checkpoint: get_checkpoint(bytes) }, CHECKPOINT_END),
+            KIND_RELEASE => (Self::Release { checkpoint: get_checkpoint(bytes) }, CHECKPOINT_END),
+            KIND_QUERY => (Self::Query { checkpoint: decode_subject(bytes)? }, QUERY_END),
+            unknown => return Err(DecodeError::UnknownKind(unknown)),
+        };
+        reserved(bytes, end..REQUEST_SIZE)?;
+        Ok(request)
+    }
+}
+
+fn get_checkpoint(bytes: &[u8; REQUEST_SIZE]) -> CheckpointId {
+    CheckpointId(get_u64(bytes, CHECKPOINT))
+}
+
+/// A name's length counts before its bytes do, so that the padding can be told from the name.
+fn decode_name(bytes: &[u8; REQUEST_SIZE]) -> Result<RegionName, DecodeError> {
+    let len = usize::from(bytes[REGISTER_NAME_LEN]);
+    let field = &bytes[REGISTER_NAME..REGISTER_END];
+    let name = field.get(..len).ok_or(DecodeError::BadName(crate::ids::NameError::TooLong(len)))?;
+    reserved(bytes, REGISTER_NAME + len..REGISTER_END)?;
+    RegionName::new(name).map_err(DecodeError::BadName)
+}
+
+fn decode_subject(bytes: &[u8; REQUEST_SIZE]) -> Result<Option<CheckpointId>, DecodeError> {
+    if get_bool(bytes, QUERY_SUBJECT)? {
+        return Ok(Some(get_checkpoint(bytes)));
+    }
+    reserved(bytes, CHECKPOINT..CHECKPOINT_END)?;
+    Ok(None)
 }

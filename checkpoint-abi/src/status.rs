@@ -1,5 +1,7 @@
 //! How a request ended.
 
+use core::fmt;
+
 /// The first field of every response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
@@ -14,7 +16,8 @@ pub enum Status {
     Unsupported = 3,
     /// The two sides share no protocol version.
     Version = 4,
-    /// The key isn't the session's, or there is no session. A wrong key ends the session.
+    /// The key isn't the session's, the request comes from another address space, or there is no session. A
+    /// wrong key ends the session.
     BadKey = 5,
     /// The span isn't page-aligned, is empty or wraps.
     BadSpan = 6,
@@ -28,7 +31,8 @@ pub enum Status {
     NoCheckpoint = 10,
     /// The checkpoint was evicted: more than the retained number were taken after it.
     Evicted = 11,
-    /// The checkpoint's region set isn't today's; detail is the id of a region that is in one and not in the other.
+    /// The checkpoint's region set isn't today's; detail is the id of a region that is in one and not in the
+    /// other.
     RegionSet = 12,
     /// A limit that HELLO announced (regions, bytes) is reached.
     Limit = 13,
@@ -38,4 +42,79 @@ pub enum Status {
     Host = 15,
     /// A region's name is empty, too long, not text, or taken.
     BadName = 16,
+}
+
+impl Status {
+    /// Every status, in the order of their numbers.
+    pub const ALL: [Self; 17] = [
+        Self::Ok,
+        Self::Again,
+        Self::Malformed,
+        Self::Unsupported,
+        Self::Version,
+        Self::BadKey,
+        Self::BadSpan,
+        Self::NotMapped,
+        Self::Overlap,
+        Self::NoRegion,
+        Self::NoCheckpoint,
+        Self::Evicted,
+        Self::RegionSet,
+        Self::Limit,
+        Self::NoMemory,
+        Self::Host,
+        Self::BadName,
+    ];
+
+    /// The status with this number on the wire, if there is one.
+    #[must_use]
+    pub fn from_u16(number: u16) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// The number on the wire.
+    #[must_use]
+    pub const fn to_u16(self) -> u16 {
+        self as u16
+    }
+}
+
+/// What it means, for a person; the detail of the reply isn't in it.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "done",
+            Self::Again => "memory must be touched before the request can be served",
+            Self::Malformed => "the device could not parse the request",
+            Self::Unsupported => "the device doesn't know this request or flag",
+            Self::Version => "program and device share no protocol version",
+            Self::BadKey => "the request doesn't belong to the device's session, or the session has ended",
+            Self::BadSpan => "the memory is not a page-aligned span of whole pages",
+            Self::NotMapped => "the memory is not mapped, or the program may not write it",
+            Self::Overlap => "the memory overlaps a registered region",
+            Self::NoRegion => "no region has this id",
+            Self::NoCheckpoint => "no checkpoint has this id",
+            Self::Evicted => "the checkpoint was evicted: too many were taken after it",
+            Self::RegionSet => "the checkpoint's regions are not the session's regions of today",
+            Self::Limit => "a limit of the device is reached",
+            Self::NoMemory => "the host has no memory for it",
+            Self::Host => "the host failed; its log says how",
+            Self::BadName => "the region's name is empty, too long, not text, or taken",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_names_its_status_and_no_other_does() {
+        for number in 0..=u16::MAX {
+            match Status::from_u16(number) {
+                Some(status) => assert_eq!(status.to_u16(), number),
+                None => assert!(usize::from(number) >= Status::ALL.len()),
+            }
+        }
+    }
 }

@@ -1,1 +1,61 @@
-//! Placeholder.
+//! A virtio driver in user space for the checkpoint device of `cairn-abi`: no kernel module, no privileged
+//! code.
+//!
+//! # The way of a request
+//!
+//! ```text
+//!  Client::checkpoint()                          the device
+//!    |  encode into the request buffer               |
+//!    |  available index + 1, fence                   |
+//!    |  used flags say NO_NOTIFY?                    |
+//!    |    yes: look at the used index, bounded  <----|  polls, serves, used index + 1
+//!    |    no, or nothing came, or not for polling:  |
+//!    |  16-bit store to the notification address --->|  serves before the store returns
+//!    |  used index, id and length checked            |
+//!    |  copy and decode the reply                    |
+//!    |  Again: touch the pages it lists, ask again   |
+//!    v  Ok, or ShimError
+//! ```
+//!
+//! Nothing sleeps and there is no interrupt: an unprivileged program could take none.
+//!
+//! # Finding the device
+//!
+//! PCI functions are looked up in sysfs; the first one with the device's id whose `resource0` can be locked
+//! by a record lock is ours. That file is the BAR, and mapping it is all the access that is needed. In a
+//! guest without a kernel the hypervisor answers the same files, so that this is the only way.
+//!
+//! The capabilities in `config` say where the structures are; a program without rights sees only the header
+//! of that file, and takes the places that belong to the device's revision.
+//!
+//! # What is trusted
+//!
+//! The hypervisor can read and write everything in the guest, so that checks here are not against malice.
+//! They turn a hypervisor that is broken, of another version or gone into an error of this library, where the
+//! program could otherwise read a wrong reply, touch memory that isn't its own, or hang.
+//!
+//! `unsafe` is in `mapping` (the BAR), `ring` (the page shared with the device) and `touch` (pages of
+//! regions).
+
+mod capabilities;
+mod claim;
+mod client;
+mod error;
+mod find;
+mod mapping;
+mod registers;
+mod ring;
+mod start;
+mod touch;
+mod transport;
+
+pub use capabilities::LayoutError;
+pub use client::Client;
+pub use error::ShimError;
+pub use find::{FindError, PCI_DEVICES};
+pub use start::StartError;
+pub use touch::RegionMemory;
+pub use transport::{CallError, Transport};
+
+#[cfg(test)]
+mod fake;

@@ -1,1 +1,109 @@
-//! Placeholder.
+//! What the tests of the whole share: finding the built programs, and running them natively and in a guest.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+/// A program that this workspace builds, beside the running test; built now if it isn't there (that happens
+/// when a test is run by itself).
+///
+/// # Panics
+/// When it can't be built.
+#[must_use]
+pub fn built(package: &str, name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("a test knows where it is");
+    let directory = own.parent().and_then(Path::parent).expect("a test is in target/PROFILE/deps").to_owned();
+    let program = directory.join(name);
+    if !program.is_file() {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command.args(["build", "--quiet", "--package", package, "--bin", name]);
+        if directory.file_name() == Some(OsStr::new("release")) {
+            command.arg("--release");
+        }
+        assert!(command.status().is_ok_and(|status| status.success()), "{package}'s {name} can't be built");
+    }
+    program
+}
+
+/// A program of tests/guests.
+#[must_use]
+pub fn guest(name: &str) -> PathBuf {
+    built("cairn-tests", name)
+}
+
+/// `cairn run` with these options, to which a program is to be added.
+#[must_use]
+pub fn cairn_run(options: &[&str]) -> Command {
+    let mut command = Command::new(built("cairn-vmm", "cairn"));
+    command.arg("run").args(options).arg("--");
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// Runs a command with `input`, and returns what it printed and how it ended.
+///
+/// # Errors
+/// When it can't be started or fed.
+pub fn run(command: &mut Command, input: &[u8]) -> Result<Output> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("{command:?}"))?;
+    let mut stdin = child.stdin.take().context("a piped standard input")?;
+    std::thread::scope(|scope| {
+        // Beside reading, so that neither side waits for the other with a full pipe. A program may end
+        // without reading all of it.
+        scope.spawn(move || drop(stdin.write_all(input)));
+        child.wait_with_output().context("waiting for the program")
+    })
+}
+
+/// What a program printed, and its exit status: what must be the same natively and in a guest.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Printed {
+    /// Exit status, or none if a signal killed it.
+    pub status: Option<i32>,
+    /// Standard output.
+    pub out: Vec<u8>,
+    /// Standard error.
+    pub err: Vec<u8>,
+}
+
+impl From<Output> for Printed {
+    fn from(output: Output) -> Self {
+        Self { status: output.status.code(), out: output.stdout, err: output.stderr }
+    }
+}
+
+impl std::fmt::Debug for Printed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(4000)]).into_owned();
+        write!(f, "status {:?}\n--- stdout\n{}\n--- stderr\n{}", self.status, text(&self.out), text(&self.err))
+    }
+}
+
+/// Runs `program` natively and under `cairn run`, in `directory` with `input`, and checks that both print the
+/// same and end alike.
+///
+/// # Errors
+/// When they differ, or can't be run.
+pub fn same_in_guest(program: &str, args: &[&str], directory: &Path, input: &[u8]) -> Result<Printed> {
+    let environment = [("PATH", "/usr/bin:/bin"), ("HOME", "/"), ("LC_ALL", "C.UTF-8"), ("TZ", "UTC")];
+    let prepare = |command: &mut Command| {
+        command.current_dir(directory).env_clear().envs(environment);
+    };
+    let mut native = Command::new(program);
+    prepare(native.args(args));
+    let native = Printed::from(run(&mut native, input)?);
+    let mut guest = cairn_run(&[]);
+    prepare(guest.arg(program).args(args));
+    let guest = Printed::from(run(&mut guest, input)?);
+    ensure!(native == guest, "{program} {args:?}\nnatively: {native:?}\nin the guest: {guest:?}");
+    Ok(guest)
+}

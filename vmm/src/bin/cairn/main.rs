@@ -1,2 +1,63 @@
-//! Placeholder.
-fn main() {}
+//! The `cairn` command.
+
+mod bench;
+mod doctor;
+mod exit;
+mod run;
+mod size;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+
+/// Runs programs in virtual machines and keeps their checkpoints.
+#[derive(Parser, Debug)]
+#[command(name = "cairn", version, max_term_width = 100)]
+struct Cli {
+    /// Say more on stderr: -v what happens, -vv every decision, -vvv every system call. RUST_LOG chooses by module.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a program as the only one of a virtual machine.
+    Run(Box<run::Run>),
+    /// Tell what KVM is here, what it can do, and what things cost on it.
+    Doctor(doctor::Doctor),
+    /// Measure checkpoint cycles beside what user level can do.
+    Bench(bench::Bench),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.verbose);
+    let done = match cli.command {
+        Command::Run(run) => run.run(),
+        Command::Doctor(doctor) => doctor.run(),
+        Command::Bench(bench) => bench.run(),
+    };
+    done.unwrap_or_else(|error| exit::report(&error))
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .without_time()
+        .with_target(false)
+        .init();
+}

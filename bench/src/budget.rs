@@ -1,0 +1,154 @@
+//! How much time and memory a run may take.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use cairn_guest::EngineKind;
+
+/// Batches that each engine gets in a cell, in turns with the others.
+pub const ROUNDS: u32 = 8;
+/// Cycles that are timed in each batch, however long they take.
+pub const MIN_BATCH: u32 = 2;
+/// The time of a `--quick` run that is planned with; the rest of a minute is for what can't be planned.
+pub const QUICK: Duration = Duration::from_secs(42);
+/// Of the time of a cell, one part in so many is for cycles; the others are for start, warm-up, rollbacks, checks.
+const CYCLES_SHARE: u32 = 3;
+/// The least and the most time for the cycles of one engine in one cell of a run with a deadline.
+const SLICE: (Duration, Duration) = (Duration::from_millis(40), Duration::from_secs(2));
+/// Bytes that a worker takes beside its memory of regions.
+const PROCESS_MIB: u64 = 64;
+
+/// How long cycles are timed.
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
+    /// The same for every engine and cell.
+    Fixed(Duration),
+    /// What is left until then, spread over what is left to do.
+    Until(Instant),
+}
+
+impl Pace {
+    /// Time for the cycles of one of `engines` in one of `cells` that are left, this one included.
+    #[must_use]
+    pub fn slice(self, cells: usize, engines: usize) -> Duration {
+        match self {
+            Self::Fixed(time) => time,
+            Self::Until(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let parts = u32::try_from(cells.saturating_mul(engines)).unwrap_or(u32::MAX);
+                (left / parts.max(1) / CYCLES_SHARE).clamp(SLICE.0, SLICE.1)
+            }
+        }
+    }
+}
+
+/// Cycles for a batch of `time`, if one takes `cycle_ns`.
+#[must_use]
+pub fn batch(time: Duration, cycle_ns: u64, dirty: u32) -> u32 {
+    let fitting = time.as_nanos() / u128::from(cycle_ns.max(1));
+    let most = crate::protocol::MAX_BATCH.min(crate::protocol::MAX_PLANNED_PAGES / dirty.max(1)).max(1);
+    u32::try_from(fitting).unwrap_or(u32::MAX).max(MIN_BATCH).min(most)
+}
+
+/// MiB that a worker and its engine take at most, with a region of `region_mib` of which one epoch writes
+/// `dirty_mib`: the region, its mirror or copies, the history, and at the end the model.
+#[must_use]
+pub fn needed_mib(engine: EngineKind, region_mib: u32, dirty_mib: u32) -> u64 {
+    let (region, dirty) = (u64::from(region_mib), u64::from(dirty_mib));
+    let kept = match engine {
+        // Two retained copies, and the one that is being made.
+        EngineKind::FullCopy => 3 * region,
+        // Two children that share all but what was written since.
+        EngineKind::Fork => 2 * dirty,
+        EngineKind::Cairn | EngineKind::Mprotect | EngineKind::UffdWp | EngineKind::UserCompare => {
+            region + 2 * dirty
+        }
+    };
+    region + kept + PROCESS_MIB
+}
+
+/// Splits engines into groups that fit into `available_mib` together with one model, in their order. An engine that
+/// does not even fit alone is left out, with the MiB that it needs.
+#[must_use]
+pub fn groups(
+    needs: &[(EngineKind, u64)],
+    model_mib: u64,
+    available_mib: u64,
+) -> (Vec<Vec<EngineKind>>, Vec<(EngineKind, u64)>) {
+    let (mut groups, mut too_large): (Vec<Vec<EngineKind>>, _) = (Vec::new(), Vec::new());
+    let mut used = u64::MAX;
+    for &(engine, need) in needs {
+        let alone = need.saturating_add(model_mib);
+        if alone > available_mib {
+            too_large.push((engine, alone));
+            continue;
+        }
+        match groups.last_mut() {
+            Some(group) if used.saturating_add(need) <= available_mib => {
+                group.push(engine);
+                used += need;
+            }
+            _ => {
+                groups.push(vec![engine]);
+                used = alone;
+            }
+        }
+    }
+    (groups, too_large)
+}
+
+/// MiB that can be had without pushing others out: MemAvailable of proc_meminfo(5). None if the system doesn't say.
+#[must_use]
+pub fn available_mib() -> Option<u64> {
+    meminfo_mib(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")
+}
+
+/// A field of /proc/meminfo, whose unit is KiB, in MiB.
+pub(crate) fn meminfo_mib(meminfo: &str, field: &str) -> Option<u64> {
+    let value = meminfo.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib >> 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use EngineKind::{Cairn, Fork, FullCopy};
+
+    #[test]
+    fn engines_that_fit_share_a_group_and_others_get_their_own() {
+        let needs = [(Cairn, 4), (FullCopy, 5), (Fork, 3)];
+        assert_eq!(groups(&needs, 1, 13), (vec![vec![Cairn, FullCopy, Fork]], vec![]));
+        assert_eq!(groups(&needs, 1, 12), (vec![vec![Cairn, FullCopy], vec![Fork]], vec![]));
+        assert_eq!(groups(&needs, 1, 5), (vec![vec![Cairn], vec![Fork]], vec![(FullCopy, 6)]));
+        assert_eq!(groups(&needs, 1, 3).1.len(), 3);
+    }
+
+    #[test]
+    fn a_batch_has_as_many_cycles_as_fit_within_its_limits() {
+        let second = Duration::from_secs(1);
+        assert_eq!(batch(second, 1_000_000, 163), 1000);
+        assert_eq!(batch(second, 10_000_000_000, 163), MIN_BATCH);
+        assert_eq!(batch(second, 0, 0), crate::protocol::MAX_BATCH);
+        assert_eq!(batch(second, 1, 1 << 20), 4);
+        assert_eq!(batch(second, 1, u32::MAX), 1);
+    }
+
+    #[test]
+    fn the_time_that_is_left_is_spread_within_limits() {
+        assert_eq!(Pace::Fixed(Duration::from_secs(3)).slice(5, 6), Duration::from_secs(3));
+        assert_eq!(Pace::Until(Instant::now()).slice(1, 1), SLICE.0);
+        let far = Instant::now() + Duration::from_secs(3600);
+        assert_eq!(Pace::Until(far).slice(1, 1), SLICE.1);
+        assert_eq!(Pace::Until(far).slice(0, 0), SLICE.1);
+    }
+
+    #[test]
+    fn fields_of_meminfo() {
+        let text = "MemTotal:       24104852 kB\nMemAvailable:   20971520 kB\nHugePages_Total:       0\n";
+        assert_eq!(meminfo_mib(text, "MemAvailable"), Some(20 << 10));
+        assert_eq!(meminfo_mib(text, "Mem"), None);
+        assert_eq!(meminfo_mib(text, "HugePages_Total"), None);
+        assert!(available_mib().is_some());
+    }
+}

@@ -1,0 +1,260 @@
+//! The results, and the JSON file that keeps them.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use cairn_guest::EngineKind;
+use serde::{Deserialize, Serialize};
+
+use crate::cell::Cell;
+use crate::host::Host;
+use crate::pattern::Pattern;
+use crate::protocol::Figures;
+use crate::stats::Quantiles;
+
+/// The version of the JSON file's layout: it changes when a field changes its meaning or goes.
+pub const SCHEMA: u32 = 1;
+
+/// A whole run.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What it ran on.
+    pub host: Host,
+    /// What was measured and verified.
+    pub cells: Vec<Measured>,
+    /// What could not be measured here.
+    pub unavailable: Vec<Absent>,
+    /// What went wrong.
+    pub failed: Vec<Absent>,
+}
+
+/// An engine's figures in a cell. Times in ns.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Measured {
+    /// Which pages were written.
+    pub pattern: Pattern,
+    /// MiB of the region.
+    pub region_mib: u32,
+    /// Pages that each epoch wrote.
+    pub dirty_pages: u32,
+    /// The engine's name.
+    pub engine: String,
+    /// Cycles that were timed: with fewer than 100, a p99 is the largest.
+    pub cycles: u64,
+    /// Rollbacks that were timed.
+    pub rollbacks: u64,
+    /// A checkpoint.
+    pub checkpoint_ns: Quantiles,
+    /// Writes and checkpoint.
+    pub cycle_ns: Quantiles,
+    /// A rollback with all that it takes to notice later writes.
+    pub rollback_ns: Quantiles,
+    /// What the writes took longer than to plain memory.
+    pub overhead_ns: Median<i64>,
+    /// CPU time of all threads of the engine per cycle.
+    pub cpu_ns: Median<u64>,
+    /// Bytes that the engine keeps beside the regions.
+    pub extra_bytes: u64,
+    /// Always true: figures of an engine that restores wrong bytes don't count.
+    pub verified: bool,
+}
+
+/// A quantity of which only the median means something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Median<T> {
+    /// The median.
+    pub p50: T,
+}
+
+/// Why an engine has no figures in a cell.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Absent {
+    /// Which pages would have been written.
+    pub pattern: Pattern,
+    /// MiB of the region.
+    pub region_mib: u32,
+    /// Pages that each epoch would have written.
+    pub dirty_pages: u32,
+    /// The engine's name.
+    pub engine: String,
+    /// What is missing or went wrong.
+    pub why: String,
+}
+
+/// How an engine fared in a cell.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Its figures, and its CPU time per cycle in ns.
+    Measured(Figures, u64),
+    /// It doesn't work here.
+    Unavailable(String),
+    /// It works here, and there is no memory for this cell.
+    TooLarge(String),
+    /// It should have worked and didn't.
+    Failed(String),
+}
+
+impl Report {
+    /// An empty report.
+    #[must_use]
+    pub fn new(host: Host) -> Self {
+        Self { schema: SCHEMA, host, cells: Vec::new(), unavailable: Vec::new(), failed: Vec::new() }
+    }
+
+    /// Adds how `engine` fared in `cell`. Figures without verified bytes are a failure.
+    pub fn add(&mut self, cell: Cell, engine: EngineKind, outcome: Outcome) {
+        let absent = |why| Absent {
+            pattern: cell.pattern,
+            region_mib: cell.region_mib,
+            dirty_pages: cell.dirty_pages,
+            engine: engine.name().to_owned(),
+            why,
+        };
+        match outcome {
+            Outcome::Measured(figures, cpu_ns) if figures.verified => {
+                self.cells.push(Measured::new(cell, engine, &figures, cpu_ns));
+            }
+            Outcome::Measured(..) => {
+                self.failed.push(absent("a rollback restored wrong bytes: its times don't count".to_owned()));
+            }
+            Outcome::Unavailable(why) | Outcome::TooLarge(why) => self.unavailable.push(absent(why)),
+            Outcome::Failed(why) => self.failed.push(absent(why)),
+        }
+    }
+}
+
+impl Measured {
+    fn new(cell: Cell, engine: EngineKind, figures: &Figures, cpu_ns: u64) -> Self {
+        Self {
+            pattern: cell.pattern,
+            region_mib: cell.region_mib,
+            dirty_pages: cell.dirty_pages,
+            engine: engine.name().to_owned(),
+            cycles: figures.cycles,
+            rollbacks: figures.rollbacks,
+            checkpoint_ns: figures.checkpoint_ns,
+            cycle_ns: figures.cycle_ns,
+            rollback_ns: figures.rollback_ns,
+            overhead_ns: Median { p50: figures.overhead_ns_p50 },
+            cpu_ns: Median { p50: cpu_ns },
+            extra_bytes: figures.extra_bytes,
+            verified: figures.verified,
+        }
+    }
+}
+
+/// A file that appears with its whole content or not at all. Begun before the run, so that a path that can't be
+/// written is known before minutes are spent.
+#[derive(Debug)]
+pub struct JsonFile {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: File,
+}
+
+impl JsonFile {
+    /// Begins the file that will be at `path`.
+    ///
+    /// # Errors
+    /// Its directory can't be written to, or `path` names no file.
+    pub fn begin(path: &Path) -> io::Result<Self> {
+        let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}", std::process::id()));
+        let temporary = path.with_file_name(hidden);
+        let file = File::create(&temporary)?;
+        Ok(Self { path: path.to_owned(), temporary, file })
+    }
+
+    /// Writes the report and gives the file its name.
+    ///
+    /// # Errors
+    /// The disk is full, or the like. What was at the path before is still there.
+    pub fn commit(mut self, report: &Report) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(report)?;
+        text.push(b'\n');
+        self.file.write_all(&text)?;
+        self.file.sync_all()?;
+        fs::rename(&self.temporary, &self.path)
+    }
+}
+
+impl Drop for JsonFile {
+    fn drop(&mut self) {
+        // After a commit there is no such file any more.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let figures = Figures {
+            cycles: 1,
+            rollbacks: 2,
+            checkpoint_ns: Quantiles { p50: 3, p99: 4 },
+            cycle_ns: Quantiles { p50: 5, p99: 6 },
+            rollback_ns: Quantiles { p50: 7, p99: 8 },
+            overhead_ns_p50: -9,
+            extra_bytes: 10,
+            verified: true,
+        };
+        let cell = Cell::new(Pattern::Hot, 64, 10).unwrap();
+        let mut report = Report::new(Host::look(1));
+        report.add(cell, EngineKind::Cairn, Outcome::Measured(figures, 11));
+        report.add(cell, EngineKind::Fork, Outcome::Measured(Figures { verified: false, ..figures }, 11));
+        report.add(cell, EngineKind::UffdWp, Outcome::Unavailable("no kernel for it".to_owned()));
+        report
+    }
+
+    #[test]
+    fn a_cell_has_the_fields_that_readers_rely_on() {
+        let json = serde_json::to_value(report()).unwrap();
+        assert_eq!(json["schema"], 1);
+        assert!(json["host"]["kernel"].is_string());
+        let expected = serde_json::json!({
+            "pattern": "hot", "region_mib": 64, "dirty_pages": 163, "engine": "cairn",
+            "cycles": 1, "rollbacks": 2,
+            "checkpoint_ns": {"p50": 3, "p99": 4},
+            "cycle_ns": {"p50": 5, "p99": 6},
+            "rollback_ns": {"p50": 7, "p99": 8},
+            "overhead_ns": {"p50": -9},
+            "cpu_ns": {"p50": 11},
+            "extra_bytes": 10,
+            "verified": true,
+        });
+        assert_eq!(json["cells"], serde_json::json!([expected]));
+    }
+
+    #[test]
+    fn figures_without_verified_bytes_are_a_failure() {
+        let report = report();
+        assert_eq!(report.cells.len(), 1);
+        assert_eq!(report.failed[0].engine, "fork");
+        assert_eq!(report.unavailable[0].why, "no kernel for it");
+    }
+
+    #[test]
+    fn the_file_appears_whole_and_leaves_nothing_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bench.json");
+        drop(JsonFile::begin(&path).unwrap());
+        assert!(!path.exists());
+        JsonFile::begin(&path).unwrap().commit(&report()).unwrap();
+        let read: Report = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(read, report());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_written_is_an_error_at_once() {
+        assert!(JsonFile::begin(Path::new("/no/such/directory/x.json")).is_err());
+        assert!(JsonFile::begin(Path::new("/")).is_err());
+    }
+}

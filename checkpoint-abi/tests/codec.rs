@@ -1,0 +1,273 @@
+//! Encoding and decoding against every kind, random fields, and bytes that nobody wrote.
+
+use cairn_abi::reply::{CheckpointFigures, Hello, MAX_MISSING, Missing, SessionFigures};
+use cairn_abi::{
+    CheckpointId, DecodeError, Envelope, NameError, REPLY_SIZE, REQUEST_SIZE, RegionId, RegionName, Reply,
+    ReplyBody, Request, SessionKey, Span, Status,
+};
+
+/// Knuth's MMIX generator: the same numbers in every run.
+struct Lcg(u64);
+
+impl Lcg {
+    fn u64(&mut self) -> u64 {
+        u64::from(self.u32()) << 32 | u64::from(self.u32())
+    }
+
+    fn u32(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // The low bits of such a generator have short periods.
+        u32::try_from(self.0 >> 32).unwrap()
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.u32()).unwrap() % bound
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.u32().to_le_bytes()[3]
+    }
+
+    fn key(&mut self) -> SessionKey {
+        SessionKey([0; 16].map(|_: u8| self.byte()))
+    }
+
+    fn checkpoint(&mut self) -> CheckpointId {
+        CheckpointId(self.u64())
+    }
+
+    fn span(&mut self) -> Span {
+        Span { address: self.u64(), len: self.u64() }
+    }
+
+    fn name(&mut self) -> RegionName {
+        let len = 1 + self.below(63);
+        let text: Vec<u8> = (0..len).map(|_| b' ' + self.byte() % 95).collect();
+        RegionName::new(&text).unwrap()
+    }
+
+    fn envelope(&mut self) -> Envelope {
+        let request = match self.below(8) {
+            0 => Request::Hello { version: self.u32(), features: self.u64() },
+            1 => Request::Register { span: self.span(), name: self.name() },
+            2 => Request::Unregister { region: RegionId(self.u32()) },
+            3 => Request::Checkpoint,
+            4 => Request::Rollback { checkpoint: self.checkpoint() },
+            5 => Request::Release { checkpoint: self.checkpoint() },
+            6 => Request::Query { checkpoint: None },
+            _ => Request::Query { checkpoint: Some(self.checkpoint()) },
+        };
+        Envelope { key: self.key(), cursor: self.u32(), request }
+    }
+
+    fn reply(&mut self) -> Reply {
+        let body = match self.below(8) {
+            0 => ReplyBody::Empty,
+            1 => ReplyBody::Hello(Hello {
+                version: self.u32(),
+                features: self.u64(),
+                key: self.key(),
+                max_regions: self.u32(),
+                history: self.u32(),
+                max_bytes: self.u64(),
+            }),
+            2 => ReplyBody::Region(RegionId(self.u32())),
+            3 => ReplyBody::Checkpoint(self.checkpoint()),
+            4 => ReplyBody::Session(SessionFigures {
+                regions: self.u32(),
+                retained: self.u32(),
+                current: self.u64(),
+                checkpoints: self.u64(),
+                rollbacks: self.u64(),
+                mirror_bytes: self.u64(),
+                history_bytes: self.u64(),
+                table_bytes: self.u64(),
+                pages_compared: self.u64(),
+                pages_changed: self.u64(),
+                pages_protected: self.u64(),
+                pages_open: self.u64(),
+            }),
+            kind @ 5..=6 => ReplyBody::CheckpointFigures(CheckpointFigures {
+                id: self.checkpoint(),
+                parent: (kind == 5).then(|| self.checkpoint()),
+                pages_changed: self.u64(),
+                bytes: self.u64(),
+            }),
+            _ => {
+                let spans: Vec<Span> = (0..self.below(MAX_MISSING + 1)).map(|_| self.span()).collect();
+                ReplyBody::Missing(Missing::new(&spans))
+            }
+        };
+        let status = Status::ALL[self.below(Status::ALL.len())];
+        Reply { status, cursor: self.u32(), detail: self.u32(), body }
+    }
+}
+
+fn bytes_of_request(request: &Envelope) -> [u8; REQUEST_SIZE] {
+    let mut bytes = [0xff; REQUEST_SIZE];
+    request.encode(&mut bytes);
+    bytes
+}
+
+fn bytes_of_reply(reply: &Reply) -> [u8; REPLY_SIZE] {
+    let mut bytes = [0xff; REPLY_SIZE];
+    reply.encode(&mut bytes);
+    bytes
+}
+
+const KEY: SessionKey = SessionKey([7; 16]);
+
+fn register() -> [u8; REQUEST_SIZE] {
+    let span = Span { address: 0x1000, len: 0x1000 };
+    let request = Request::Register { span, name: RegionName::new(b"table").unwrap() };
+    bytes_of_request(&Envelope { key: KEY, cursor: 0, request })
+}
+
+#[test]
+fn what_was_encoded_decodes_to_itself() {
+    let mut random = Lcg(1);
+    for _ in 0..20_000 {
+        let request = random.envelope();
+        assert_eq!(Envelope::decode(&bytes_of_request(&request)), Ok(request));
+        let reply = random.reply();
+        assert_eq!(Reply::decode(&bytes_of_reply(&reply)), Ok(reply));
+    }
+}
+
+/// Decoding has one meaning per byte string and encoding one byte string per meaning: what decodes at all
+/// encodes to the same bytes again. So no bit of an accepted message is ignored.
+#[test]
+fn what_decodes_encodes_to_the_same_bytes() {
+    let mut random = Lcg(2);
+    for _ in 0..20_000 {
+        let mut request = bytes_of_request(&random.envelope());
+        request[random.below(REQUEST_SIZE)] ^= 1 << random.below(8);
+        if let Ok(decoded) = Envelope::decode(&request) {
+            assert_eq!(bytes_of_request(&decoded), request);
+        }
+        let mut reply = bytes_of_reply(&random.reply());
+        reply[random.below(REPLY_SIZE)] ^= 1 << random.below(8);
+        if let Ok(decoded) = Reply::decode(&reply) {
+            assert_eq!(bytes_of_reply(&decoded), reply);
+        }
+    }
+}
+
+#[test]
+fn arbitrary_bytes_do_not_panic() {
+    let mut random = Lcg(3);
+    for _ in 0..50_000 {
+        let mut bytes = [0; REPLY_SIZE + 8];
+        bytes.fill_with(|| random.byte());
+        // Half of them get a kind that exists, to come past the first check.
+        if random.below(2) == 0 {
+            bytes[..4].copy_from_slice(&[random.byte() % 20, 0, random.byte() % 8, 0]);
+        }
+        let len = random.below(bytes.len() + 1);
+        for bytes in [&bytes[..len], &bytes[..REQUEST_SIZE], &bytes[..REPLY_SIZE]] {
+            let _ = Envelope::decode(bytes).map_err(|error| (error.status(), error.to_string()));
+            let _ = Reply::decode(bytes).map_err(|error| (error.status(), error.to_string()));
+        }
+    }
+}
+
+#[test]
+fn only_the_exact_size_is_a_message() {
+    let mut random = Lcg(4);
+    for _ in 0..50 {
+        let request = bytes_of_request(&random.envelope());
+        for len in 0..REQUEST_SIZE {
+            let error = DecodeError::TooShort { len, want: REQUEST_SIZE };
+            assert_eq!(Envelope::decode(&request[..len]), Err(error));
+            assert_eq!(error.status(), Status::Malformed);
+        }
+        let reply = bytes_of_reply(&random.reply());
+        for len in 0..REPLY_SIZE {
+            assert_eq!(Reply::decode(&reply[..len]), Err(DecodeError::TooShort { len, want: REPLY_SIZE }));
+        }
+        let longer = [0; REPLY_SIZE + 1];
+        let too_long = |want| DecodeError::TooLong { len: longer.len(), want };
+        assert_eq!(Envelope::decode(&longer), Err(too_long(REQUEST_SIZE)));
+        assert_eq!(Reply::decode(&longer), Err(too_long(REPLY_SIZE)));
+    }
+}
+
+#[test]
+fn unknown_kinds_and_flags_are_unsupported() {
+    let mut bytes = bytes_of_request(&Envelope { key: KEY, cursor: 0, request: Request::Checkpoint });
+    for kind in [0, 8, 0x104, u16::MAX] {
+        bytes[..2].copy_from_slice(&kind.to_le_bytes());
+        assert_eq!(Envelope::decode(&bytes), Err(DecodeError::UnknownKind(kind)));
+    }
+    bytes[..2].copy_from_slice(&4_u16.to_le_bytes());
+    for bit in 0..16 {
+        let flags = 1_u16 << bit;
+        bytes[2..4].copy_from_slice(&flags.to_le_bytes());
+        let error = DecodeError::UnknownFlags(flags);
+        assert_eq!(Envelope::decode(&bytes), Err(error));
+        assert_eq!(error.status(), Status::Unsupported);
+    }
+    assert_eq!(DecodeError::UnknownKind(0).status(), Status::Unsupported);
+}
+
+#[test]
+fn reserved_bytes_must_be_zero() {
+    let template = bytes_of_request(&Envelope { key: KEY, cursor: 0, request: Request::Checkpoint });
+    for offset in 24..REQUEST_SIZE {
+        let mut bytes = template;
+        bytes[offset] = 0x80;
+        assert_eq!(Envelope::decode(&bytes), Err(DecodeError::ReservedSet(offset)));
+    }
+    let template = bytes_of_reply(&Reply::done(ReplyBody::Empty));
+    for offset in 12..REPLY_SIZE {
+        let mut bytes = template;
+        bytes[offset] = 1;
+        assert_eq!(Reply::decode(&bytes), Err(DecodeError::ReservedSet(offset)));
+    }
+    assert_eq!(DecodeError::ReservedSet(0).status(), Status::Malformed);
+}
+
+#[test]
+fn names_are_checked_and_padded_with_zeros() {
+    let refused = |change: fn(&mut [u8; REQUEST_SIZE])| {
+        let mut bytes = register();
+        change(&mut bytes);
+        Envelope::decode(&bytes).unwrap_err()
+    };
+    assert_eq!(refused(|bytes| bytes[40] = 64), DecodeError::BadName(NameError::TooLong(64)));
+    assert_eq!(refused(|bytes| bytes[40..46].fill(0)), DecodeError::BadName(NameError::Empty));
+    assert_eq!(refused(|bytes| bytes[41] = 0xff), DecodeError::BadName(NameError::NotText));
+    assert_eq!(refused(|bytes| bytes[40] = 6), DecodeError::BadName(NameError::NotText), "a NUL in the name");
+    assert_eq!(refused(|bytes| bytes[40] = 4), DecodeError::ReservedSet(45), "a byte behind the name");
+    assert_eq!(DecodeError::BadName(NameError::Empty).status(), Status::BadName);
+}
+
+#[test]
+fn a_choice_is_0_or_1_and_0_carries_no_id() {
+    let mut bytes =
+        bytes_of_request(&Envelope { key: KEY, cursor: 0, request: Request::Query { checkpoint: None } });
+    bytes[24] = 1;
+    assert_eq!(Envelope::decode(&bytes), Err(DecodeError::ReservedSet(24)));
+    bytes[32] = 2;
+    assert_eq!(Envelope::decode(&bytes), Err(DecodeError::BadField { offset: 32, value: 2 }));
+}
+
+#[test]
+fn a_reply_lists_at_most_15_spans() {
+    let span = Span { address: 0x1000, len: 0x1000 };
+    let mut bytes = bytes_of_reply(&Reply::again(3, Missing::new(&[span; MAX_MISSING])));
+    assert!(Reply::decode(&bytes).is_ok());
+    for count in [MAX_MISSING + 1, 255, 256] {
+        bytes[16..20].copy_from_slice(&u32::try_from(count).unwrap().to_le_bytes());
+        let value = u64::try_from(count).unwrap();
+        assert_eq!(Reply::decode(&bytes), Err(DecodeError::BadField { offset: 16, value }));
+    }
+    assert_eq!(Missing::new(&[span; MAX_MISSING + 1]).spans().len(), MAX_MISSING);
+}
+
+#[test]
+fn unknown_statuses_are_refused() {
+    let mut bytes = bytes_of_reply(&Reply::done(ReplyBody::Empty));
+    bytes[..2].copy_from_slice(&17_u16.to_le_bytes());
+    assert_eq!(Reply::decode(&bytes), Err(DecodeError::UnknownStatus(17)));
+}

@@ -1,0 +1,279 @@
+//! The bytes of every request and reply, written down: whoever changes them changes the protocol.
+
+use cairn_abi::reply::{CheckpointFigures, Hello, Missing, SessionFigures};
+use cairn_abi::{
+    CheckpointId, Envelope, REPLY_SIZE, REQUEST_SIZE, RegionId, RegionName, Reply, ReplyBody, Request,
+    SessionKey, Span, Status,
+};
+
+const _: () = assert!(REQUEST_SIZE == 128);
+const _: () = assert!(REPLY_SIZE == 272);
+
+const KEY: SessionKey = SessionKey([
+    0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf,
+]);
+
+fn name(text: &str) -> RegionName {
+    RegionName::new(text.as_bytes()).expect("a name of the right length")
+}
+
+/// The message that begins with these hexadecimal digits; the rest of it is zeros.
+fn message<const SIZE: usize>(hex: &str) -> [u8; SIZE] {
+    let digits: Vec<u8> =
+        hex.chars().filter_map(|c| c.to_digit(16)).map(|d| u8::try_from(d).unwrap()).collect();
+    let mut bytes = [0; SIZE];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = pair[0] << 4 | pair[1];
+    }
+    bytes
+}
+
+#[track_caller]
+fn request_is(request: Envelope, hex: &str) {
+    let golden: [u8; REQUEST_SIZE] = message(hex);
+    let mut bytes = [0xff; REQUEST_SIZE];
+    request.encode(&mut bytes);
+    assert_eq!(bytes, golden);
+    assert_eq!(Envelope::decode(&golden), Ok(request));
+}
+
+#[track_caller]
+fn reply_is(reply: Reply, hex: &str) {
+    let golden: [u8; REPLY_SIZE] = message(hex);
+    let mut bytes = [0xff; REPLY_SIZE];
+    reply.encode(&mut bytes);
+    assert_eq!(bytes, golden);
+    assert_eq!(Reply::decode(&golden), Ok(reply));
+}
+
+#[test]
+fn hello() {
+    request_is(
+        Envelope {
+            key: SessionKey([0; 16]),
+            cursor: 0,
+            request: Request::Hello { version: 1, features: 0x0102_0304_0506_0708 },
+        },
+        "0100000000000000 0000000000000000 \
+             0000000000000000 0100000000000000 \
+             0807060504030201",
+    );
+}
+
+#[test]
+fn register() {
+    request_is(
+        Envelope {
+            key: KEY,
+            cursor: 0x11,
+            request: Request::Register {
+                span: Span { address: 0x7f12_3456_7000, len: 0x20_0000 },
+                name: name("table"),
+            },
+        },
+        "0200000011000000 a0a1a2a3a4a5a6a7 \
+             a8a9aaabacadaeaf 00705634127f0000 \
+             0000200000000000 057461626c650000",
+    );
+}
+
+#[test]
+fn register_longest_name() {
+    request_is(
+        Envelope {
+            key: KEY,
+            cursor: 0,
+            request: Request::Register {
+                span: Span { address: 0x1000, len: 0x1000 },
+                name: name(&"n".repeat(63)),
+            },
+        },
+        "0200000000000000 a0a1a2a3a4a5a6a7 \
+             a8a9aaabacadaeaf 0010000000000000 \
+             0010000000000000 3f6e6e6e6e6e6e6e \
+             6e6e6e6e6e6e6e6e 6e6e6e6e6e6e6e6e \
+             6e6e6e6e6e6e6e6e 6e6e6e6e6e6e6e6e \
+             6e6e6e6e6e6e6e6e 6e6e6e6e6e6e6e6e \
+             6e6e6e6e6e6e6e6e",
+    );
+}
+
+#[test]
+fn unregister() {
+    request_is(
+        Envelope { key: KEY, cursor: 0, request: Request::Unregister { region: RegionId(0x0102_0304) } },
+        "0300000000000000 a0a1a2a3a4a5a6a7 \
+             a8a9aaabacadaeaf 0403020100000000",
+    );
+}
+
+#[test]
+fn checkpoint() {
+    request_is(
+        Envelope { key: KEY, cursor: 0xffff_ffff, request: Request::Checkpoint },
+        "04000000ffffffff a0a1a2a3a4a5a6a7 \
+             a8a9aaabacadaeaf",
+    );
+}
+
+#[test]
+fn rollback() {
+    request_is(
+        Envelope {
+            key: KEY,
+            cursor: 0,
+            request: Request::Rollback { checkpoint: CheckpointId(0x1122_3344_5566_7788) },
+        },
+        "0500000000000000 a0a1a2a3a4a5a6a7 \
+             a8a9aaabacadaeaf 8877665544332211",
+    );
+}
+
+#[test]
+fn release() {
+    request_is(
+        Envelope { key: KEY, cursor: 0, request: Request::Release { checkpoint: CheckpointId(9) } },
+        "0600000000000000 a0a1a2a3a4a5a6a7 \
+             a8a9aaabacadaeaf 0900000000000000",
+    );
+}
+
+#[test]
+fn query_session() {
+    request_is(
+        Envelope { key: KEY, cursor: 0, request: Request::Query { checkpoint: None } },
+        "0700000000000000 a0a1a2a3a4a5a6a7 \
+             a8a9aaabacadaeaf",
+    );
+}
+
+#[test]
+fn query_checkpoint() {
+    request_is(
+        Envelope { key: KEY, cursor: 0, request: Request::Query { checkpoint: Some(CheckpointId(9)) } },
+        "0700000000000000 a0a1a2a3a4a5a6a7 \
+             a8a9aaabacadaeaf 0900000000000000 \
+             0100000000000000",
+    );
+}
+
+#[test]
+fn refused() {
+    reply_is(Reply::refusal(Status::RegionSet, 0x0102_0304), "0c00000000000000 0403020100000000");
+}
+
+#[test]
+fn done() {
+    reply_is(Reply::done(ReplyBody::Empty), "");
+}
+
+#[test]
+fn hello_reply() {
+    reply_is(
+        Reply::done(ReplyBody::Hello(Hello {
+            version: 1,
+            features: 0x0102_0304_0506_0708,
+            key: KEY,
+            max_regions: 64,
+            history: 8,
+            max_bytes: 1 << 32,
+        })),
+        "0000010000000000 0000000000000000 \
+             0100000040000000 0807060504030201 \
+             a0a1a2a3a4a5a6a7 a8a9aaabacadaeaf \
+             0800000000000000 0000000001000000",
+    );
+}
+
+#[test]
+fn region_reply() {
+    reply_is(
+        Reply::done(ReplyBody::Region(RegionId(0x0102_0304))),
+        "0000020000000000 0000000000000000 \
+             0403020100000000",
+    );
+}
+
+#[test]
+fn checkpoint_reply() {
+    reply_is(
+        Reply::done(ReplyBody::Checkpoint(CheckpointId(0x1122_3344_5566_7788))),
+        "0000030000000000 0000000000000000 \
+             8877665544332211",
+    );
+}
+
+#[test]
+fn session_reply() {
+    reply_is(
+        Reply::done(ReplyBody::Session(SessionFigures {
+            regions: 0x101,
+            retained: 0x202,
+            current: 0x303,
+            checkpoints: 0x404,
+            rollbacks: 0x505,
+            mirror_bytes: 0x606,
+            history_bytes: 0x707,
+            table_bytes: 0x808,
+            pages_compared: 0x909,
+            pages_changed: 0xa0a,
+            pages_protected: 0xb0b,
+            pages_open: 0xc0c,
+        })),
+        "0000040000000000 0000000000000000 \
+             0101000002020000 0303000000000000 \
+             0404000000000000 0505000000000000 \
+             0606000000000000 0707000000000000 \
+             0808000000000000 0909000000000000 \
+             0a0a000000000000 0b0b000000000000 \
+             0c0c000000000000",
+    );
+}
+
+#[test]
+fn figures_reply() {
+    reply_is(
+        Reply::done(ReplyBody::CheckpointFigures(CheckpointFigures {
+            id: CheckpointId(9),
+            parent: Some(CheckpointId(8)),
+            pages_changed: 0x1234,
+            bytes: 0x5678,
+        })),
+        "0000050000000000 0000000000000000 \
+             0900000000000000 0800000000000000 \
+             3412000000000000 7856000000000000 \
+             0100000000000000",
+    );
+}
+
+#[test]
+fn first_figures_reply() {
+    reply_is(
+        Reply::done(ReplyBody::CheckpointFigures(CheckpointFigures {
+            id: CheckpointId(1),
+            parent: None,
+            pages_changed: 0x1234,
+            bytes: 0,
+        })),
+        "0000050000000000 0000000000000000 \
+             0100000000000000 0000000000000000 \
+             3412000000000000",
+    );
+}
+
+#[test]
+fn missing_reply() {
+    reply_is(
+        Reply::again(
+            0x0a0b_0c0d,
+            Missing::new(&[
+                Span { address: 0x1000, len: 0x2000 },
+                Span { address: 0x7fff_f000, len: 0x1000 },
+            ]),
+        ),
+        "010006000d0c0b0a 0000000000000000 \
+             0200000000000000 0010000000000000 \
+             0020000000000000 00f0ff7f00000000 \
+             0010000000000000",
+    );
+}

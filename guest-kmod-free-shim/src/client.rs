@@ -1,0 +1,218 @@
+//! A session with the device: typed requests, typed results.
+
+use std::path::Path;
+
+use cairn_abi::reply::{CheckpointFigures, Hello, SessionFigures};
+use cairn_abi::request::OFFERED_FEATURES;
+use cairn_abi::{
+    CheckpointId, Envelope, PAGE_SIZE, PROTOCOL_VERSION, RegionId, RegionName, Reply, ReplyBody, Request,
+    SessionKey, Span, Status,
+};
+
+use crate::error::ShimError;
+use crate::find::{Function, PCI_DEVICES};
+use crate::touch::{RegionMemory, Touch};
+use crate::transport::Transport;
+
+/// How often, on average, the device may ask for a page of the memory that a request is about. More than
+/// once, as the guest's kernel may take a page away again; bounded, as a device must not keep a program for
+/// ever.
+const TOUCHES_PER_PAGE: u64 = 4;
+/// Touches beside these: for a few pages the average says little.
+const EXTRA_TOUCHES: u64 = 64;
+
+/// A session. Dropping it resets the device, which ends the session and drops what was kept for it.
+#[derive(Debug)]
+pub struct Client {
+    transport: Transport,
+    hello: Hello,
+    regions: Vec<(RegionId, RegionMemory)>,
+}
+
+impl Client {
+    /// Opens a session with the first free device of this machine.
+    ///
+    /// # Errors
+    /// [`ShimError`]; [`ShimError::is_no_device`] says whether there is none at all.
+    pub fn open() -> Result<Self, ShimError> {
+        Self::open_below(Path::new(PCI_DEVICES))
+    }
+
+    /// Opens a session with the first free device below `root`, a directory like [`PCI_DEVICES`].
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_below(root: &Path) -> Result<Self, ShimError> {
+        Self::hello(Transport::start(Function::first_free(root)?)?)
+    }
+
+    /// What HELLO agreed on: features, and the device's limits.
+    #[must_use]
+    pub fn limits(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// Makes `memory` a region. The checkpoints from now on hold it.
+    ///
+    /// # Errors
+    /// [`ShimError::Refused`] among others.
+    pub fn register(&mut self, memory: RegionMemory, name: RegionName) -> Result<RegionId, ShimError> {
+        let request = Request::Register { span: memory.span(), name };
+        let reply = self.ask(request, Some(&memory))?;
+        let ReplyBody::Region(id) = reply.body else { return Err(unexpected(request)) };
+        self.regions.push((id, memory));
+        Ok(id)
+    }
+
+    /// Ends a region. Checkpoints that hold it can't be rolled back to any more.
+    ///
+    /// # Errors
+    /// [`ShimError::Refused`] among others; the region stays one then.
+    pub fn unregister(&mut self, region: RegionId) -> Result<(), ShimError> {
+        self.ask_for_nothing(Request::Unregister { region })?;
+        self.regions.retain(|(id, _)| *id != region);
+        Ok(())
+    }
+
+    /// Takes a checkpoint of all regions.
+    ///
+    /// # Errors
+    /// [`ShimError::Refused`] among others; earlier checkpoints stand.
+    pub fn checkpoint(&mut self) -> Result<CheckpointId, ShimError> {
+        match self.ask(Request::Checkpoint, None)?.body {
+            ReplyBody::Checkpoint(id) => Ok(id),
+            _ => Err(unexpected(Request::Checkpoint)),
+        }
+    }
+
+    /// Gives all regions the content of a checkpoint.
+    ///
+    /// # Errors
+    /// [`ShimError::Refused`] among others; checkpoints stand.
+    pub fn rollback(&mut self, checkpoint: CheckpointId) -> Result<(), ShimError> {
+        self.ask_for_nothing(Request::Rollback { checkpoint })
+    }
+
+    /// Gives up a checkpoint.
+    ///
+    /// # Errors
+    /// [`ShimError::Refused`] among others.
+    pub fn release(&mut self, checkpoint: CheckpointId) -> Result<(), ShimError> {
+        self.ask_for_nothing(Request::Release { checkpoint })
+    }
+
+    /// Figures of the session.
+    ///
+    /// # Errors
+    /// [`ShimError::Refused`] among others.
+    pub fn query(&mut self) -> Result<SessionFigures, ShimError> {
+        let request = Request::Query { checkpoint: None };
+        match self.ask(request, None)?.body {
+            ReplyBody::Session(figures) => Ok(figures),
+            _ => Err(unexpected(request)),
+        }
+    }
+
+    /// Figures of one checkpoint.
+    ///
+    /// # Errors
+    /// [`ShimError::Refused`] among others.
+    pub fn query_checkpoint(&mut self, checkpoint: CheckpointId) -> Result<CheckpointFigures, ShimError> {
+        let request = Request::Query { checkpoint: Some(checkpoint) };
+        match self.ask(request, None)?.body {
+            ReplyBody::CheckpointFigures(figures) if figures.id == checkpoint => Ok(figures),
+            _ => Err(unexpected(request)),
+        }
+    }
+
+    /// Opens a session on a device that is up.
+    pub(crate) fn hello(mut transport: Transport) -> Result<Self, ShimError> {
+        let request = Request::Hello { version: PROTOCOL_VERSION, features: OFFERED_FEATURES };
+        let no_key = SessionKey([0; 16]);
+        let reply = transport.call(&Envelope { key: no_key, cursor: 0, request })?;
+        if reply.status != Status::Ok {
+            return Err(refused(request, &reply));
+        }
+        match reply.body {
+            ReplyBody::Hello(hello)
+                if hello.version == PROTOCOL_VERSION && hello.features & !OFFERED_FEATURES == 0 =>
+            {
+                Ok(Self { transport, hello, regions: Vec::new() })
+            }
+            _ => Err(unexpected(request)),
+        }
+    }
+
+    fn ask_for_nothing(&mut self, request: Request) -> Result<(), ShimError> {
+        match self.ask(request, None)?.body {
+            ReplyBody::Empty => Ok(()),
+            _ => Err(unexpected(request)),
+        }
+    }
+
+    /// Makes a request, again and again while the device asks for pages of the regions (or of `new`, which is
+    /// about to be one).
+    fn ask(&mut self, request: Request, new: Option<&RegionMemory>) -> Result<Reply, ShimError> {
+        let how = if matches!(request, Request::Rollback { .. }) { Touch::Write } else { Touch::Read };
+        let mut budget = self.touch_budget(new);
+        let mut cursor = 0;
+        loop {
+            let reply = self.transport.call(&Envelope { key: self.hello.key, cursor, request })?;
+            match (reply.status, &reply.body) {
+                (Status::Ok, _) => return Ok(reply),
+                (Status::Again, ReplyBody::Missing(missing)) => {
+                    for &span in missing.spans() {
+                        let touched = self.touch(new, span, how).ok_or(ShimError::ForeignMemory { span })?;
+                        budget = budget.checked_sub(touched).ok_or(ShimError::Endless)?;
+                    }
+                    // A round must cost something, or there could be rounds for ever.
+                    budget = budget.checked_sub(1).ok_or(ShimError::Endless)?;
+                    cursor = reply.cursor;
+                }
+                (Status::Again, _) => return Err(unexpected(request)),
+                _ => return Err(refused(request, &reply)),
+            }
+        }
+    }
+
+    fn touch(&self, new: Option<&RegionMemory>, span: Span, how: Touch) -> Option<u64> {
+        match new {
+            Some(memory) => memory.touch(span, how),
+            None => self.regions.iter().find_map(|(_, memory)| memory.touch(span, how)),
+        }
+    }
+
+    /// Pages that may be touched for one request, a round counting as one page.
+    fn touch_budget(&self, new: Option<&RegionMemory>) -> u64 {
+        let pages = |memory: &RegionMemory| memory.span().len / PAGE_SIZE;
+        let pages = match new {
+            Some(memory) => pages(memory),
+            None => self.regions.iter().map(|(_, memory)| pages(memory)).fold(0, u64::saturating_add),
+        };
+        pages.saturating_mul(TOUCHES_PER_PAGE).saturating_add(EXTRA_TOUCHES)
+    }
+}
+
+fn refused(request: Request, reply: &Reply) -> ShimError {
+    ShimError::Refused { request: name(request), status: reply.status, detail: reply.detail }
+}
+
+fn unexpected(request: Request) -> ShimError {
+    ShimError::WrongAnswer { request: name(request) }
+}
+
+/// What a request is called before a person.
+fn name(request: Request) -> &'static str {
+    match request {
+        Request::Hello { .. } => "opening the session",
+        Request::Register { .. } => "registering the region",
+        Request::Unregister { .. } => "ending the region",
+        Request::Checkpoint => "the checkpoint",
+        Request::Rollback { .. } => "the rollback",
+        Request::Release { .. } => "releasing the checkpoint",
+        Request::Query { .. } => "the query",
+    }
+}
+
+#[cfg(test)]
+mod tests;

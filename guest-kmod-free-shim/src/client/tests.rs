@@ -1,0 +1,204 @@
+//! Sessions with devices that behave and with devices that don't.
+
+use std::sync::{Arc, Mutex};
+
+use cairn_abi::reply::Missing;
+
+use super::*;
+use crate::fake::{Fake, PATIENCE};
+
+const KEY: SessionKey = SessionKey([9; 16]);
+const PAGE: u64 = PAGE_SIZE;
+
+fn hello() -> Reply {
+    Reply::done(ReplyBody::Hello(Hello {
+        version: 1,
+        features: 0,
+        key: KEY,
+        max_regions: 64,
+        history: 8,
+        max_bytes: 1 << 32,
+    }))
+}
+
+/// A session with a device that answers HELLO by itself and all else by `answer`.
+fn client(mut answer: impl FnMut(Envelope) -> Reply + Send + 'static) -> Client {
+    let fake = Fake::answering(move |envelope| match envelope.request {
+        Request::Hello { version: 1, features: 0 } if envelope.key == SessionKey([0; 16]) => hello(),
+        Request::Hello { .. } => Reply::refusal(Status::Malformed, 0),
+        _ if envelope.key != KEY => Reply::refusal(Status::BadKey, 0),
+        _ => answer(envelope),
+    });
+    Client::hello(fake.start(PATIENCE).expect("a device")).expect("a session")
+}
+
+/// Eight pages that live as long as the tests.
+fn memory() -> RegionMemory {
+    #[repr(align(4096))]
+    struct Pages([u8; 8 * 4096]);
+    let pages = Box::leak(Box::new(Pages([1; 8 * 4096])));
+    RegionMemory::of_static(&mut pages.0)
+}
+
+fn name_of(text: &str) -> RegionName {
+    RegionName::new(text.as_bytes()).expect("a name")
+}
+
+fn again(cursor: u32, span: Span) -> Reply {
+    Reply::again(cursor, Missing::new(&[span]))
+}
+
+#[test]
+fn every_request_has_its_result() {
+    let figures =
+        CheckpointFigures { id: CheckpointId(4), parent: Some(CheckpointId(3)), pages_changed: 2, bytes: 1 };
+    let session = SessionFigures { regions: 1, retained: 2, ..SessionFigures::default() };
+    let mut client = client(move |envelope| {
+        Reply::done(match envelope.request {
+            Request::Register { .. } => ReplyBody::Region(RegionId(3)),
+            Request::Checkpoint => ReplyBody::Checkpoint(CheckpointId(4)),
+            Request::Query { checkpoint: None } => ReplyBody::Session(session),
+            Request::Query { checkpoint: Some(_) } => ReplyBody::CheckpointFigures(figures),
+            _ => ReplyBody::Empty,
+        })
+    });
+    assert_eq!((client.limits().max_regions, client.limits().history), (64, 8));
+    assert_eq!(client.register(memory(), name_of("table")).expect("a region"), RegionId(3));
+    assert_eq!(client.checkpoint().expect("a checkpoint"), CheckpointId(4));
+    assert_eq!(client.query().expect("figures"), session);
+    assert_eq!(client.query_checkpoint(CheckpointId(4)).expect("figures"), figures);
+    assert!(matches!(client.query_checkpoint(CheckpointId(5)), Err(ShimError::WrongAnswer { .. })));
+    client.rollback(CheckpointId(4)).expect("a rollback");
+    client.release(CheckpointId(4)).expect("a release");
+    client.unregister(RegionId(3)).expect("the region ends");
+}
+
+#[test]
+fn a_refusal_carries_status_and_detail_and_says_what_failed() {
+    let mut client = client(|_| Reply::refusal(Status::RegionSet, 7));
+    let error = client.rollback(CheckpointId(1)).expect_err("a refusal");
+    assert_eq!(error.status(), Some(Status::RegionSet));
+    assert_eq!(
+        error.to_string(),
+        "the rollback failed: the checkpoint's regions are not the session's regions of today (region 7)"
+    );
+    let error = client.checkpoint().expect_err("a refusal");
+    assert!(matches!(error, ShimError::Refused { status: Status::RegionSet, detail: 7, .. }));
+}
+
+#[test]
+fn a_session_is_refused_by_status_version_feature_or_a_wrong_answer() {
+    let open = |reply: Reply| {
+        let fake = Fake::answering(move |_| reply);
+        Client::hello(fake.start(PATIENCE).expect("a device")).expect_err("no session")
+    };
+    assert_eq!(open(Reply::refusal(Status::Version, 0)).status(), Some(Status::Version));
+    assert!(matches!(open(Reply::done(ReplyBody::Empty)), ShimError::WrongAnswer { .. }));
+    let ReplyBody::Hello(hello) = hello().body else { unreachable!() };
+    for hello in
+        [Hello { version: 2, ..hello }, Hello { version: 0, ..hello }, Hello { features: 1, ..hello }]
+    {
+        assert!(matches!(open(Reply::done(ReplyBody::Hello(hello))), ShimError::WrongAnswer { .. }));
+    }
+}
+
+#[test]
+fn an_answer_to_something_else_is_an_error() {
+    let mut client = client(|_| Reply::done(ReplyBody::Session(SessionFigures::default())));
+    assert!(matches!(client.register(memory(), name_of("a")), Err(ShimError::WrongAnswer { .. })));
+    assert!(matches!(client.checkpoint(), Err(ShimError::WrongAnswer { .. })));
+    assert!(matches!(client.rollback(CheckpointId(1)), Err(ShimError::WrongAnswer { .. })));
+    assert!(client.query().is_ok());
+}
+
+#[test]
+fn a_request_is_resumed_with_the_cursor_until_it_is_done() {
+    let memory = memory();
+    let Span { address, len } = memory.span();
+    let cursors = Arc::new(Mutex::new(Vec::new()));
+    let mut client = client({
+        let cursors = cursors.clone();
+        move |envelope| {
+            cursors.lock().expect("no panic").push(envelope.cursor);
+            match (envelope.request, envelope.cursor) {
+                (_, 0) => again(0x10, Span { address, len: PAGE }),
+                (_, 0x10) => again(0xffff_ffff, Span { address: address + PAGE, len: len - PAGE }),
+                (Request::Register { .. }, 0xffff_ffff) => Reply::done(ReplyBody::Region(RegionId(1))),
+                (Request::Rollback { .. }, 0xffff_ffff) => Reply::done(ReplyBody::Empty),
+                _ => Reply::refusal(Status::Malformed, 0),
+            }
+        }
+    });
+    client.register(memory, name_of("a")).expect("a region, at the third try");
+    client.rollback(CheckpointId(1)).expect("a rollback, at the third try");
+    assert_eq!(*cursors.lock().expect("no panic"), [0, 0x10, 0xffff_ffff, 0, 0x10, 0xffff_ffff]);
+}
+
+#[test]
+fn only_memory_that_the_request_is_about_is_touched() {
+    let (registered, other) = (memory(), memory());
+    let spans = [registered.span(), other.span()];
+    let asked = Arc::new(Mutex::new(spans[0]));
+    let mut client = client({
+        let asked = asked.clone();
+        move |envelope| match (envelope.request, envelope.cursor) {
+            (_, 0) => again(1, *asked.lock().expect("no panic")),
+            (Request::Register { .. }, _) => Reply::done(ReplyBody::Region(RegionId(1))),
+            (Request::Checkpoint, _) => Reply::done(ReplyBody::Checkpoint(CheckpointId(1))),
+            _ => Reply::done(ReplyBody::Empty),
+        }
+    });
+    client.register(registered, name_of("a")).expect("a region");
+    // A region that is registered already isn't what REGISTER of another is about.
+    let error = client.register(other, name_of("b")).expect_err("foreign memory");
+    assert!(matches!(error, ShimError::ForeignMemory { span } if span == spans[0]));
+    client.checkpoint().expect("a checkpoint");
+    let over_the_end = Span { len: spans[0].len + 1, ..spans[0] };
+    for span in [spans[1], over_the_end, Span { address: 0, len: PAGE }, Span { len: 0, ..spans[0] }] {
+        *asked.lock().expect("no panic") = span;
+        assert!(matches!(client.checkpoint(), Err(ShimError::ForeignMemory { span: is }) if is == span));
+    }
+    // What isn't a region any more isn't touched either.
+    *asked.lock().expect("no panic") = Span { address: 1, len: 1 };
+    assert!(client.unregister(RegionId(1)).is_err());
+    *asked.lock().expect("no panic") = spans[0];
+    client.unregister(RegionId(1)).expect("the region ends");
+    assert!(matches!(client.checkpoint(), Err(ShimError::ForeignMemory { .. })));
+}
+
+#[test]
+fn a_device_that_asks_without_end_is_given_up() {
+    let memory = memory();
+    let page = Span { len: PAGE, ..memory.span() };
+    let mut rounds = 0;
+    let mut endless = client(move |envelope| match envelope.request {
+        Request::Register { .. } => Reply::done(ReplyBody::Region(RegionId(1))),
+        // The same page again and again, then nothing at all again and again.
+        Request::Checkpoint => {
+            rounds += 1;
+            again(rounds, page)
+        }
+        _ => Reply::again(0, Missing::new(&[])),
+    });
+    endless.register(memory, name_of("a")).expect("a region");
+    assert!(matches!(endless.checkpoint(), Err(ShimError::Endless)));
+    assert!(matches!(endless.rollback(CheckpointId(1)), Err(ShimError::Endless)));
+    // A status that says Again without a list is no Again.
+    let mut listless = client(|_| Reply::refusal(Status::Again, 0));
+    assert!(matches!(listless.checkpoint(), Err(ShimError::WrongAnswer { .. })));
+}
+
+/// A page for which the device asks as often as the budget allows is fine; once more is not.
+#[test]
+fn the_budget_is_exact() {
+    let rounds = (8 * TOUCHES_PER_PAGE + EXTRA_TOUCHES) / 2;
+    for (asks, fine) in [(rounds, true), (rounds + 1, false)] {
+        let memory = memory();
+        let page = Span { len: PAGE, ..memory.span() };
+        let mut client = client(move |envelope| match u64::from(envelope.cursor) {
+            cursor if cursor < asks => again(envelope.cursor + 1, page),
+            _ => Reply::done(ReplyBody::Region(RegionId(1))),
+        });
+        assert_eq!(client.register(memory, name_of("a")).is_ok(), fine);
+    }
+}

@@ -1,0 +1,78 @@
+//! What can go wrong between a program and the device.
+
+use std::fmt;
+
+use cairn_abi::{Span, Status};
+use thiserror::Error;
+
+use crate::find::FindError;
+use crate::start::StartError;
+use crate::transport::CallError;
+
+/// Any failure of a [`Client`](crate::Client).
+#[derive(Debug, Error)]
+pub enum ShimError {
+    /// No device can be used.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// The device doesn't come up.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The device doesn't answer as it must. The session is lost.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The device answers that it won't. The session goes on, but for [`Status::BadKey`].
+    #[error("{request} failed: {status}{}", Detail(*.status, *.detail))]
+    Refused {
+        /// What was asked for.
+        request: &'static str,
+        /// Why not.
+        status: Status,
+        /// The id that the status explains, or 0.
+        detail: u32,
+    },
+    /// The answer is that of another request.
+    #[error("{request} failed: the device answered something else")]
+    WrongAnswer {
+        /// What was asked for.
+        request: &'static str,
+    },
+    /// The device asks to touch memory that the request isn't about.
+    #[error("the device asked to touch {:#x} bytes at {:#x}, which are not in a region", .span.len, .span.address)]
+    ForeignMemory {
+        /// What it asked for.
+        span: Span,
+    },
+    /// The device asks for pages without end.
+    #[error("the device asked for the same memory again and again")]
+    Endless,
+}
+
+impl ShimError {
+    /// Whether this machine simply has no checkpoint device.
+    #[must_use]
+    pub fn is_no_device(&self) -> bool {
+        matches!(self, Self::Find(FindError::NoDevice { .. }))
+    }
+
+    /// The device's own answer, if it was one.
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+}
+
+/// The region that a status speaks of.
+struct Detail(Status, u32);
+
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Status::Overlap | Status::RegionSet => write!(f, " (region {})", self.1),
+            _ => Ok(()),
+        }
+    }
+}

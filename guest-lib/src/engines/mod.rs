@@ -1,0 +1,137 @@
+//! Who keeps checkpoints: the device, and the engines that do it in this process.
+
+mod fork;
+mod full_copy;
+mod mprotect;
+mod resident;
+mod runs;
+mod sys;
+mod tracked;
+mod uffd_wp;
+mod versions;
+
+use std::fmt::Debug;
+use std::io;
+
+use cairn_abi::reply::{CheckpointFigures, SessionFigures};
+use cairn_abi::{CheckpointId, RegionId, RegionName};
+use cairn_engine::Rule;
+
+use self::fork::ForkEngine;
+use self::full_copy::FullCopy;
+use self::mprotect::MprotectTracker;
+use self::tracked::TrackedEngine;
+use self::uffd_wp::{Protecting, UffdTracker};
+
+use crate::error::Error;
+use crate::kind::EngineKind;
+use crate::memory::Block;
+use crate::region::Regions;
+
+/// Regions that a session with a user-level engine may have.
+const MAX_REGIONS: usize = cairn_engine::MAX_REGIONS;
+/// Bytes that they may have together.
+const MAX_BYTES: u64 = cairn_engine::MAX_REGION_BYTES;
+
+/// What `fork` asks of the system.
+const NEEDS_FORK: &str = "it needs to fork and to read the child's memory (Linux 5.3, process_vm_readv); \
+     choose another engine";
+/// What `uffd-wp` asks of the system.
+const NEEDS_USERFAULTFD: &str = "it needs userfaultfd with asynchronous write protection and PAGEMAP_SCAN \
+     (Linux 6.7, and no seccomp filter against them); user-compare and mprotect do without";
+
+/// What an engine can take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Checkpoints that it retains.
+    pub(crate) history: u32,
+    /// Regions at once.
+    pub(crate) regions: usize,
+    /// Bytes of all regions together.
+    pub(crate) bytes: u64,
+}
+
+/// Why an engine refused, in its own terms; the session adds names.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Never was, or was released.
+    NoCheckpoint,
+    /// Made room for newer ones.
+    Evicted,
+    /// The region is in the checkpoint or registered now, but not both.
+    RegionSet(RegionId),
+    /// Anything that needs no names.
+    Other(Error),
+}
+
+/// Keeps the checkpoints of one session.
+///
+/// The session has checked names, limits and overlaps, and hands in the same regions that it
+/// registered.
+pub(crate) trait Engine: Debug + Send {
+    fn limits(&self) -> Limits;
+
+    /// Watches `block` from now on. A block that is owned is all zeros.
+    fn register(&mut self, name: &RegionName, block: &Block) -> Result<RegionId, Failure>;
+
+    /// Lets go of a region: afterwards its memory is ordinary and writable.
+    fn unregister(&mut self, region: RegionId) -> Result<(), Failure>;
+
+    fn checkpoint(&mut self, regions: &Regions) -> Result<CheckpointId, Failure>;
+
+    /// Either every region has the checkpoint's content, or nothing was changed.
+    fn rollback(&mut self, regions: &mut Regions, id: CheckpointId) -> Result<(), Failure>;
+
+    fn release(&mut self, id: CheckpointId) -> Result<(), Failure>;
+
+    fn figures(&mut self) -> Result<SessionFigures, Failure>;
+
+    fn checkpoint_figures(&mut self, id: CheckpointId) -> Result<CheckpointFigures, Failure>;
+}
+
+/// Opens that engine.
+pub(crate) fn open(kind: EngineKind, history: u32) -> Result<Box<dyn Engine>, Error> {
+    match kind {
+        EngineKind::Cairn => {
+            Err(Error::Unavailable { engine: kind, reason: "there is no device", source: None })
+        }
+        EngineKind::FullCopy => Ok(Box::new(FullCopy::new(history))),
+        EngineKind::Mprotect => {
+            Ok(Box::new(TrackedEngine::new(MprotectTracker::new(), Rule::Always, history)))
+        }
+        EngineKind::Fork => {
+            let engine = ForkEngine::new(history).map_err(unavailable(kind, NEEDS_FORK))?;
+            Ok(Box::new(engine))
+        }
+        EngineKind::UffdWp => {
+            let tracker =
+                UffdTracker::new(Protecting::AtCollect).map_err(unavailable(kind, NEEDS_USERFAULTFD))?;
+            Ok(Box::new(TrackedEngine::new(tracker, Rule::Always, history)))
+        }
+        EngineKind::UserCompare => Ok(match UffdTracker::new(Protecting::AsTold) {
+            Ok(tracker) => Box::new(TrackedEngine::new(tracker, Rule::TwoDirtyEpochs, history)),
+            Err(_) => Box::new(TrackedEngine::new(MprotectTracker::new(), Rule::TwoDirtyEpochs, history)),
+        }),
+    }
+}
+
+/// Opens the device's engine if there is a device, else the best that works here.
+pub(crate) fn open_best(history: u32) -> Result<(EngineKind, Box<dyn Engine>), Error> {
+    let kind = EngineKind::UserCompare;
+    open(kind, history).map(|engine| (kind, engine))
+}
+
+fn unavailable(engine: EngineKind, reason: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Unavailable { engine, reason, source: Some(source) }
+}
+
+/// An engine that watches nothing.
+pub(crate) fn inert() -> Box<dyn Engine> {
+    Box::new(FullCopy::new(1))
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}

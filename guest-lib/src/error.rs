@@ -1,0 +1,166 @@
+//! What can go wrong, for the program and for the person who reads the message.
+
+use std::io;
+
+use cairn_abi::CheckpointId;
+use cairn_abi::ids::NameError;
+use cairn_engine::EngineError;
+
+use crate::kind::{ENGINE_VARIABLE, EngineKind, UnknownEngine};
+
+/// Why a call on a session failed. Nothing was changed then, unless the variant says otherwise.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The environment variable [`ENGINE_VARIABLE`] names no engine.
+    #[error("{ENGINE_VARIABLE} is set wrongly: {0}")]
+    UnknownEngine(UnknownEngine),
+    /// The engine that was asked for doesn't work here.
+    #[error("the engine {engine} doesn't work here: {reason}")]
+    Unavailable {
+        /// The engine.
+        engine: EngineKind,
+        /// What is missing, and what to do.
+        reason: &'static str,
+        /// What the system said.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// The number of checkpoints to retain is out of range.
+    #[error("a history of {asked} checkpoints was asked for: it is 1 to {limit}")]
+    History {
+        /// What was asked for.
+        asked: u32,
+        /// The most that is allowed.
+        limit: u32,
+    },
+    /// The text can't be a region's name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A region of this session has that name.
+    #[error("this session has a region {name:?} already: give each region its own name")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// A region without elements was asked for.
+    #[error("the region {name:?} would have no bytes: give it at least one element")]
+    Empty {
+        /// Its name.
+        name: String,
+    },
+    /// A region's size is no number of bytes, or more than the session may still have.
+    #[error(
+        "the region {name:?} of {elements} elements of {element_bytes} bytes is too large: a session may have {limit} bytes"
+    )]
+    TooLarge {
+        /// Its name.
+        name: String,
+        /// Elements asked for.
+        elements: usize,
+        /// Bytes of one.
+        element_bytes: usize,
+        /// Bytes that all regions of the session may have together.
+        limit: u64,
+    },
+    /// The session has all the regions that it may have.
+    #[error("the region {name:?} is one too many: a session may have {limit} regions, drop one first")]
+    TooManyRegions {
+        /// Its name.
+        name: String,
+        /// Regions that a session may have.
+        limit: usize,
+    },
+    /// Memory to adopt begins or ends within a page.
+    #[error(
+        "the memory for region {name:?} ({len} bytes at {address:#x}) is not whole pages: address and length must be multiples of 4096"
+    )]
+    Unaligned {
+        /// The region's name.
+        name: String,
+        /// Where the memory begins.
+        address: usize,
+        /// Its bytes.
+        len: usize,
+    },
+    /// Memory to adopt belongs to a region already.
+    #[error("the memory for region {name:?} overlaps the region {other:?}")]
+    Overlap {
+        /// The new region's name.
+        name: String,
+        /// The region that it overlaps.
+        other: String,
+    },
+    /// No retained checkpoint of this session has that id.
+    #[error("this session has no checkpoint {id}: it was released, or the id is another session's")]
+    NoCheckpoint {
+        /// The id.
+        id: CheckpointId,
+    },
+    /// The checkpoint made room for newer ones.
+    #[error(
+        "checkpoint {id} is gone: the session retains {history} checkpoints and took that many after it; ask for a longer history"
+    )]
+    Evicted {
+        /// The id.
+        id: CheckpointId,
+        /// Checkpoints that the session retains.
+        history: u32,
+    },
+    /// The checkpoint's regions aren't today's.
+    #[error("can't roll back to checkpoint {id}: the region {region:?} {}", Difference(*.registered))]
+    RegionSet {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// A region that is in one of the two sets and not in the other.
+        region: String,
+        /// Whether it is a region now, and so not in the checkpoint.
+        registered: bool,
+    },
+    /// The process that held the checkpoint's memory (engine `fork`) is gone: somebody killed it. If
+    /// that happened while it was read, regions may have been rolled back in part.
+    #[error("checkpoint {id} is lost: the process that held its memory was killed; roll back to another one")]
+    Lost {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// What the system said, if that process went while it was read.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// The session was made before a fork, and this is the child.
+    #[error(
+        "this session belongs to the process that opened it, and this is a child of it: open a session of its own"
+    )]
+    OtherProcess,
+    /// The engine in this process has no memory, or the kernel refused to tell what was written.
+    #[error("the user-level engine failed")]
+    Engine(#[source] Box<EngineError>),
+    /// The system refused something that the engine needs.
+    #[error("{what} failed")]
+    System {
+        /// What was tried, and for whom.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// For `map_err`: what was tried when the system said no.
+    pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::System { what, source: source.into() }
+    }
+}
+
+/// Says on which side the region is missing.
+struct Difference(bool);
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0 {
+            "was registered after it; drop the region first"
+        } else {
+            "has been dropped since"
+        })
+    }
+}

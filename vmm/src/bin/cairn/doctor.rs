@@ -1,0 +1,96 @@
+//! `cairn doctor`: what KVM is here, what it can do, and what things cost on it.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use cairn_vmm::kvm::system::{DEVICE, Kind, KvmError, System};
+use cairn_vmm::machine::engine_probe;
+use cairn_vmm::machine::probe::{self, Costs, ProbeError};
+use clap::Args;
+use kvm_ioctls::Cap;
+
+use crate::exit;
+
+/// Options of `cairn doctor`: none. It exits with 125 when guests can't run here.
+#[derive(Args, Debug)]
+pub(crate) struct Doctor {}
+
+impl Doctor {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        print_host();
+        let code = match System::open() {
+            Ok(system) => {
+                print_kvm(&system);
+                match probe::measure() {
+                    Ok(costs) => print_costs(&costs),
+                    Err(ProbeError::Kvm(error)) => return Ok(fail(&error)),
+                    Err(error) => return Err(error.into()),
+                }
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error),
+        };
+        print_engine()?;
+        Ok(code)
+    }
+}
+
+fn print_host() {
+    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    line("kernel", &release.unwrap_or_else(|_| "unknown".to_owned()));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let polling = if 1 < cores { "one is spare for polling" } else { "none is spare, so polling stays off" };
+    line("cores", &format!("{cores} ({polling})"));
+    let huge = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+    let advice = if huge.contains("[never]") {
+        "never: first touches cost more; \"madvise\" in /sys/kernel/mm/transparent_hugepage/enabled is better"
+    } else {
+        "on for guest memory"
+    };
+    line("large pages", advice);
+}
+
+fn print_kvm(system: &System) {
+    let kind = match System::kind() {
+        Kind::Vmx => "Intel VT-x",
+        Kind::Svm => "AMD-V",
+        Kind::Software => {
+            "software (no VT-x or AMD-V here): app guests run at full speed, exits and faults are dear, \
+             and no guest kernel can run"
+        }
+    };
+    line(DEVICE, "usable");
+    line("kind", kind);
+    line("memory slots", &system.capability(Cap::NrMemslots).to_string());
+    line("dirty log", "bitmap with manual protection");
+    let ring = system.capability(Cap::DirtyLogRing);
+    line("dirty ring", &if ring == 0 { "no".to_owned() } else { format!("up to {} entries", ring / 16) });
+}
+
+fn print_costs(costs: &Costs) {
+    let us = |nanoseconds: u64| format!("{:.2} us", nanoseconds as f64 / 1000.0);
+    line("exit", &format!("{} (a notification)", us(costs.exit_ns)));
+    line("system call", &us(costs.call_ns));
+    line("first touch", &format!("{} a page", us(costs.first_touch_ns)));
+    line("write fault", &format!("{} a page that the dirty log protects", us(costs.fault_ns)));
+    line("read the log", &format!("{} for 8 MiB", us(costs.log_ns)));
+}
+
+fn print_engine() -> Result<()> {
+    let costs = engine_probe::measure()?;
+    let us = |nanoseconds: u64| format!("{:.2} us a page", nanoseconds as f64 / 1000.0);
+    line("compare", &format!("{} ({})", us(costs.compare_ns), costs.instructions));
+    line("compare, a word", &format!("{} in which one word changed", us(costs.word_ns)));
+    line("compare, all", &format!("{} that changed as a whole", us(costs.copy_ns)));
+    Ok(())
+}
+
+fn fail(error: &KvmError) -> ExitCode {
+    line(DEVICE, &error.to_string());
+    line("instead", "programs that link guest-lib run without cairn, on the best user-level engine");
+    ExitCode::from(exit::NO_KVM)
+}
+
+fn line(what: &str, found: &str) {
+    println!("{what:<16} {found}");
+}

@@ -1,0 +1,44 @@
+//! What `cairn` exits with, and how it says why.
+
+use std::process::ExitCode;
+
+use cairn_vmm::kvm::system::KvmError;
+use cairn_vmm::machine::app::RunError;
+
+/// KVM couldn't go on with the program, or the host refused something while it ran.
+pub(crate) const GUEST_FAILED: u8 = 123;
+/// The memory that the guest was given is too small.
+pub(crate) const TOO_SMALL: u8 = 124;
+/// No usable KVM, or the guest couldn't be confined.
+pub(crate) const NO_KVM: u8 = 125;
+/// The program is there but can't be run: no ELF, another machine, no interpreter, no permission.
+pub(crate) const NOT_RUNNABLE: u8 = 126;
+/// There is no such program.
+pub(crate) const NOT_FOUND: u8 = 127;
+/// Anything else, as anyhow's callers have it.
+pub(crate) const OTHER: u8 = 1;
+
+/// Prints an error and its causes in one line each, and answers the exit code.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let mut line = format!("cairn: {error}");
+    for cause in error.chain().skip(1) {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+    }
+    eprintln!("{line}");
+    ExitCode::from(code(error))
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<RunError>() {
+        Some(RunError::Kvm(_) | RunError::Sandbox(_)) => NO_KVM,
+        Some(RunError::Open { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => NOT_FOUND,
+        Some(error) if error.is_too_small() => TOO_SMALL,
+        Some(
+            RunError::Open { .. } | RunError::Interpreter { .. } | RunError::Load(_) | RunError::Arguments { .. },
+        ) => NOT_RUNNABLE,
+        Some(_) => GUEST_FAILED,
+        None if error.downcast_ref::<KvmError>().is_some() => NO_KVM,
+        None => OTHER,
+    }
+}

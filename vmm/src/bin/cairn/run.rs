@@ -1,0 +1,177 @@
+//! `cairn run`: one program in a virtual machine.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use cairn_vmm::machine::app::{self, AppConfig, DEFAULT_MEMORY, Grant, LEAST_MEMORY, RunError};
+use cairn_vmm::machine::end::End;
+use cairn_vmm::machine::poll_policy::PollMode;
+use clap::{Args, ValueEnum};
+
+use crate::size::Size;
+
+/// Checkpoints that `--history` accepts at most. Bounds the search for the oldest.
+const MOST_HISTORY: usize = 1 << 16;
+/// Variables that a program gets without being asked for.
+const INHERITED: [&str; 7] = ["PATH", "HOME", "USER", "TERM", "LANG", "TZ", "CAIRN_ENGINE"];
+
+/// Options of `cairn run`.
+///
+/// The exit status is the program's; 128 and the signal's number if a signal killed it; 123 if KVM can't go on
+/// with it, 124 if the memory is too small, 125 without usable KVM, 126 if the program can't be run, 127 if there
+/// is none.
+#[derive(Args, Debug)]
+#[command(max_term_width = 100)]
+pub(crate) struct Run {
+    /// Private memory of the program. It costs the host what the program touches.
+    #[arg(long, value_name = "SIZE", default_value_t = Size(DEFAULT_MEMORY))]
+    memory: Size,
+    /// Set a variable in the program's environment. It has PATH, HOME, USER, TERM, LANG, LC_*, TZ and CAIRN_ENGINE of yours.
+    #[arg(long, value_name = "K=V")]
+    env: Vec<OsString>,
+    /// Let the program see a directory of the host, and with rw change it. The working directory and the system's
+    /// directories are visible anyhow, read-only.
+    #[arg(long, value_name = "HOST[:GUEST][:rw]")]
+    dir: Vec<OsString>,
+    /// When a host thread takes requests without an exit.
+    #[arg(long, value_enum, default_value_t = Poll::Auto)]
+    poll: Poll,
+    /// Checkpoints that can be rolled back to.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = history)]
+    history: usize,
+    /// The program, looked up in PATH if it has no slash.
+    program: OsString,
+    /// Its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
+    arguments: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+enum Poll {
+    /// While requests come and a core is spare.
+    Auto,
+    /// All the time.
+    Always,
+    /// Never: each request is an exit.
+    Never,
+}
+
+impl From<Poll> for PollMode {
+    fn from(poll: Poll) -> Self {
+        match poll {
+            Poll::Auto => Self::Auto,
+            Poll::Always => Self::Always,
+            Poll::Never => Self::Never,
+        }
+    }
+}
+
+impl Run {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let end = app::run(&self.config()?)?;
+        match &end {
+            End::Faulted(fault) => eprintln!("cairn: {fault}"),
+            End::Killed(signal) => eprintln!("cairn: the program was killed by {signal}"),
+            End::Exited(_) => {}
+        }
+        Ok(ExitCode::from(end.status()))
+    }
+
+    fn config(self) -> Result<AppConfig> {
+        if self.memory.0 < LEAST_MEMORY {
+            let memory = self.memory.0;
+            return Err(RunError::LessThanLeast { memory }.into());
+        }
+        let mut arguments = vec![c_string(&self.program)?];
+        for argument in &self.arguments {
+            arguments.push(c_string(argument)?);
+        }
+        Ok(AppConfig {
+            program: find(&self.program)?,
+            arguments,
+            environment: environment(&self.env)?,
+            memory: self.memory.0,
+            grants: self.dir.iter().map(|text| grant(text)).collect::<Result<_>>()?,
+            directory: std::env::current_dir().context("the working directory can't be told")?,
+            poll: self.poll.into(),
+            history: NonZeroUsize::new(self.history).context("--history must be at least 1")?,
+        })
+    }
+}
+
+/// The program's path: as it is if it has a slash, else the first of its name in PATH.
+fn find(program: &OsStr) -> Result<PathBuf> {
+    if program.as_bytes().contains(&b'/') {
+        return Ok(program.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file());
+    match found {
+        Some(file) => Ok(file),
+        None => {
+            let source = std::io::Error::new(std::io::ErrorKind::NotFound, "no such program in PATH");
+            Err(RunError::Open { program: program.to_string_lossy().into_owned(), source }.into())
+        }
+    }
+}
+
+fn environment(extra: &[OsString]) -> Result<Vec<CString>> {
+    let inherits = |name: &OsStr| INHERITED.iter().any(|known| name == *known) || name.as_bytes().starts_with(b"LC_");
+    let mut variables: Vec<(OsString, OsString)> = std::env::vars_os().filter(|(name, _)| inherits(name)).collect();
+    for text in extra {
+        let Some(at) = text.as_bytes().iter().position(|byte| *byte == b'=') else {
+            bail!("--env {}: write NAME=VALUE", text.display());
+        };
+        let (name, value) = text.as_bytes().split_at(at);
+        let name = OsStr::from_bytes(name).to_owned();
+        variables.retain(|(known, _)| *known != name);
+        variables.push((name, OsStr::from_bytes(&value[1..]).to_owned()));
+    }
+    let join = |(mut name, value): (OsString, OsString)| {
+        name.push("=");
+        name.push(value);
+        c_string(&name)
+    };
+    variables.into_iter().map(join).collect()
+}
+
+/// HOST, HOST:GUEST, HOST:rw or HOST:GUEST:rw.
+fn grant(text: &OsStr) -> Result<Grant> {
+    let mut parts: Vec<&[u8]> = text.as_bytes().split(|byte| *byte == b':').collect();
+    let writable = match parts.last() {
+        Some(&b"rw") => parts.pop().is_some(),
+        Some(&b"ro") => parts.pop().is_none(),
+        _ => false,
+    };
+    let (host, guest) = match parts[..] {
+        [host] => (host, host),
+        [host, guest] => (host, guest),
+        _ => bail!("--dir {}: write HOST, HOST:GUEST, HOST:rw or HOST:GUEST:rw", text.display()),
+    };
+    let host = Path::new(OsStr::from_bytes(host));
+    let canonical = host.canonicalize().with_context(|| format!("--dir {}: no such directory", host.display()))?;
+    if !canonical.is_dir() {
+        bail!("--dir {}: not a directory", host.display());
+    }
+    let guest = Path::new(OsStr::from_bytes(guest));
+    let guest = if parts.len() == 1 { canonical.clone() } else { guest.to_path_buf() };
+    if !guest.is_absolute() {
+        bail!("--dir {}: the place in the guest must begin with a slash", text.display());
+    }
+    Ok(Grant { host: canonical, guest, writable })
+}
+
+fn history(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=MOST_HISTORY).contains(&count) => Ok(count),
+        _ => Err(format!("write a number from 1 to {MOST_HISTORY}")),
+    }
+}
+
+fn c_string(text: &OsStr) -> Result<CString> {
+    CString::new(text.as_bytes()).with_context(|| format!("{} has a zero byte", text.display()))
+}

@@ -1,0 +1,190 @@
+//! Does what the checkpoint device's session decided: effects in, outcomes out.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cairn_abi::reply::Missing;
+use cairn_abi::{RegionId, RegionName, Span};
+use cairn_engine::{Config, Engine, EngineError, LiveMemory, Rule};
+
+use crate::checkpoint::bitmap::BitmapTracker;
+use crate::devices::checkpoint::{Effect, Failure, Outcome, RegionSpan};
+use crate::kvm::slots::SlotMap;
+use crate::memory::layout::PAGE;
+use crate::memory::program::ProgramMemory;
+use crate::memory::view::View;
+
+/// What a keeper may use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeeperConfig {
+    /// Checkpoints that are retained.
+    pub history: NonZeroUsize,
+    /// Bytes that all regions may have together.
+    pub max_region_bytes: u64,
+}
+
+/// The engine of one session after the other, and the memslots of its regions.
+#[derive(Debug)]
+pub struct Keeper {
+    engine: Engine<BitmapTracker>,
+    config: KeeperConfig,
+    slots: Arc<Mutex<SlotMap>>,
+    memory: Arc<ProgramMemory>,
+    /// A span that has its memslot and waits for the program to touch its pages.
+    prepared: Option<Range<u64>>,
+}
+
+impl Keeper {
+    /// A keeper of nothing.
+    #[must_use]
+    pub fn new(slots: Arc<Mutex<SlotMap>>, memory: Arc<ProgramMemory>, config: KeeperConfig) -> Self {
+        let engine = engine(&slots, &memory, config);
+        Self { engine, config, slots, memory, prepared: None }
+    }
+
+    /// Does it. The program stands still, or waits for the answer; all but checkpoints, rollbacks,
+    /// releases and figures need it to stand still.
+    pub fn act(&mut self, effect: Effect, view: &View<'_>) -> Outcome {
+        match self.try_act(effect, view) {
+            Ok(outcome) => outcome,
+            Err(failure) => Outcome::Failed(failure),
+        }
+    }
+
+    /// Ends the regions that share memory with `range`, which the program is about to lose. Answers which.
+    pub fn vacate(&mut self, range: &Range<u64>) -> Vec<RegionId> {
+        let mut gone = Vec::new();
+        while let Some(region) = self.engine.tracker().region_in(range) {
+            tracing::info!(%region, "the program unmapped or reprotected memory of this region, which ends it");
+            if let Err(error) = self.engine.remove_region(region) {
+                tracing::error!(%region, %error, "a region could not be ended");
+                break;
+            }
+            gone.push(region);
+        }
+        gone
+    }
+
+    fn try_act(&mut self, effect: Effect, view: &View<'_>) -> Result<Outcome, Failure> {
+        Ok(match effect {
+            Effect::DropAll => {
+                self.drop_all();
+                Outcome::Done
+            }
+            Effect::PrepareRegion { span } => self.prepare(span, view)?,
+            Effect::AddRegion { span, name } => self.add(span, name, view)?,
+            Effect::RemoveRegion(region) => {
+                self.engine.remove_region(region).map_err(|error| failure(&error))?;
+                Outcome::Done
+            }
+            Effect::Checkpoint => {
+                let id = self.engine.checkpoint().map_err(|error| failure(&error))?;
+                self.warn_unprotected();
+                Outcome::Checkpoint(id)
+            }
+            Effect::Rollback(checkpoint) => {
+                self.engine.rollback(checkpoint).map_err(|error| failure(&error))?;
+                self.warn_unprotected();
+                Outcome::Done
+            }
+            Effect::Release(checkpoint) => {
+                self.engine.release(checkpoint).map_err(|error| failure(&error))?;
+                Outcome::Done
+            }
+            Effect::SessionFigures => Outcome::Session(self.engine.figures()),
+            Effect::CheckpointFigures(checkpoint) => {
+                let figures = self.engine.checkpoint_figures(checkpoint).map_err(|error| failure(&error))?;
+                Outcome::CheckpointFigures(figures)
+            }
+        })
+    }
+
+    /// Gives the span a memslot and memory, and has the program touch it: once it's logged, KVM makes
+    /// no new large mappings in it, and the first touch of each page would cost many times as much.
+    fn prepare(&mut self, span: RegionSpan, view: &View<'_>) -> Result<Outcome, Failure> {
+        let range = span.address()..span.end();
+        view.pointer(&range).ok_or(Failure::NotMapped)?;
+        if self.prepared.as_ref() == Some(&range) {
+            return Ok(Outcome::Done);
+        }
+        self.unprepare();
+        self.memory.window().populate(&range).map_err(|errno| {
+            tracing::warn!(%errno, bytes = span.len(), "a region's memory could not be populated");
+            Failure::NoMemory
+        })?;
+        self.slots().isolate(&range).map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "a region got no memslot");
+            Failure::Host
+        })?;
+        self.prepared = Some(range);
+        Ok(Outcome::Missing(Missing::new(&[Span { address: span.address(), len: span.len() }])))
+    }
+
+    fn add(&mut self, span: RegionSpan, name: RegionName, view: &View<'_>) -> Result<Outcome, Failure> {
+        let range = span.address()..span.end();
+        let base = view.pointer(&range).ok_or(Failure::NotMapped)?;
+        let pages = usize::try_from(span.len() / PAGE).map_err(|_| Failure::Limit)?;
+        // SAFETY: `range` is plain memory, mapped for reading and writing and aligned as the window is.
+        // It stays so as long as it's in the plain spans, and before the address space takes it from
+        // these it has `vacate` end the region. The VMM never makes Rust references to guest memory.
+        let memory = unsafe { LiveMemory::new(base, pages) };
+        let id = self.engine.add_region(name, memory).map_err(|error| failure(&error))?;
+        self.prepared = None;
+        Ok(Outcome::Region(id))
+    }
+
+    fn drop_all(&mut self) {
+        self.unprepare();
+        while let Some(region) = self.engine.tracker().region_in(&(0..u64::MAX)) {
+            if self.engine.remove_region(region).is_err() {
+                break;
+            }
+        }
+        self.engine = engine(&self.slots, &self.memory, self.config);
+    }
+
+    fn unprepare(&mut self) {
+        if let Some(range) = self.prepared.take()
+            && let Err(error) = self.slots().rejoin(&range)
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a span that became no region keeps its memslot");
+        }
+    }
+
+    fn warn_unprotected(&self) {
+        if let Some(error) = self.engine.unprotected() {
+            tracing::warn!(error = error as &dyn std::error::Error, "pages stay writable and will be compared");
+        }
+    }
+
+    fn slots(&self) -> std::sync::MutexGuard<'_, SlotMap> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn engine(slots: &Arc<Mutex<SlotMap>>, memory: &Arc<ProgramMemory>, config: KeeperConfig) -> Engine<BitmapTracker> {
+    let tracker = BitmapTracker::new(Arc::clone(slots), Arc::clone(memory));
+    let KeeperConfig { history, max_region_bytes } = config;
+    Engine::new(tracker, Config { history, max_region_bytes, rule: Rule::TwoDirtyEpochs, ..Config::default() })
+}
+
+/// What the program is told of an engine's error. What isn't the program's doing goes to the log too.
+fn failure(error: &EngineError) -> Failure {
+    match error {
+        EngineError::NoRegion(_) => Failure::NoRegion,
+        EngineError::NoCheckpoint(_) => Failure::NoCheckpoint,
+        EngineError::Evicted { .. } => Failure::Evicted,
+        EngineError::RegionSet { region, .. } => Failure::RegionSet(*region),
+        EngineError::TooManyRegions { .. } | EngineError::TooManyBytes { .. } => Failure::Limit,
+        EngineError::NoMemory => {
+            tracing::warn!("no memory for checkpoint data; what was committed before stands");
+            Failure::NoMemory
+        }
+        // The session has checked these before.
+        EngineError::NameTaken(_) | EngineError::Overlap(_) | EngineError::EmptyRegion | EngineError::Track(_) => {
+            tracing::error!(error = error as &dyn std::error::Error, "the checkpoint engine failed");
+            Failure::Host
+        }
+    }
+}

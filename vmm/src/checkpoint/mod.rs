@@ -1,0 +1,8 @@
+//! The checkpoint engine at work on a guest: KVM's dirty log tells it what was written, and the
+//! device's effects tell it what to do.
+
+mod bitmap;
+mod keeper;
+
+pub use bitmap::BitmapTracker;
+pub use keeper::{Keeper, KeeperConfig};

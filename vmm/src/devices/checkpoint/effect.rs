@@ -1,0 +1,106 @@
+//! What the device wants done, and how that ended.
+
+use cairn_abi::reply::{CheckpointFigures, Missing, SessionFigures};
+use cairn_abi::{CheckpointId, RegionId, RegionName, Reply, Status};
+
+use super::regions::RegionSpan;
+
+/// What the engine has to do. All or nothing, except where the contract says otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Forget all regions and checkpoints: their session is over. Ends with [`Outcome::Done`], also if there is
+    /// nothing.
+    DropAll,
+    /// Find out whether the span can become a region: [`Outcome::Done`], or [`Outcome::Missing`] if pages must be
+    /// touched before. It changes nothing.
+    PrepareRegion {
+        /// Where it is.
+        span: RegionSpan,
+    },
+    /// Make the span a region: [`Outcome::Region`]. Follows a [`PrepareRegion`](Self::PrepareRegion) that was done.
+    AddRegion {
+        /// Where it is.
+        span: RegionSpan,
+        /// What it's called.
+        name: RegionName,
+    },
+    /// End a region that was added: [`Outcome::Done`].
+    RemoveRegion(RegionId),
+    /// Take a checkpoint: [`Outcome::Checkpoint`], or [`Outcome::Missing`].
+    Checkpoint,
+    /// Give all regions the content of a checkpoint: [`Outcome::Done`], or [`Outcome::Missing`]. Whether the id means
+    /// anything is the engine's to know.
+    Rollback(CheckpointId),
+    /// Give up a checkpoint: [`Outcome::Done`].
+    Release(CheckpointId),
+    /// Tell the session's figures: [`Outcome::Session`].
+    SessionFigures,
+    /// Tell a checkpoint's figures: [`Outcome::CheckpointFigures`].
+    CheckpointFigures(CheckpointId),
+}
+
+/// How an [`Effect`] ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// As wished, and there is nothing to tell.
+    Done,
+    /// Nothing is done yet: these spans must be touched, then the same effect comes again.
+    Missing(Missing),
+    /// The region's id.
+    Region(RegionId),
+    /// The checkpoint's id.
+    Checkpoint(CheckpointId),
+    /// The session's figures.
+    Session(SessionFigures),
+    /// The checkpoint's figures.
+    CheckpointFigures(CheckpointFigures),
+    /// Not at all.
+    Failed(Failure),
+}
+
+/// Why an [`Effect`] failed. Nothing was changed by it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Failure {
+    /// The span isn't memory that the program may write.
+    #[error("the span is not memory that the program may write")]
+    NotMapped,
+    /// There is no such region.
+    #[error("there is no such region")]
+    NoRegion,
+    /// There never was such a checkpoint, or it was released.
+    #[error("there is no such checkpoint")]
+    NoCheckpoint,
+    /// The checkpoint was evicted.
+    #[error("the checkpoint was evicted")]
+    Evicted,
+    /// The checkpoint's regions aren't today's: this one is in one set and not in the other.
+    #[error("region {0} is not in both today's set and the checkpoint's")]
+    RegionSet(RegionId),
+    /// The engine has a limit of its own.
+    #[error("a limit of the engine is reached")]
+    Limit,
+    /// The host has no memory.
+    #[error("the host has no memory")]
+    NoMemory,
+    /// The host failed otherwise; whoever noticed has logged it.
+    #[error("the host failed")]
+    Host,
+}
+
+impl Failure {
+    /// What the program is told.
+    #[must_use]
+    pub fn reply(self) -> Reply {
+        let (status, detail) = match self {
+            Self::NotMapped => (Status::NotMapped, 0),
+            Self::NoRegion => (Status::NoRegion, 0),
+            Self::NoCheckpoint => (Status::NoCheckpoint, 0),
+            Self::Evicted => (Status::Evicted, 0),
+            Self::RegionSet(region) => (Status::RegionSet, region.0),
+            Self::Limit => (Status::Limit, 0),
+            Self::NoMemory => (Status::NoMemory, 0),
+            Self::Host => (Status::Host, 0),
+        };
+        Reply::refusal(status, detail)
+    }
+}

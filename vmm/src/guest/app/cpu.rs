@@ -1,0 +1,282 @@
+//! The vCPU of an app guest: entering the program, and what the program's exits mean.
+//!
+//! A system call arrives as a store to the syscall port, made by the stub that MSR_LSTAR names. On
+//! VMX and SVM the stub runs at CPL 0 and its SYSRET goes back; where CPL 0 is emulated, SYSCALL stays
+//! at CPL 3 and the VMM sets the return itself. An exception arrives as a store of its vector to the
+//! exception port, by a stub of that vector; the CPU has left its frame on the interrupt stack.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kvm_bindings::kvm_regs;
+
+use crate::guest::app::process::Segments;
+use crate::host::mapping::Reservation;
+use crate::kvm::state::{self, Tables};
+use crate::kvm::system::{KvmError, System};
+use crate::kvm::vcpu::{Exit, Failure, Vcpu};
+use crate::kvm::vm::Vm;
+use crate::memory::layout::{EXCEPTION_PORT, PAGE, SYSCALL_PORT, WINDOW_SIZE};
+use crate::memory::page_table::{PageTables, SYSTEM_PAGES, SYSTEM_VIRTUAL};
+
+/// Offsets in the system span.
+const SYSCALL_STUB: u64 = SYSTEM_PAGES.start;
+const EXCEPTION_STUBS: u64 = SYSCALL_STUB + PAGE;
+const INTERRUPT_DESCRIPTORS: u64 = EXCEPTION_STUBS + PAGE;
+const DESCRIPTORS: u64 = INTERRUPT_DESCRIPTORS + PAGE;
+const TASK_STATE: u64 = DESCRIPTORS + PAGE;
+const INTERRUPT_STACK_TOP: u64 = SYSTEM_PAGES.end;
+/// Bytes of one exception stub; 256 of them fill a page.
+const STUB_SIZE: u64 = 16;
+
+const MSR_STAR: u32 = 0xc000_0081;
+const MSR_LSTAR: u32 = 0xc000_0082;
+const MSR_SYSCALL_MASK: u32 = 0xc000_0084;
+
+/// Flags that a program may have when it goes on: all that POPF at CPL 3 can set, and IF.
+const USER_FLAGS: u64 = 0x24_4fd5 | 1 << 9;
+const FLAG_ALWAYS: u64 = 1 << 1;
+
+/// Vectors whose frame begins with an error code (Intel SDM volume 3, table 6-1).
+const WITH_ERROR: [u64; 10] = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
+/// The page fault's vector.
+pub const PAGE_FAULT: u64 = 14;
+
+/// What the program did that the VMM must act on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A system call: its number and arguments. [`Cpu::answer`] must follow, or the program's end.
+    Call(u64, [u64; 6]),
+    /// An exception. The instruction isn't done.
+    Exception(Exception),
+    /// A store to a device register. It's done when the program goes on.
+    Store {
+        /// The guest-physical address.
+        address: u64,
+        /// What was stored, zero-extended.
+        value: u64,
+        /// Bytes.
+        len: u8,
+    },
+    /// Memory whose page tables entry exists but that the host can't give: a file's page beyond its end.
+    NoMemory {
+        /// The instruction's address.
+        instruction: u64,
+    },
+    /// Nothing that matters to the program (a load was answered, a signal arrived).
+    Nothing,
+    /// KVM can't go on.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// The instruction's address.
+        instruction: u64,
+    },
+}
+
+/// An exception and its frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Exception {
+    /// Its number.
+    pub vector: u64,
+    /// The error code, 0 where there is none.
+    pub error: u64,
+    /// The faulting address of a page fault.
+    pub address: u64,
+    /// The instruction's address.
+    pub instruction: u64,
+    /// The stack pointer.
+    pub stack: u64,
+    /// The flags.
+    pub flags: u64,
+}
+
+/// How the host's SYSCALL behaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stub {
+    /// It enters CPL 0, and the stub's SYSRET returns.
+    Privileged,
+    /// It stays at CPL 3, and the VMM returns.
+    Unprivileged,
+}
+
+/// The vCPU and the pages that it needs.
+#[derive(Debug)]
+pub struct Cpu {
+    vcpu: Vcpu,
+    system: Arc<Reservation>,
+    stub: Option<Stub>,
+    segments: Segments,
+}
+
+/// The pages of the system span that the program may execute: the syscall stub.
+pub const USER_PAGES: std::ops::Range<u64> = SYSCALL_STUB..SYSCALL_STUB + PAGE;
+
+impl Cpu {
+    /// A vCPU that will start at `entry` with the stack pointer `stack`.
+    ///
+    /// # Errors
+    /// [`KvmError`].
+    pub fn new(
+        kvm: &System,
+        vm: &Vm,
+        system: Arc<Reservation>,
+        tables: &mut PageTables,
+        entry: u64,
+        stack: u64,
+    ) -> Result<Self, KvmError> {
+        write_stubs(&system);
+        write_tables(&system);
+        tables.map_device(SYSCALL_PORT, true);
+        tables.map_device(EXCEPTION_PORT, false);
+        let mut vcpu = vm.create_vcpu(0, &kvm.supported_cpuid()?)?;
+        let mut sregs = vcpu.sregs()?;
+        let tables = Tables {
+            page_table: tables.root(),
+            interrupts: SYSTEM_VIRTUAL + INTERRUPT_DESCRIPTORS,
+            descriptors: SYSTEM_VIRTUAL + DESCRIPTORS,
+            task: SYSTEM_VIRTUAL + TASK_STATE,
+        };
+        state::enter_user(&mut sregs, &tables);
+        vcpu.set_sregs(&sregs)?;
+        vcpu.set_msrs(&[
+            (MSR_STAR, state::STAR),
+            (MSR_LSTAR, SYSTEM_VIRTUAL + SYSCALL_STUB),
+            (MSR_SYSCALL_MASK, state::SYSCALL_MASK),
+        ])?;
+        vcpu.set_regs(&kvm_regs { rip: entry, rsp: stack, rflags: FLAG_ALWAYS | 1 << 9, ..Default::default() });
+        Ok(Self { vcpu, system, stub: None, segments: Segments::default() })
+    }
+
+    /// Runs the program until it needs something. `load` answers loads from device registers.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM itself fails.
+    pub fn run(&mut self, load: &mut dyn FnMut(u64, &mut [u8])) -> Result<Event, KvmError> {
+        Ok(match self.vcpu.run(load)? {
+            Exit::Store { address: SYSCALL_PORT, .. } => self.call()?,
+            Exit::Store { address: EXCEPTION_PORT, value, .. } => Event::Exception(self.exception(value & 0xff)?),
+            Exit::Store { address, value, len } => Event::Store { address, value, len },
+            Exit::Load | Exit::Interrupted => Event::Nothing,
+            Exit::NoMemory => Event::NoMemory { instruction: self.vcpu.regs().rip },
+            Exit::Failed(failure) => Event::Failed { failure, instruction: self.vcpu.regs().rip },
+        })
+    }
+
+    /// Gives the program a system call's answer. The segments' bases become `segments`.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses the new state.
+    pub fn answer(&mut self, value: u64, segments: Segments) -> Result<(), KvmError> {
+        let mut regs = self.vcpu.regs();
+        regs.rax = value;
+        if self.stub == Some(Stub::Unprivileged) {
+            regs.rip = regs.rcx;
+            regs.rflags = regs.r11 & USER_FLAGS | FLAG_ALWAYS;
+        }
+        self.vcpu.set_regs(&regs);
+        if segments != self.segments {
+            let mut sregs = self.vcpu.sregs()?;
+            (sregs.fs.base, sregs.gs.base) = (segments.fs, segments.gs);
+            self.vcpu.set_sregs(&sregs)?;
+            self.segments = segments;
+        }
+        Ok(())
+    }
+
+    /// Lets the program try the instruction again that raised `exception`.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses the state.
+    pub fn retry(&mut self, exception: &Exception) -> Result<(), KvmError> {
+        let mut sregs = self.vcpu.sregs()?;
+        state::return_to_user(&mut sregs);
+        self.vcpu.set_sregs(&sregs)?;
+        let mut regs = self.vcpu.regs();
+        (regs.rip, regs.rsp) = (exception.instruction, exception.stack);
+        regs.rflags = exception.flags & USER_FLAGS | FLAG_ALWAYS;
+        self.vcpu.set_regs(&regs);
+        Ok(())
+    }
+
+    fn call(&mut self) -> Result<Event, KvmError> {
+        if self.stub.is_none() {
+            let at_cpl_3 = self.vcpu.sregs()?.cs.selector & 3 == 3;
+            self.stub = Some(if at_cpl_3 { Stub::Unprivileged } else { Stub::Privileged });
+        }
+        let regs = self.vcpu.regs();
+        if WINDOW_SIZE <= regs.rcx {
+            // No SYSCALL of the program leaves such a return address: it stored to the port by itself.
+            return Ok(Event::NoMemory { instruction: regs.rip });
+        }
+        Ok(Event::Call(regs.rax, [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9]))
+    }
+
+    fn exception(&self, vector: u64) -> Result<Exception, KvmError> {
+        let has_error = WITH_ERROR.contains(&vector);
+        let mut at = INTERRUPT_STACK_TOP - if has_error { 48 } else { 40 };
+        let mut pop = || {
+            at += 8;
+            self.system.word(at - 8).load(Ordering::Acquire)
+        };
+        let error = if has_error { pop() } else { 0 };
+        let (instruction, _code_segment, flags, stack) = (pop(), pop(), pop(), pop());
+        let address = if vector == PAGE_FAULT { self.vcpu.sregs()?.cr2 } else { 0 };
+        Ok(Exception { vector, error, address, instruction, stack, flags })
+    }
+}
+
+fn write_stubs(system: &Reservation) {
+    // mov %al, SYSCALL_PORT; sysretq
+    let mut stub = vec![0x88, 0x04, 0x25];
+    stub.extend(low_half(SYSCALL_PORT).to_le_bytes());
+    stub.extend([0x48, 0x0f, 0x07]);
+    write(system, SYSCALL_STUB, &stub);
+    for vector in 0..=u8::MAX {
+        // movb $vector, EXCEPTION_PORT; hlt
+        let mut stub = vec![0xc6, 0x04, 0x25];
+        stub.extend(low_half(EXCEPTION_PORT).to_le_bytes());
+        stub.extend([vector, 0xf4]);
+        write(system, EXCEPTION_STUBS + u64::from(vector) * STUB_SIZE, &stub);
+    }
+}
+
+fn write_tables(system: &Reservation) {
+    for vector in 0..256 {
+        let [low, high] = interrupt_gate(SYSTEM_VIRTUAL + EXCEPTION_STUBS + vector * STUB_SIZE);
+        set(system, INTERRUPT_DESCRIPTORS + vector * 16, low);
+        set(system, INTERRUPT_DESCRIPTORS + vector * 16 + 8, high);
+    }
+    for (index, descriptor) in state::DESCRIPTORS.iter().enumerate() {
+        set(system, DESCRIPTORS + index as u64 * 8, *descriptor);
+    }
+    // The stack pointers of the task state: RSP0 at 4, IST1 at 36 (AMD64 APM volume 2, figure 12-8).
+    let top = (SYSTEM_VIRTUAL + INTERRUPT_STACK_TOP).to_le_bytes();
+    write(system, TASK_STATE + 4, &top);
+    write(system, TASK_STATE + 36, &top);
+}
+
+/// A 64-bit interrupt gate on the first interrupt stack, so that the frame is always in one place.
+fn interrupt_gate(handler: u64) -> [u64; 2] {
+    const PRESENT_INTERRUPT_GATE: u64 = 0x8e00 << 32;
+    const INTERRUPT_STACK_1: u64 = 1 << 32;
+    let low = handler & 0xffff | u64::from(state::SYSTEM_CODE) << 16 | (handler >> 16 & 0xffff) << 48;
+    [low | PRESENT_INTERRUPT_GATE | INTERRUPT_STACK_1, handler >> 32]
+}
+
+fn write(system: &Reservation, offset: u64, bytes: &[u8]) {
+    for (index, byte) in (offset..).zip(bytes) {
+        let (word, shift) = (system.word(index & !7), index % 8 * 8);
+        word.fetch_or(u64::from(*byte) << shift, Ordering::Relaxed);
+    }
+}
+
+fn set(system: &Reservation, offset: u64, value: u64) {
+    system.word(offset).store(value, Ordering::Relaxed);
+}
+
+fn low_half(address: u64) -> u32 {
+    u32::try_from(address).expect("the ports are below 2 GiB, where a 32-bit displacement reaches")
+}
+
+const _: () = assert!(EXCEPTION_PORT < 1 << 31 && SYSCALL_PORT < 1 << 31);

@@ -1,0 +1,179 @@
+//! The descriptor table of the guest program.
+
+use std::{os::fd::AsFd, sync::Arc};
+
+use nix::{errno::Errno, sys::stat::fstat};
+
+use super::{
+    backend::Answer,
+    open::{Object, OpenFile},
+    path::GuestPath,
+};
+
+/// Most descriptors that a guest can have, whatever limit it sets itself; bounds the monitor's own.
+pub const MAX_DESCRIPTORS: usize = 1024;
+
+/// The descriptor table: numbers of the guest and the open files that they mean.
+#[derive(Debug)]
+pub struct Descriptors {
+    slots: Vec<Option<Slot>>,
+    limit: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Slot {
+    file: Arc<OpenFile>,
+    close_on_exec: bool,
+}
+
+impl Descriptors {
+    /// A table without descriptors.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { slots: Vec::new(), limit: MAX_DESCRIPTORS }
+    }
+
+    /// A table with the monitor's own standard input, output and error as 0, 1 and 2.
+    ///
+    /// One that is closed stays closed.
+    #[must_use]
+    pub fn standard() -> Self {
+        let mut table = Self::empty();
+        let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        for (fd, label) in [(input.as_fd(), "stdin"), (output.as_fd(), "stdout"), (error.as_fd(), "stderr")] {
+            let slot = fd.try_clone_to_owned().ok().map(|fd| {
+                let kind = fstat(&fd).map(|stat| stat.st_mode & libc::S_IFMT);
+                let path = match kind {
+                    Ok(libc::S_IFCHR) => GuestPath::from_clean(b"/dev/tty"),
+                    Ok(libc::S_IFIFO) => GuestPath::label(&format!("pipe:[{label}]")),
+                    _ => GuestPath::label(label),
+                };
+                // The files behind them were opened for the guest, but only to read or write.
+                Slot { file: Arc::new(OpenFile::new(path, false, Object::Host(fd))), close_on_exec: false }
+            });
+            table.slots.push(slot);
+        }
+        table
+    }
+
+    /// Sets how many descriptors there can be (`RLIMIT_NOFILE`); more than [`MAX_DESCRIPTORS`] is as many.
+    pub fn set_limit(&mut self, limit: u64) {
+        self.limit = usize::try_from(limit).unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS);
+    }
+
+    /// The open file of a descriptor.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn get(&self, number: i32) -> Answer<Arc<OpenFile>> {
+        Ok(Arc::clone(&self.slot(number)?.file))
+    }
+
+    /// Whether a descriptor has the flag `FD_CLOEXEC`.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn close_on_exec(&self, number: i32) -> Answer<bool> {
+        Ok(self.slot(number)?.close_on_exec)
+    }
+
+    /// Sets or clears `FD_CLOEXEC`.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn set_close_on_exec(&mut self, number: i32, on: bool) -> Answer<()> {
+        self.slot_mut(number)?.close_on_exec = on;
+        Ok(())
+    }
+
+    /// Gives an open file the lowest free number.
+    ///
+    /// # Errors
+    /// `EMFILE` when there is none below the limit.
+    pub fn insert(&mut self, file: Arc<OpenFile>, close_on_exec: bool) -> Answer<i32> {
+        self.insert_from(file, 0, close_on_exec)
+    }
+
+    /// Gives an open file the lowest free number that is at least `lowest`: `F_DUPFD`.
+    ///
+    /// # Errors
+    /// `EINVAL` when `lowest` is negative or not below the limit, `EMFILE` when no number is free.
+    pub fn duplicate(&mut self, number: i32, lowest: i32, close_on_exec: bool) -> Answer<i32> {
+        let file = self.get(number)?;
+        let lowest = usize::try_from(lowest).ok().filter(|lowest| *lowest < self.limit);
+        self.insert_from(file, lowest.ok_or(Errno::EINVAL)?, close_on_exec)
+    }
+
+    /// dup2 and dup3 with different numbers: `target` is closed if it was open.
+    ///
+    /// # Errors
+    /// `EBADF` when `number` isn't open or `target` can't be.
+    pub fn duplicate_to(&mut self, number: i32, target: i32, close_on_exec: bool) -> Answer<()> {
+        let file = self.get(number)?;
+        let index = usize::try_from(target).ok().filter(|index| *index < self.limit).ok_or(Errno::EBADF)?;
+        self.put(index, Slot { file, close_on_exec });
+        Ok(())
+    }
+
+    /// Closes a descriptor; the file is closed with its last one.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn close(&mut self, number: i32) -> Answer<()> {
+        self.slot(number)?;
+        self.for_range(number, number, |slot| *slot = None);
+        Ok(())
+    }
+
+    /// Closes all descriptors from `first` to `last`.
+    pub fn close_range(&mut self, first: i32, last: i32) {
+        self.for_range(first, last, |slot| *slot = None);
+    }
+
+    /// Sets `FD_CLOEXEC` on all descriptors from `first` to `last`.
+    pub fn close_range_on_exec(&mut self, first: i32, last: i32) {
+        self.for_range(first, last, |slot| {
+            if let Some(slot) = slot {
+                slot.close_on_exec = true;
+            }
+        });
+    }
+
+    /// The numbers that are open, in order.
+    pub fn numbers(&self) -> impl Iterator<Item = i32> {
+        let open = self.slots.iter().enumerate().filter(|(_, slot)| slot.is_some());
+        open.filter_map(|(index, _)| i32::try_from(index).ok())
+    }
+
+    fn insert_from(&mut self, file: Arc<OpenFile>, lowest: usize, close_on_exec: bool) -> Answer<i32> {
+        let taken = |index: &usize| self.slots.get(*index).is_some_and(Option::is_some);
+        let index = (lowest..self.limit).find(|index| !taken(index)).ok_or(Errno::EMFILE)?;
+        self.put(index, Slot { file, close_on_exec });
+        i32::try_from(index).map_err(|_| Errno::EMFILE)
+    }
+
+    fn put(&mut self, index: usize, slot: Slot) {
+        if self.slots.len() <= index {
+            self.slots.resize(index + 1, None);
+        }
+        self.slots[index] = Some(slot);
+    }
+
+    fn slot(&self, number: i32) -> Answer<&Slot> {
+        let index = usize::try_from(number).map_err(|_| Errno::EBADF)?;
+        self.slots.get(index).and_then(Option::as_ref).ok_or(Errno::EBADF)
+    }
+
+    fn slot_mut(&mut self, number: i32) -> Answer<&mut Slot> {
+        let index = usize::try_from(number).map_err(|_| Errno::EBADF)?;
+        self.slots.get_mut(index).and_then(Option::as_mut).ok_or(Errno::EBADF)
+    }
+
+    fn for_range(&mut self, first: i32, last: i32, mut act: impl FnMut(&mut Option<Slot>)) {
+        let first = usize::try_from(first).unwrap_or(0);
+        let Ok(last) = usize::try_from(last) else { return };
+        for slot in self.slots.iter_mut().take(last.saturating_add(1)).skip(first) {
+            act(slot);
+        }
+    }
+}

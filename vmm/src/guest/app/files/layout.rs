@@ -1,0 +1,268 @@
+//! Which directories of the host a guest sees, and what the monitor puts beside them.
+
+use std::{
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use nix::errno::Errno;
+
+use super::{
+    Caller,
+    backend::{Answer, Backend, Look},
+    descriptors::Descriptors,
+    facts::NoProcess,
+    host::{HostTree, Readers},
+    memory::{Budget, MemoryTree},
+    open::{Object, OpenFile},
+    path::{GuestPath, parts},
+    synthetic::{DevSource, ProcSource, SharedPci, SyntheticTree, SysSource},
+    view::{At, End, FileView, Place},
+};
+
+/// What every program may read, as far as every user of the host may: `/usr` has programs, libraries and
+/// their data; the next four are links into it on merged systems and directories on others; `/etc` has
+/// the loader's cache, locales, time zone, users, and the alternatives that links in `/usr/bin` go through.
+/// `/home`, `/root`, `/var`, `/run`, `/boot`, `/opt` and `/srv` are no part of the system's programs and
+/// must be granted.
+const SYSTEM_DIRECTORIES: [&str; 8] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc"];
+
+/// Private memory that begins empty.
+const PRIVATE_DIRECTORIES: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
+
+/// File system numbers of what is not the host's, as stat shows them: minor numbers of major 0, beyond
+/// those that a host uses in practice.
+const FIRST_DEVICE: u32 = 0xc_0000;
+
+/// Size that sysfs shows for its text files.
+const SYSFS_TEXT_BYTES: i64 = 4096;
+
+/// A directory of the host that the user grants to the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The directory on the host.
+    pub host: PathBuf,
+    /// Where the guest sees it: an absolute path.
+    pub guest: PathBuf,
+    /// Whether the guest may change it.
+    pub writable: bool,
+}
+
+/// What makes up a guest's file tree.
+#[derive(Debug, Default)]
+pub struct Layout {
+    /// Directories that the user grants; a later one covers an earlier one.
+    pub grants: Vec<Grant>,
+    /// The directory in which the program starts, on the host; visible read-only if no grant says more.
+    pub working_directory: PathBuf,
+    /// Bytes that files in private memory may take together.
+    pub private_bytes: u64,
+    /// PCI functions for /sys.
+    pub functions: Vec<SharedPci>,
+}
+
+/// Why a file tree can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// The directory in the guest isn't absolute.
+    #[error("{0} is no place for a directory in the guest: give an absolute path")]
+    RelativeGuestPath(PathBuf),
+    /// The host's directory can't be opened.
+    #[error("can't grant {}: {}", host.display(), reason(*source))]
+    Host {
+        /// The directory.
+        host: PathBuf,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// There is no directory in the guest that could hold the grant.
+    #[error("can't show a directory at {guest} in the guest: {}", source.desc())]
+    MountPoint {
+        /// The place.
+        guest: GuestPath,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+}
+
+impl Layout {
+    /// Builds the tree, and tells where in it the program starts.
+    ///
+    /// # Errors
+    /// A grant that doesn't exist, can't be opened or has no place in the guest.
+    pub fn build(self) -> Result<(FileView, GuestPath), LayoutError> {
+        let budget = Arc::new(Budget::new(self.private_bytes));
+        let mut devices = (FIRST_DEVICE..).map(|minor| libc::makedev(0, minor));
+        let mut device = move || devices.next().unwrap_or_default();
+
+        let nothing = Arc::new(Budget::new(0));
+        let root = MemoryTree::new(GuestPath::root(), device(), 0o755, nothing).read_only();
+        let mut view =
+            FileView::new(Box::new(root), MemoryTree::unnamed_files(device(), Arc::clone(&budget)));
+        let (root_grants, grants): (Vec<Grant>, Vec<Grant>) =
+            self.grants.into_iter().partition(|grant| guest_path(grant).is_ok_and(|path| path.is_root()));
+        for grant in &root_grants {
+            view.grant(grant)?;
+        }
+        if root_grants.is_empty() {
+            for directory in SYSTEM_DIRECTORIES {
+                view.mount_system_directory(Path::new(directory))?;
+            }
+        }
+
+        let at = |path: &str| GuestPath::from_clean(path.as_bytes());
+        let dev = SyntheticTree::new(DevSource, at("/dev"), device(), 0);
+        view.mount_at(&at("/dev"), Box::new(dev))?;
+        let proc = SyntheticTree::new(ProcSource, at("/proc"), device(), 0);
+        view.mount_at(&at("/proc"), Box::new(proc))?;
+        let sys = SyntheticTree::new(SysSource::new(self.functions), at("/sys"), device(), SYSFS_TEXT_BYTES);
+        view.mount_at(&at("/sys"), Box::new(sys))?;
+        for path in PRIVATE_DIRECTORIES {
+            let tree = MemoryTree::new(at(path), device(), 0o1777, Arc::clone(&budget));
+            view.mount_at(&at(path), Box::new(tree))?;
+        }
+
+        let directory = GuestPath::from_clean(self.working_directory.as_os_str().as_bytes());
+        view.mount_working_directory(&self.working_directory, &directory)?;
+        for grant in &grants {
+            view.grant(grant)?;
+        }
+        let start = match view.setup_look(&directory) {
+            Ok(Look::Directory) => directory,
+            _ => GuestPath::root(),
+        };
+        Ok((view, start))
+    }
+}
+
+impl FileView {
+    /// Shows a granted directory.
+    fn grant(&mut self, grant: &Grant) -> Result<(), LayoutError> {
+        let guest = guest_path(grant)?;
+        let point = self.make_mount_point(&guest)?;
+        let tree = HostTree::open(&grant.host, point.clone(), Readers::Monitor, grant.writable)
+            .map_err(|source| LayoutError::Host { host: grant.host.clone(), source })?;
+        self.mount(point, Box::new(tree));
+        Ok(())
+    }
+
+    /// Shows a directory of the system, or the link that it is on the host. Not every host has all.
+    fn mount_system_directory(&mut self, directory: &Path) -> Result<(), LayoutError> {
+        let point = GuestPath::from_clean(directory.as_os_str().as_bytes());
+        if let Ok(target) = std::fs::read_link(directory) {
+            return self.root_link(&point, target.as_os_str().as_bytes());
+        }
+        match HostTree::open(directory, point.clone(), Readers::Everyone, false) {
+            Ok(tree) => self.mount_at(&point, Box::new(tree)),
+            Err(Errno::ENOENT) => Ok(()),
+            Err(source) => Err(LayoutError::Host { host: directory.to_owned(), source }),
+        }
+    }
+
+    /// Shows the working directory, read-only.
+    ///
+    /// Not where it would replace something: the root, which would show the whole host, and what is mounted
+    /// already. Nor where it lies in one of the system's directories, which are there, or in a synthesized
+    /// one, which can't hold it.
+    fn mount_working_directory(&mut self, host: &Path, point: &GuestPath) -> Result<(), LayoutError> {
+        let is_mounted = self.mounts().iter().any(|mount| mount.point == *point);
+        if host.as_os_str().is_empty() || is_mounted || self.setup_look(point).is_ok() {
+            return Ok(());
+        }
+        let Ok(point) = self.make_mount_point(point) else { return Ok(()) };
+        let tree = HostTree::open(host, point.clone(), Readers::Monitor, false)
+            .map_err(|source| LayoutError::Host { host: host.to_owned(), source })?;
+        self.mount(point, Box::new(tree));
+        Ok(())
+    }
+
+    fn mount_at(&mut self, point: &GuestPath, backend: Box<dyn Backend>) -> Result<(), LayoutError> {
+        let point = self.make_mount_point(point)?;
+        self.mount(point, backend);
+        Ok(())
+    }
+
+    /// Makes the directories that lead to a mount point, and gives its path without links.
+    ///
+    /// They are made in memory only. In a host's directory the parent must be there; the name itself need
+    /// not be, because listings add the names of mounts.
+    fn make_mount_point(&self, guest: &GuestPath) -> Result<GuestPath, LayoutError> {
+        let failed = |source| LayoutError::MountPoint { guest: guest.clone(), source };
+        let mut point = GuestPath::root();
+        let mut names = parts(guest.as_bytes()).peekable();
+        while let Some(name) = names.next() {
+            let next = point.join(name);
+            point = match self.setup_look(&next) {
+                Ok(Look::Directory) => next,
+                Ok(Look::Symlink(_)) => self.setup_resolve(&next).map_err(failed)?,
+                Ok(Look::Other) => return Err(failed(Errno::ENOTDIR)),
+                Err(Errno::ENOENT) => {
+                    let place = Place { path: next.clone(), directory: false };
+                    let (mount, inside) = self.locate(&place).map_err(failed)?;
+                    mount.backend.make_mount_point(inside, names.peek().is_none()).map_err(failed)?;
+                    next
+                }
+                Err(error) => return Err(failed(error)),
+            };
+        }
+        Ok(point)
+    }
+
+    fn root_link(&self, link: &GuestPath, target: &[u8]) -> Result<(), LayoutError> {
+        let failed = |source| LayoutError::MountPoint { guest: link.clone(), source };
+        let place = Place { path: link.clone(), directory: false };
+        let (mount, inside) = self.locate(&place).map_err(failed)?;
+        mount.backend.make_symlink(target, inside).map_err(failed)
+    }
+
+    fn setup_look(&self, path: &GuestPath) -> Answer<Look> {
+        self.as_nobody(|caller| self.look(caller, path))
+    }
+
+    /// Follows links to a directory.
+    fn setup_resolve(&self, path: &GuestPath) -> Answer<GuestPath> {
+        self.as_nobody(|caller| {
+            let found = self.walk(caller, &At::new(GuestPath::root(), path.as_bytes()), End::Follow)?;
+            match self.look(caller, &found.path)? {
+                Look::Directory => Ok(found.path),
+                _ => Err(Errno::ENOTDIR),
+            }
+        })
+    }
+
+    /// Looks something up before there is a process.
+    pub(super) fn as_nobody<T>(&self, act: impl FnOnce(&Caller<'_>) -> T) -> T {
+        let descriptors = Descriptors::empty();
+        let file = Object::PciBar(super::open::PciBarHandle::default());
+        let directory = OpenFile::new(GuestPath::root(), false, file);
+        act(&Caller {
+            view: self,
+            descriptors: &descriptors,
+            directory: &directory,
+            umask: 0,
+            facts: &NoProcess,
+        })
+    }
+}
+
+/// Where the guest sees a grant.
+fn guest_path(grant: &Grant) -> Result<GuestPath, LayoutError> {
+    if !grant.guest.is_absolute() {
+        return Err(LayoutError::RelativeGuestPath(grant.guest.clone()));
+    }
+    Ok(GuestPath::from_clean(grant.guest.as_os_str().as_bytes()))
+}
+
+/// Why a host's directory can't be granted, for a person.
+fn reason(error: Errno) -> &'static str {
+    match error {
+        Errno::EINVAL => {
+            "it is part of a kernel file system such as /proc, whose files would act on Cairn itself"
+        }
+        other => other.desc(),
+    }
+}

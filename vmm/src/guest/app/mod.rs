@@ -1,0 +1,12 @@
+//! The app guest: one ordinary Linux program at CPL 3, without a kernel. The VMM answers its system
+//! calls.
+
+pub mod cpu;
+pub mod elf;
+pub mod facts;
+pub mod files;
+pub mod process;
+pub mod signals;
+pub mod space;
+pub mod stack;
+pub mod syscalls;

@@ -1,0 +1,82 @@
+//! The program as its system calls see it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::guest::app::facts::{Facts, StartFacts};
+use crate::guest::app::files::Files;
+use crate::guest::app::signals::Signals;
+use crate::guest::app::space::AddressSpace;
+use crate::memory::program::ProgramMemory;
+
+/// The program's process id: not 1, because programs take that for "I am init".
+pub const PID: u64 = 2;
+/// Its parent's.
+pub const PARENT_PID: u64 = 1;
+
+/// The state of the program that isn't memory or registers.
+#[derive(Debug)]
+pub struct Process {
+    /// Its memory, and what is mapped.
+    pub space: AddressSpace,
+    /// The files that it sees and has open.
+    pub files: Files,
+    /// What it was started with.
+    pub start: StartFacts,
+    /// What it does with signals.
+    pub signals: Signals,
+    /// Bases of the FS and GS segments, which arch_prctl sets.
+    pub segments: Segments,
+    /// Its name (prctl PR_SET_NAME), padded with zeros.
+    pub name: [u8; 16],
+    /// Resource limits that it set itself, by number: soft and hard.
+    pub limits: Vec<(u64, [u64; 2])>,
+    /// Numbers of system calls that were refused as unknown, so that each is told once.
+    pub refused: HashSet<u64>,
+}
+
+/// The bases of the thread-local segments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Segments {
+    /// FS, glibc's thread pointer.
+    pub fs: u64,
+    /// GS.
+    pub gs: u64,
+}
+
+impl Process {
+    /// A program that starts with this memory and these files.
+    #[must_use]
+    pub fn new(space: AddressSpace, files: Files, start: StartFacts, name: &str) -> Self {
+        let mut process = Self {
+            space,
+            files,
+            start,
+            signals: Signals::default(),
+            segments: Segments::default(),
+            name: [0; 16],
+            limits: Vec::new(),
+            refused: HashSet::new(),
+        };
+        let len = name.len().min(15);
+        process.name[..len].copy_from_slice(&name.as_bytes()[..len]);
+        process
+    }
+
+    /// What /proc tells of it.
+    #[must_use]
+    pub fn facts(&self) -> Facts<'_> {
+        Facts { space: &self.space, limits: &self.limits, start: &self.start }
+    }
+
+    /// Its files, to change them, and what /proc tells of it meanwhile.
+    pub fn files_and_facts(&mut self) -> (&mut Files, Facts<'_>) {
+        (&mut self.files, Facts { space: &self.space, limits: &self.limits, start: &self.start })
+    }
+
+    /// Its memory.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<ProgramMemory> {
+        self.space.memory()
+    }
+}

@@ -1,0 +1,362 @@
+//! Opening files, and the bytes in them.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, PosixFadviseAdvice, copy_file_range as host_copy, fallocate as host_fallocate, posix_fadvise};
+use nix::sys::sendfile::sendfile as host_sendfile;
+use nix::unistd::{Whence, fdatasync as host_fdatasync, fsync as host_fsync, ftruncate as host_ftruncate, lseek as host_lseek};
+
+use crate::guest::app::files::{Object, OpenFile, OpenRequest, SynthesizedHandle};
+use crate::guest::app::process::Process;
+use crate::guest::app::syscalls::{Answer, Arguments, int, low, view_at};
+use crate::memory::program::HostBuffer;
+use crate::memory::transfer;
+
+/// Most bytes that one call reads or writes of a synthesized file; bounds what the monitor allocates.
+const SYNTHESIZED_BYTES: usize = 1 << 20;
+/// Bytes of `struct open_how` that are known (openat2(2)).
+const OPEN_HOW: u64 = 24;
+/// Most bytes of `struct open_how` that a newer program may give, the rest being zeros.
+const OPEN_HOW_MAX: u64 = 4096;
+/// memfd_create's flags: MFD_CLOEXEC, MFD_ALLOW_SEALING, and the two about execution.
+const MFD_FLAGS: u64 = 0x1 | 0x2 | 0x8 | 0x10;
+const MFD_CLOEXEC: u64 = 1;
+
+pub(super) fn open(process: &mut Process, &[path, flags, mode, ..]: &Arguments) -> Answer {
+    open_at(process, libc::AT_FDCWD, path, int(flags), low(mode))
+}
+
+pub(super) fn creat(process: &mut Process, &[path, mode, ..]: &Arguments) -> Answer {
+    open_at(process, libc::AT_FDCWD, path, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC, low(mode))
+}
+
+pub(super) fn openat(process: &mut Process, &[directory, path, flags, mode, ..]: &Arguments) -> Answer {
+    open_at(process, int(directory), path, int(flags), low(mode))
+}
+
+/// The rules for resolving that a program may ask for are those of a sandbox of its own. They are not
+/// supported: a program that relies on one must not believe that it holds.
+pub(super) fn openat2(process: &mut Process, &[directory, path, how, size, ..]: &Arguments) -> Answer {
+    if size < OPEN_HOW {
+        return Err(Errno::EINVAL);
+    }
+    if size > OPEN_HOW_MAX {
+        return Err(Errno::E2BIG);
+    }
+    let rest = usize::try_from(size - OPEN_HOW).map_err(|_| Errno::E2BIG)?;
+    let unknown: Vec<u8> = process.memory().read_array(how.saturating_add(OPEN_HOW), rest)?;
+    if unknown.iter().any(|byte| *byte != 0) {
+        return Err(Errno::E2BIG);
+    }
+    let [flags, mode, resolve]: [u64; 3] = process.memory().read(how)?;
+    if resolve != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let flags = i32::try_from(flags).map_err(|_| Errno::EINVAL)?;
+    open_at(process, int(directory), path, flags, low(mode))
+}
+
+fn open_at(process: &mut Process, directory: i32, path: u64, flags: i32, mode: u32) -> Answer {
+    let path = process.memory().read_string(path)?;
+    let (files, facts) = process.files_and_facts();
+    let at = files.at(directory, path.as_bytes())?;
+    let close_on_exec = flags & libc::O_CLOEXEC != 0;
+    number(files.open(&facts, &at, OpenRequest::new(flags, mode), close_on_exec)?)
+}
+
+pub(super) fn memfd_create(process: &mut Process, &[name, flags, ..]: &Arguments) -> Answer {
+    let name = process.memory().read_string(name)?;
+    if flags & !MFD_FLAGS != 0 || name.as_bytes().len() > 249 {
+        return Err(Errno::EINVAL);
+    }
+    let file = process.files.view().memory_file(&format!("/memfd:{} (deleted)", name.to_string_lossy()))?;
+    number(process.files.descriptors_mut().insert(Arc::new(file), flags & MFD_CLOEXEC != 0)?)
+}
+
+pub(super) fn read(process: &mut Process, &[file, to, len, ..]: &Arguments) -> Answer {
+    receive(process, file, &[(to, len)], None)
+}
+
+pub(super) fn pread(process: &mut Process, &[file, to, len, offset, ..]: &Arguments) -> Answer {
+    receive(process, file, &[(to, len)], Some(position(offset)?))
+}
+
+pub(super) fn readv(process: &mut Process, &[file, spans, count, ..]: &Arguments) -> Answer {
+    let spans = read_spans(process, spans, count)?;
+    receive(process, file, &spans, None)
+}
+
+pub(super) fn preadv(process: &mut Process, &[file, spans, count, offset, ..]: &Arguments) -> Answer {
+    let spans = read_spans(process, spans, count)?;
+    receive(process, file, &spans, Some(position(offset)?))
+}
+
+pub(super) fn write(process: &mut Process, &[file, from, len, ..]: &Arguments) -> Answer {
+    send(process, file, &[(from, len)], None)
+}
+
+pub(super) fn pwrite(process: &mut Process, &[file, from, len, offset, ..]: &Arguments) -> Answer {
+    send(process, file, &[(from, len)], Some(position(offset)?))
+}
+
+pub(super) fn writev(process: &mut Process, &[file, spans, count, ..]: &Arguments) -> Answer {
+    let spans = read_spans(process, spans, count)?;
+    send(process, file, &spans, None)
+}
+
+pub(super) fn pwritev(process: &mut Process, &[file, spans, count, offset, ..]: &Arguments) -> Answer {
+    let spans = read_spans(process, spans, count)?;
+    send(process, file, &spans, Some(position(offset)?))
+}
+
+pub(super) fn lseek(process: &mut Process, &[file, offset, whence, ..]: &Arguments) -> Answer {
+    let (offset, whence) = (offset.cast_signed(), int(whence));
+    let file = process.files.descriptors().get(int(file))?;
+    let position = match file.object() {
+        Object::Host(fd) => host_lseek(fd, offset, known(whence)?)?,
+        Object::Memory(handle) => host_lseek(handle.fd(), offset, known(whence)?)?,
+        Object::Directory(handle) => handle.seek(offset, whence)?,
+        Object::Synthesized(handle) => handle.seek(offset, whence)?,
+        Object::PciBar(_) | Object::Epoll(_) => return Err(Errno::ESPIPE),
+    };
+    u64::try_from(position).map_err(|_| Errno::EOVERFLOW)
+}
+
+pub(super) fn ftruncate(process: &mut Process, &[file, size, ..]: &Arguments) -> Answer {
+    let file = process.files.descriptors().get(int(file))?;
+    set_size(&file, size.cast_signed())
+}
+
+pub(super) fn truncate(process: &mut Process, &[path, size, ..]: &Arguments) -> Answer {
+    let request = OpenRequest::new(libc::O_WRONLY | libc::O_NONBLOCK, 0);
+    let file = view_at(process, libc::AT_FDCWD, path, |view, caller, at| view.open(caller, at, &request))?;
+    set_size(&file, size.cast_signed())
+}
+
+fn set_size(file: &OpenFile, size: i64) -> Answer {
+    match file.object() {
+        _ if size < 0 => Err(Errno::EINVAL),
+        Object::Host(fd) => host_ftruncate(fd, size).map(|()| 0),
+        Object::Memory(handle) => handle.truncate(size).map(|()| 0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub(super) fn fallocate(process: &mut Process, &[file, mode, offset, len, ..]: &Arguments) -> Answer {
+    let (offset, len) = (offset.cast_signed(), len.cast_signed());
+    let file = process.files.descriptors().get(int(file))?;
+    if let Object::Memory(handle) = file.object() {
+        let end = offset.checked_add(len).and_then(|end| u64::try_from(end).ok());
+        handle.reserve(end.ok_or(Errno::EINVAL)?)?;
+    }
+    host_fallocate(bytes_of(&file)?, FallocateFlags::from_bits_retain(int(mode)), offset, len).map(|()| 0)
+}
+
+pub(super) fn fsync(process: &mut Process, &[file, ..]: &Arguments) -> Answer {
+    let file = process.files.descriptors().get(int(file))?;
+    host_fsync(file.host().ok_or(Errno::EINVAL)?).map(|()| 0)
+}
+
+pub(super) fn fdatasync(process: &mut Process, &[file, ..]: &Arguments) -> Answer {
+    let file = process.files.descriptors().get(int(file))?;
+    host_fdatasync(file.host().ok_or(Errno::EINVAL)?).map(|()| 0)
+}
+
+pub(super) fn fadvise(process: &mut Process, &[file, offset, len, advice, ..]: &Arguments) -> Answer {
+    let file = process.files.descriptors().get(int(file))?;
+    let advice = match int(advice) {
+        libc::POSIX_FADV_NORMAL => PosixFadviseAdvice::POSIX_FADV_NORMAL,
+        libc::POSIX_FADV_RANDOM => PosixFadviseAdvice::POSIX_FADV_RANDOM,
+        libc::POSIX_FADV_SEQUENTIAL => PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL,
+        libc::POSIX_FADV_WILLNEED => PosixFadviseAdvice::POSIX_FADV_WILLNEED,
+        libc::POSIX_FADV_DONTNEED => PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+        libc::POSIX_FADV_NOREUSE => PosixFadviseAdvice::POSIX_FADV_NOREUSE,
+        _ => return Err(Errno::EINVAL),
+    };
+    match file.host() {
+        Some(fd) => posix_fadvise(fd, offset.cast_signed(), len.cast_signed(), advice).map(|()| 0),
+        None => Ok(0),
+    }
+}
+
+pub(super) fn sendfile(process: &mut Process, &[to, from, offset, count, ..]: &Arguments) -> Answer {
+    let (to, from) = pair(process, to, from)?;
+    let mut at = read_offset(process, offset)?;
+    let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
+    reserve(&to, None, count.min(from_size(&from, at)?))?;
+    let sent = host_sendfile(bytes_of(&to)?, bytes_of(&from)?, at.as_mut(), count)?;
+    write_offset(process, offset, at)?;
+    count_of(sent)
+}
+
+pub(super) fn copy_file_range(process: &mut Process, args: &Arguments) -> Answer {
+    let &[from, from_offset, to, to_offset, count, flags] = args;
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (to, from) = pair(process, to, from)?;
+    let (mut from_at, mut to_at) = (read_offset(process, from_offset)?, read_offset(process, to_offset)?);
+    let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
+    let start = to_at.map(u64::try_from).transpose().map_err(|_| Errno::EINVAL)?;
+    reserve(&to, start, count.min(from_size(&from, from_at)?))?;
+    let copied = host_copy(bytes_of(&from)?, from_at.as_mut(), bytes_of(&to)?, to_at.as_mut(), count)?;
+    write_offset(process, from_offset, from_at)?;
+    write_offset(process, to_offset, to_at)?;
+    count_of(copied)
+}
+
+/// Reads into the program's memory.
+fn receive(process: &Process, file: u64, spans: &[(u64, u64)], offset: Option<i64>) -> Answer {
+    let file = process.files.descriptors().get(int(file))?;
+    match file.object() {
+        Object::Host(_) | Object::Memory(_) | Object::Epoll(_) => {
+            let memory = process.memory();
+            let into: Result<Vec<HostBuffer>, Errno> =
+                spans.iter().map(|(address, len)| memory.incoming(*address, *len)).collect();
+            count_of(transfer::read(bytes_of(&file)?, &into?, offset)?)
+        }
+        Object::Directory(_) => Err(Errno::EISDIR),
+        Object::Synthesized(handle) => receive_synthesized(process, handle, spans, offset),
+        Object::PciBar(_) => Err(Errno::EIO),
+    }
+}
+
+fn receive_synthesized(
+    process: &Process,
+    handle: &SynthesizedHandle,
+    spans: &[(u64, u64)],
+    offset: Option<i64>,
+) -> Answer {
+    let bytes = handle.read(unsigned(offset)?, wanted(spans))?;
+    let mut rest = &bytes[..];
+    for (address, len) in spans {
+        let (part, after) = rest.split_at(usize::try_from(*len).unwrap_or(usize::MAX).min(rest.len()));
+        process.memory().write_bytes(*address, part)?;
+        rest = after;
+    }
+    count_of(bytes.len())
+}
+
+/// Writes from the program's memory.
+fn send(process: &Process, file: u64, spans: &[(u64, u64)], offset: Option<i64>) -> Answer {
+    let file = process.files.descriptors().get(int(file))?;
+    match file.object() {
+        Object::Host(_) | Object::Memory(_) | Object::Epoll(_) => {
+            let memory = process.memory();
+            let from: Result<Vec<HostBuffer>, Errno> =
+                spans.iter().map(|(address, len)| memory.outgoing(*address, *len)).collect();
+            let from = from?;
+            reserve(&file, unsigned(offset)?, from.iter().map(|buffer| buffer.len()).sum())?;
+            count_of(transfer::write(bytes_of(&file)?, &from, offset)?)
+        }
+        Object::Directory(_) => Err(Errno::EBADF),
+        Object::Synthesized(handle) => {
+            let mut bytes = Vec::new();
+            let mut left = wanted(spans);
+            for (address, len) in spans {
+                let mut part = vec![0; usize::try_from(*len).unwrap_or(usize::MAX).min(left)];
+                process.memory().read_bytes(*address, &mut part)?;
+                left -= part.len();
+                bytes.extend(part);
+            }
+            count_of(handle.write(unsigned(offset)?, &bytes)?)
+        }
+        Object::PciBar(_) => Err(Errno::EIO),
+    }
+}
+
+/// The iovecs of a vectored call: addresses and lengths.
+fn read_spans(process: &Process, address: u64, count: u64) -> Result<Vec<(u64, u64)>, Errno> {
+    let count = usize::try_from(count).ok().filter(|count| *count <= transfer::MAX_SPANS).ok_or(Errno::EINVAL)?;
+    let spans: Vec<[u64; 2]> = process.memory().read_array(address, count)?;
+    let total = spans.iter().try_fold(0_u64, |sum, [_, len]| sum.checked_add(*len));
+    if total.is_none_or(|total| i64::try_from(total).is_err()) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(spans.into_iter().map(|[address, len]| (address, len)).collect())
+}
+
+/// Bytes of a call on a synthesized file.
+fn wanted(spans: &[(u64, u64)]) -> usize {
+    let total = spans.iter().fold(0_u64, |sum, (_, len)| sum.saturating_add(*len));
+    usize::try_from(total).unwrap_or(usize::MAX).min(SYNTHESIZED_BYTES)
+}
+
+/// Makes sure that a memory file may grow by a write.
+fn reserve(file: &OpenFile, offset: Option<u64>, len: usize) -> Result<(), Errno> {
+    match file.object() {
+        Object::Memory(handle) => handle.reserve_write(offset, len),
+        _ => Ok(()),
+    }
+}
+
+/// The host's descriptor of something that has bytes.
+fn bytes_of(file: &OpenFile) -> Result<BorrowedFd<'_>, Errno> {
+    match file.object() {
+        Object::Directory(_) => Err(Errno::EISDIR),
+        _ => file.host().ok_or(Errno::EINVAL),
+    }
+}
+
+fn pair(process: &Process, to: u64, from: u64) -> Result<(Arc<OpenFile>, Arc<OpenFile>), Errno> {
+    let table = process.files.descriptors();
+    Ok((table.get(int(to))?, table.get(int(from))?))
+}
+
+/// Bytes from `at` to the end of a file that is about to be copied.
+fn from_size(file: &OpenFile, at: Option<i64>) -> Result<usize, Errno> {
+    let status = file.status()?;
+    if status.kind() != libc::S_IFREG {
+        return Ok(usize::MAX / 2);
+    }
+    let at = match at {
+        Some(at) => at,
+        None => host_lseek(bytes_of(file)?, 0, Whence::SeekCur)?,
+    };
+    Ok(usize::try_from(status.size.saturating_sub(at)).unwrap_or(0))
+}
+
+fn read_offset(process: &Process, address: u64) -> Result<Option<i64>, Errno> {
+    if address == 0 { Ok(None) } else { process.memory().read(address).map(Some) }
+}
+
+fn write_offset(process: &Process, address: u64, offset: Option<i64>) -> Result<(), Errno> {
+    match offset {
+        Some(offset) => process.memory().write(address, &offset),
+        None => Ok(()),
+    }
+}
+
+fn position(offset: u64) -> Result<i64, Errno> {
+    i64::try_from(offset).map_err(|_| Errno::EINVAL)
+}
+
+fn unsigned(offset: Option<i64>) -> Result<Option<u64>, Errno> {
+    offset.map(u64::try_from).transpose().map_err(|_| Errno::EINVAL)
+}
+
+fn known(whence: i32) -> Result<Whence, Errno> {
+    Ok(match whence {
+        libc::SEEK_SET => Whence::SeekSet,
+        libc::SEEK_CUR => Whence::SeekCur,
+        libc::SEEK_END => Whence::SeekEnd,
+        libc::SEEK_DATA => Whence::SeekData,
+        libc::SEEK_HOLE => Whence::SeekHole,
+        _ => return Err(Errno::EINVAL),
+    })
+}
+
+fn count_of(count: usize) -> Answer {
+    u64::try_from(count).map_err(|_| Errno::EOVERFLOW)
+}
+
+fn number(descriptor: i32) -> Answer {
+    u64::try_from(descriptor).map_err(|_| Errno::EMFILE)
+}
+
+/// `O_CLOEXEC` in the flags of a call that makes descriptors.
+pub(super) fn wants_close_on_exec(flags: u64) -> bool {
+    OFlag::from_bits_truncate(int(flags)).contains(OFlag::O_CLOEXEC)
+}

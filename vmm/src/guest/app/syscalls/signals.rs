@@ -1,0 +1,121 @@
+//! Signals: dispositions, masks, and sending them to oneself.
+
+use nix::errno::Errno;
+use syscalls::Sysno;
+
+use crate::guest::app::process::{PID, Process};
+use crate::guest::app::signals::{Action, AltStack, Effect, LAST};
+use crate::guest::app::syscalls::{Answer, Arguments, Flow};
+
+/// Bytes of a signal set: what the kernel's interface calls sigsetsize.
+const SET_SIZE: u64 = 8;
+/// The smallest alternative stack that Linux takes.
+const MINSIGSTKSZ: u64 = 2048;
+
+pub(super) fn set_action(process: &mut Process, &[number, new, old, size, ..]: &Arguments) -> Answer {
+    if size != SET_SIZE {
+        return Err(Errno::EINVAL);
+    }
+    let current = process.signals.action(number).ok_or(Errno::EINVAL)?;
+    if new != 0 {
+        let action: Action = process.memory().read(new)?;
+        if !process.signals.set_action(number, action) {
+            return Err(Errno::EINVAL);
+        }
+    }
+    if old != 0 {
+        process.memory().write(old, &current)?;
+    }
+    Ok(0)
+}
+
+pub(super) fn set_mask(process: &mut Process, args: &Arguments) -> Flow {
+    match change_mask(process, args) {
+        Ok(()) => match process.signals.take_unblocked() {
+            Some(number) => effect(process.signals.effect(number), number),
+            None => Flow::Answer(Ok(0)),
+        },
+        Err(errno) => Flow::Answer(Err(errno)),
+    }
+}
+
+fn change_mask(process: &mut Process, &[how, new, old, size, ..]: &Arguments) -> Result<(), Errno> {
+    if size != SET_SIZE {
+        return Err(Errno::EINVAL);
+    }
+    let before = process.signals.blocked;
+    if new != 0 {
+        let set: u64 = process.memory().read(new)?;
+        let mask = match i32::try_from(how).map_err(|_| Errno::EINVAL)? {
+            libc::SIG_BLOCK => before | set,
+            libc::SIG_UNBLOCK => before & !set,
+            libc::SIG_SETMASK => set,
+            _ => return Err(Errno::EINVAL),
+        };
+        process.signals.blocked = mask & !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
+    }
+    if old != 0 {
+        process.memory().write(old, &before)?;
+    }
+    Ok(())
+}
+
+pub(super) fn pending(process: &mut Process, &[set, size, ..]: &Arguments) -> Answer {
+    if size != SET_SIZE {
+        return Err(Errno::EINVAL);
+    }
+    process.memory().write(set, &process.signals.pending)?;
+    Ok(0)
+}
+
+pub(super) fn alt_stack(process: &mut Process, &[new, old, ..]: &Arguments) -> Answer {
+    let current = process.signals.alt_stack;
+    if new != 0 {
+        let stack: AltStack = process.memory().read(new)?;
+        let disable = stack.flags & libc::SS_DISABLE.cast_unsigned() != 0;
+        if !disable && stack.size < MINSIGSTKSZ {
+            return Err(Errno::ENOMEM);
+        }
+        process.signals.alt_stack = stack;
+    }
+    if old != 0 {
+        process.memory().write(old, &current)?;
+    }
+    Ok(0)
+}
+
+/// kill, tkill and tgkill: there is only the program itself to send to.
+pub(super) fn send(process: &mut Process, call: Sysno, args: &Arguments) -> Flow {
+    let (to_self, number) = match call {
+        Sysno::tgkill => (args[0] == PID && args[1] == PID, args[2]),
+        Sysno::tkill => (args[0] == PID, args[1]),
+        // kill takes 0 and -pid for the process group, -1 for everybody.
+        _ => ([0, PID, PID.wrapping_neg(), u64::MAX].contains(&extend(args[0])), args[1]),
+    };
+    if LAST < number {
+        return Flow::Answer(Err(Errno::EINVAL));
+    }
+    if !to_self {
+        return Flow::Answer(Err(Errno::ESRCH));
+    }
+    if number == 0 {
+        return Flow::Answer(Ok(0));
+    }
+    effect(process.signals.send(number), number)
+}
+
+fn effect(effect: Effect, number: u64) -> Flow {
+    match effect {
+        Effect::Kills(signal) => Flow::Killed(signal),
+        Effect::Ignored | Effect::Pending => Flow::Answer(Ok(0)),
+        Effect::Handler => {
+            tracing::warn!(signal = number, "the program has a handler for this signal, and handlers don't run yet");
+            Flow::Answer(Err(Errno::ENOSYS))
+        }
+    }
+}
+
+/// pid_t is 32 bits wide, whatever the upper half of the register holds.
+fn extend(pid: u64) -> u64 {
+    i64::from((pid & 0xffff_ffff) as u32 as i32).cast_unsigned()
+}

@@ -1,0 +1,5 @@
+//! What the VMM takes from its own operating system, each with an owner.
+
+pub mod calls;
+pub mod copy;
+pub mod mapping;

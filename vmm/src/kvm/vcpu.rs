@@ -1,0 +1,139 @@
+//! A vCPU: running it, and why it stopped.
+
+use kvm_bindings::{kvm_msr_entry, kvm_regs, kvm_sregs};
+use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
+
+use crate::kvm::system::{KvmError, refused};
+
+/// Bytes of the largest store that one exit reports.
+const MAX_STORE: usize = 8;
+
+/// A vCPU. Its general registers travel with each run, without a system call of their own.
+#[derive(Debug)]
+pub struct Vcpu {
+    fd: VcpuFd,
+}
+
+/// Why the vCPU stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// A store where there is no memory. The instruction is complete.
+    Store {
+        /// The guest-physical address.
+        address: u64,
+        /// What was stored, zero-extended.
+        value: u64,
+        /// Bytes stored.
+        len: u8,
+    },
+    /// A load where there is no memory; the caller of `run` answered it.
+    Load,
+    /// A signal arrived.
+    Interrupted,
+    /// Memory of a slot that the VMM's own mapping doesn't have (the instruction is not done).
+    NoMemory,
+    /// KVM couldn't go on; the text says why.
+    Failed(Failure),
+}
+
+/// How KVM gave up on a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Failure {
+    /// An instruction that KVM had to emulate and couldn't.
+    #[error("an instruction that KVM can't emulate here (a vector or string instruction on device memory?)")]
+    Emulation,
+    /// A fault while delivering a fault.
+    #[error("the virtual CPU shut down (triple fault)")]
+    Shutdown,
+    /// The CPU refused the state.
+    #[error("the CPU refused the virtual CPU's state (hardware reason {0:#x})")]
+    Entry(u64),
+    /// Anything else.
+    #[error("the virtual CPU stopped for KVM exit reason {0}")]
+    Other(u32),
+}
+
+impl Vcpu {
+    pub(crate) fn new(mut fd: VcpuFd) -> Self {
+        fd.set_sync_valid_reg(SyncReg::Register);
+        Self { fd }
+    }
+
+    /// Runs until something happens. `load` answers loads where there is no memory: it gets the
+    /// guest-physical address and the bytes to fill.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`] when KVM_RUN fails in a way that no guest can cause.
+    pub fn run(&mut self, load: &mut dyn FnMut(u64, &mut [u8])) -> Result<Exit, KvmError> {
+        match self.fd.run() {
+            Ok(VcpuExit::MmioWrite(address, bytes)) => {
+                let mut value = [0; MAX_STORE];
+                let len = bytes.len().min(MAX_STORE);
+                value[..len].copy_from_slice(&bytes[..len]);
+                #[expect(clippy::cast_possible_truncation, reason = "at most MAX_STORE")]
+                Ok(Exit::Store { address, value: u64::from_le_bytes(value), len: len as u8 })
+            }
+            Ok(VcpuExit::MmioRead(address, bytes)) => {
+                load(address, bytes);
+                Ok(Exit::Load)
+            }
+            Ok(VcpuExit::Intr) => Ok(Exit::Interrupted),
+            Ok(VcpuExit::MemoryFault { .. }) => Ok(Exit::NoMemory),
+            Ok(VcpuExit::InternalError) => Ok(Exit::Failed(Failure::Emulation)),
+            Ok(VcpuExit::Shutdown) => Ok(Exit::Failed(Failure::Shutdown)),
+            Ok(VcpuExit::FailEntry(reason, _)) => Ok(Exit::Failed(Failure::Entry(reason))),
+            Ok(VcpuExit::Unsupported(reason)) => Ok(Exit::Failed(Failure::Other(reason))),
+            Ok(other) => {
+                tracing::debug!(?other, "unexpected exit");
+                Ok(Exit::Failed(Failure::Other(u32::MAX)))
+            }
+            Err(error) => match error.errno() {
+                libc::EINTR | libc::EAGAIN => Ok(Exit::Interrupted),
+                libc::EFAULT => Ok(Exit::NoMemory),
+                _ => Err(refused("to run the vCPU")(error)),
+            },
+        }
+    }
+
+    /// The general registers as of the last exit.
+    #[must_use]
+    pub fn regs(&self) -> kvm_regs {
+        self.fd.sync_regs().regs
+    }
+
+    /// Changes the general registers before the next run. After a store, the instruction that made it
+    /// is complete, so what is set here is what the program sees.
+    pub fn set_regs(&mut self, regs: &kvm_regs) {
+        self.fd.sync_regs_mut().regs = *regs;
+        self.fd.set_sync_dirty_reg(SyncReg::Register);
+    }
+
+    /// The special registers.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn sregs(&self) -> Result<kvm_sregs, KvmError> {
+        self.fd.get_sregs().map_err(refused("to tell the special registers"))
+    }
+
+    /// Sets the special registers.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn set_sregs(&self, sregs: &kvm_sregs) -> Result<(), KvmError> {
+        self.fd.set_sregs(sregs).map_err(refused("the special registers"))
+    }
+
+    /// Sets model-specific registers: pairs of index and value.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`]; also when only some could be set.
+    pub fn set_msrs(&self, pairs: &[(u32, u64)]) -> Result<(), KvmError> {
+        let entries: Vec<_> =
+            pairs.iter().map(|(index, data)| kvm_msr_entry { index: *index, data: *data, ..Default::default() }).collect();
+        let what = "the model-specific registers of SYSCALL";
+        let invalid = || refused(what)(kvm_ioctls::Error::new(libc::EINVAL));
+        let msrs = kvm_bindings::Msrs::from_entries(&entries).map_err(|_| invalid())?;
+        if self.fd.set_msrs(&msrs).map_err(refused(what))? == entries.len() { Ok(()) } else { Err(invalid()) }
+    }
+}

@@ -1,0 +1,120 @@
+//! A virtual machine: its memslots' ioctls, and vCPUs from it.
+
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kvm_bindings::{
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
+    KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Kvm, VmFd};
+
+use crate::host::mapping::Reservation;
+use crate::kvm::dirty_log;
+use crate::kvm::system::{KvmError, refused};
+use crate::kvm::vcpu::Vcpu;
+
+/// A virtual machine.
+#[derive(Debug)]
+pub struct Vm {
+    fd: VmFd,
+    /// Memory that slots show, dropped after the descriptor.
+    kept: Mutex<Vec<Arc<Reservation>>>,
+}
+
+impl Vm {
+    pub(crate) fn new(kvm: &Kvm) -> Result<Self, KvmError> {
+        let fd = kvm.create_vm().map_err(refused("a new virtual machine"))?;
+        // Manual protect: reading the log protects nothing, CLEAR does, page by page as asked.
+        // Initially set: enabling the log touches no page, so large mappings made before stay.
+        let protect = kvm_enable_cap {
+            cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+            args: [u64::from(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET), 0, 0, 0],
+            ..Default::default()
+        };
+        fd.enable_cap(&protect).map_err(refused("manual protection of the dirty log"))?;
+        Ok(Self { fd, kept: Mutex::default() })
+    }
+
+    /// The machine's vCPU number `index`, with the CPU features `cpuid`.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn create_vcpu(&self, index: u64, cpuid: &kvm_bindings::CpuId) -> Result<Vcpu, KvmError> {
+        let fd = self.fd.create_vcpu(index).map_err(refused("a vCPU"))?;
+        fd.set_cpuid2(cpuid).map_err(refused("the vCPU's features"))?;
+        Ok(Vcpu::new(fd))
+    }
+
+    /// Makes memslot `slot` of all of `memory`, which the machine keeps for as long as it runs.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn set_whole_slot(&self, slot: u32, start: u64, memory: &Arc<Reservation>) -> Result<(), KvmError> {
+        let len = memory.len() as u64;
+        let pointer = memory.pointer(&(0..len)).ok_or_else(|| refused("a memslot")(kvm_ioctls::Error::new(libc::EINVAL)))?;
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(memory));
+        // SAFETY: the reservation is kept with the machine, so it stays this guest's.
+        unsafe { self.set_slot(slot, &(start..start + len), pointer, false) }.map_err(refused("a memslot"))
+    }
+
+    /// Makes memslot `slot` of `range` (guest-physical) backed by the VMM's memory at `memory`, or
+    /// changes its logging.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    ///
+    /// # Safety
+    /// The VMM's memory stays reserved for this guest while the slot exists: whatever is mapped there
+    /// becomes the guest's.
+    pub(crate) unsafe fn set_slot(
+        &self,
+        slot: u32,
+        range: &Range<u64>,
+        memory: NonNull<u8>,
+        logged: bool,
+    ) -> Result<(), kvm_ioctls::Error> {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: if logged { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
+            guest_phys_addr: range.start,
+            memory_size: range.end - range.start,
+            userspace_addr: memory.as_ptr().expose_provenance() as u64,
+        };
+        // SAFETY: the caller's promise is the one that this function asks for.
+        unsafe { self.fd.set_user_memory_region(region) }
+    }
+
+    /// Takes memslot `slot` away: a range of size 0 deletes it.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub(crate) fn delete_slot(&self, slot: u32) -> Result<(), kvm_ioctls::Error> {
+        let region = kvm_userspace_memory_region { slot, ..Default::default() };
+        // SAFETY: deleting a slot gives the guest no memory.
+        unsafe { self.fd.set_user_memory_region(region) }
+    }
+
+    /// Reads the dirty log of `slot`, which has `pages` pages.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub(crate) fn dirty_log(&self, slot: u32, pages: u64, bitmap: &mut [u64]) -> Result<(), kvm_ioctls::Error> {
+        dirty_log::get(&self.fd, slot, pages, bitmap)
+    }
+
+    /// Clears and write-protects pages of `slot`.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub(crate) fn clear_dirty_log(
+        &self,
+        slot: u32,
+        first: u64,
+        pages: u32,
+        bitmap: &[u64],
+    ) -> Result<(), kvm_ioctls::Error> {
+        dirty_log::clear(&self.fd, slot, first, pages, bitmap)
+    }
+}

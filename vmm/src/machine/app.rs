@@ -1,0 +1,370 @@
+//! An app guest from its configuration to its end.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::{io, thread};
+
+use cairn_abi::SessionKey;
+
+use crate::checkpoint::{Keeper, KeeperConfig};
+use crate::devices::bus::{Bus, BusError};
+use crate::devices::checkpoint::device::IDENTITY;
+use crate::devices::checkpoint::{AddressSpace as SpaceId, CheckpointDevice, Limits};
+use crate::guest::app::cpu::{self, Cpu};
+use crate::guest::app::elf::{Image, LoadError, Loaded};
+use crate::guest::app::facts::StartFacts;
+pub use crate::guest::app::files::Grant;
+use crate::guest::app::files::{Descriptors, Files, GuestPath, Layout, LayoutError, SharedPci};
+use crate::guest::app::process::Process;
+use crate::guest::app::space::{AddressSpace, SpaceError};
+use crate::guest::app::stack::{MAX_ARGUMENTS, Start};
+use crate::host::mapping::Reservation;
+use crate::kvm::slots::SlotMap;
+use crate::kvm::system::{KvmError, System};
+use crate::kvm::vm::Vm;
+use crate::machine::end::End;
+use crate::machine::poll_policy::{PollMode, PollPolicy};
+use crate::machine::run_loop::RunLoop;
+use crate::machine::sandbox::{self, SandboxError};
+use crate::machine::sysfs::UnitSysfs;
+use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegisters};
+use crate::machine::{auxiliary, poller};
+use crate::memory::layout::{LARGE_PAGE, STACK_TOP};
+use crate::memory::page_table::{PageTables, SYSTEM_BASE, SYSTEM_SIZE};
+use crate::memory::program::ProgramMemory;
+use crate::virtio::PciFunction;
+use crate::virtio::pci::FunctionError;
+
+/// The smallest memory that a guest can be given: its stack, and a little more.
+pub const LEAST_MEMORY: u64 = 16 << 20;
+/// The memory that a guest has unless told otherwise. It costs the host what the program touches.
+pub const DEFAULT_MEMORY: u64 = 8 << 30;
+/// Regions that a session may have at once. Bounds the memslots and tables of one program.
+const MAX_REGIONS: u32 = 64;
+/// The machine's own memslot: the system span.
+const SYSTEM_SLOT: u32 = 0;
+/// Files in the program's private directories may take the memory's size divided by this, beside it: as
+/// much as Linux gives a tmpfs.
+const PRIVATE_FILES: u64 = 2;
+
+/// What to run, and with what.
+#[derive(Clone, Debug)]
+pub struct AppConfig {
+    /// The program on the host.
+    pub program: PathBuf,
+    /// argv, the program's name included.
+    pub arguments: Vec<CString>,
+    /// `NAME=value`.
+    pub environment: Vec<CString>,
+    /// Bytes of private memory.
+    pub memory: u64,
+    /// Directories that the program sees beside the system's and the working directory.
+    pub grants: Vec<Grant>,
+    /// The working directory, which the program sees read-only.
+    pub directory: PathBuf,
+    /// When a host thread polls for requests.
+    pub poll: PollMode,
+    /// Checkpoints that are retained.
+    pub history: NonZeroUsize,
+}
+
+/// Why a guest could not be run, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No usable KVM.
+    #[error("no guest can run on this host")]
+    Kvm(#[from] KvmError),
+    /// The program isn't there or can't be opened.
+    #[error("{program} can't be run")]
+    Open {
+        /// Its path.
+        program: String,
+        /// How opening ended.
+        #[source]
+        source: io::Error,
+    },
+    /// The program asks for an interpreter that isn't there.
+    #[error(
+        "{program} needs the dynamic linker {interpreter}, which this host doesn't have: install its C library, \
+         or link the program statically"
+    )]
+    Interpreter {
+        /// The program.
+        program: String,
+        /// The interpreter's path.
+        interpreter: String,
+        /// How opening it ended.
+        #[source]
+        source: io::Error,
+    },
+    /// The program can't be loaded.
+    #[error("the program can't be run")]
+    Load(#[from] LoadError),
+    /// The guest's memory is too small to start.
+    #[error("the guest's memory ({memory} bytes) is too small to start the program: give it more with --memory")]
+    Memory {
+        /// What it has.
+        memory: u64,
+        /// What failed.
+        #[source]
+        source: SpaceError,
+    },
+    /// Less memory than any guest takes.
+    #[error("a guest needs at least {} MiB of memory, and {memory} bytes are less", LEAST_MEMORY >> 20)]
+    LessThanLeast {
+        /// What was asked for.
+        memory: u64,
+    },
+    /// Arguments and environment are too long.
+    #[error("arguments and environment have {bytes} bytes, at most {MAX_ARGUMENTS} are possible")]
+    Arguments {
+        /// How many.
+        bytes: usize,
+    },
+    /// The host refused memory or a thread.
+    #[error("the host refused {what}")]
+    Host {
+        /// What was asked for.
+        what: &'static str,
+        /// Its answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The guest's threads can't be confined.
+    #[error("the guest was not started")]
+    Sandbox(#[from] SandboxError),
+    /// KVM can't run the guest any further.
+    #[error("KVM can't go on with the program at instruction {instruction:#x}: {failure}")]
+    Stuck {
+        /// Where.
+        instruction: u64,
+        /// Why.
+        failure: crate::kvm::vcpu::Failure,
+    },
+    /// The program can't be given the files that it should see.
+    #[error("the program's files can't be set up")]
+    Files(#[from] LayoutError),
+    /// The program can't start where it should.
+    #[error("the program can't start in {directory}")]
+    Directory {
+        /// The directory in the guest.
+        directory: GuestPath,
+        /// Why.
+        #[source]
+        source: nix::errno::Errno,
+    },
+    /// The devices don't fit.
+    #[error("the machine's devices don't fit together")]
+    Devices(#[from] DeviceError),
+}
+
+impl RunError {
+    /// Whether more memory would help.
+    #[must_use]
+    pub fn is_too_small(&self) -> bool {
+        match self {
+            Self::Memory { .. } | Self::LessThanLeast { .. } => true,
+            Self::Load(LoadError::Space { source, .. }) => matches!(source, SpaceError::Memory { .. }),
+            _ => false,
+        }
+    }
+}
+
+/// Why the machine's devices don't fit: a fault of the monitor's own tables.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// On the bus.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// On PCI.
+    #[error(transparent)]
+    Function(#[from] FunctionError),
+}
+
+/// Runs a program to its end.
+///
+/// # Errors
+/// [`RunError`]: what is wrong and what to do.
+pub fn run(config: &AppConfig) -> Result<End, RunError> {
+    let kvm = System::open()?;
+    let machine = Machine::build(&kvm, config)?;
+    machine.run()
+}
+
+/// A guest that is ready to run.
+struct Machine {
+    cpu: Cpu,
+    process: Process,
+    unit: Arc<SharedUnit>,
+    bus: Bus<UnitRegisters>,
+}
+
+impl Machine {
+    fn build(kvm: &System, config: &AppConfig) -> Result<Self, RunError> {
+        let vm = Arc::new(kvm.create_vm()?);
+        let host = |what| move |source| RunError::Host { what, source };
+        let memory = Arc::new(ProgramMemory::new().map_err(host("address space for the guest"))?);
+        let slots = Arc::new(Mutex::new(SlotMap::new(Arc::clone(&vm), Arc::clone(&memory))));
+        let system = system_span(&vm)?;
+        let tables = PageTables::new(Arc::clone(&system), &cpu::USER_PAGES);
+        let root = SpaceId(tables.root());
+        let mut space = AddressSpace::new(Arc::clone(&memory), Arc::clone(&slots), tables, config.memory);
+
+        let (entry, stack) = load(&mut space, config)?;
+        let cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry, stack)?;
+        let unit = Arc::new(SharedUnit::new(unit(config, &slots, &memory, root)?));
+        let mut bus = Bus::default();
+        bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
+        let keeper = Arc::clone(&unit);
+        space.set_vacate(Box::new(move |range| keeper.with(|unit| unit.vacate(range))));
+        let name = config.program.file_name().map(|name| name.to_string_lossy().into_owned());
+        let process = Process::new(space, files(config, &unit)?, start_facts(config), &name.unwrap_or_default());
+        Ok(Self { cpu, process, unit, bus })
+    }
+
+    /// Runs the vCPU and the poller, each on a confined thread of its own.
+    fn run(self) -> Result<End, RunError> {
+        let Self { cpu, process, unit, bus } = self;
+        let host = |what| move |source| RunError::Host { what, source };
+        let polled = Arc::clone(&unit);
+        let poller = thread::Builder::new().name("poller".to_owned()).spawn(move || -> Result<(), SandboxError> {
+            sandbox::confine()?;
+            poller::run(&polled);
+            Ok(())
+        });
+        let poller = poller.map_err(host("a thread"))?;
+        let vcpu = thread::Builder::new().name("vcpu".to_owned()).spawn(move || {
+            sandbox::confine()?;
+            RunLoop::new(cpu, process, bus).run()
+        });
+        let ended = vcpu.map_err(host("a thread"))?.join();
+        unit.stop();
+        // A thread that panicked has told so; its end is the program's.
+        let polled = poller.join().unwrap_or(Ok(()));
+        let end = ended.unwrap_or_else(|_| {
+            Err(RunError::Host { what: "to go on", source: io::Error::other("the guest's thread has panicked") })
+        })?;
+        polled?;
+        Ok(end)
+    }
+}
+
+/// The program's view of files, with the unit's PCI function in its sysfs.
+fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> {
+    let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(unit))));
+    let layout = Layout {
+        grants: config.grants.clone(),
+        working_directory: config.directory.clone(),
+        private_bytes: config.memory / PRIVATE_FILES,
+        functions: vec![function],
+    };
+    let (view, directory) = layout.build()?;
+    Files::new(view, Descriptors::standard(), &directory).map_err(|source| RunError::Directory { directory, source })
+}
+
+/// What /proc/self tells of the start.
+fn start_facts(config: &AppConfig) -> StartFacts {
+    let path = config.program.canonicalize().unwrap_or_else(|_| config.program.clone());
+    let texts = |texts: &[CString]| texts.iter().flat_map(|text| text.as_bytes_with_nul()).copied().collect();
+    let executable = GuestPath::from_clean(path.as_os_str().as_encoded_bytes());
+    StartFacts::new(executable, texts(&config.arguments), texts(&config.environment), Vec::new())
+}
+
+fn system_span(vm: &Vm) -> Result<Arc<Reservation>, RunError> {
+    let what = "memory for page tables";
+    let len = usize::try_from(SYSTEM_SIZE).unwrap_or(usize::MAX);
+    let align = usize::try_from(LARGE_PAGE).unwrap_or(usize::MAX);
+    let system = Arc::new(Reservation::anonymous(len, align).map_err(|source| RunError::Host { what, source })?);
+    vm.set_whole_slot(SYSTEM_SLOT, SYSTEM_BASE, &system)?;
+    Ok(system)
+}
+
+/// Loads the program and its interpreter, and writes the stack. Answers the first instruction and the
+/// stack pointer.
+fn load(space: &mut AddressSpace, config: &AppConfig) -> Result<(u64, u64), RunError> {
+    let path = config.program.to_string_lossy().into_owned();
+    let file = File::open(&config.program).map_err(|source| RunError::Open { program: path.clone(), source })?;
+    let image = Image::read(&path, file)?;
+    let too_small = |source| RunError::Memory { memory: config.memory, source };
+    space.map_stack().map_err(too_small)?;
+    let program = image.load(space, false)?;
+    let interpreter = match image.interpreter() {
+        Some(name) => Some(load_interpreter(space, &path, name)?),
+        None => None,
+    };
+    space.start_heap(program.end);
+    let stack = write_stack(space, config, &program, interpreter.as_ref())?;
+    Ok((interpreter.unwrap_or(program).entry, stack))
+}
+
+fn load_interpreter(space: &mut AddressSpace, program: &str, name: &str) -> Result<Loaded, RunError> {
+    let file = File::open(name).map_err(|source| RunError::Interpreter {
+        program: program.to_owned(),
+        interpreter: name.to_owned(),
+        source,
+    })?;
+    Ok(Image::read(name, file)?.load(space, true)?)
+}
+
+fn write_stack(
+    space: &AddressSpace,
+    config: &AppConfig,
+    program: &Loaded,
+    interpreter: Option<&Loaded>,
+) -> Result<u64, RunError> {
+    let texts = config.arguments.iter().chain(&config.environment);
+    let bytes: usize = texts.map(|text| text.as_bytes_with_nul().len() + 8).sum();
+    if MAX_ARGUMENTS < bytes {
+        return Err(RunError::Arguments { bytes });
+    }
+    let host = |what| move |source| RunError::Host { what, source };
+    let mut random = [0; 16];
+    fill_random(&mut random).map_err(host("random bytes"))?;
+    let path = config.arguments.first().cloned().unwrap_or_default();
+    let start = Start {
+        arguments: &config.arguments,
+        environment: &config.environment,
+        path: &path,
+        random,
+        auxiliary: &auxiliary::vector(program, interpreter),
+    };
+    let bytes = start.build(STACK_TOP);
+    let pointer = STACK_TOP - bytes.len() as u64;
+    let written = space.memory().write_bytes(pointer, &bytes);
+    written.map_err(|errno| RunError::Memory { memory: config.memory, source: SpaceError::Host(errno) })?;
+    Ok(pointer)
+}
+
+fn unit(
+    config: &AppConfig,
+    slots: &Arc<Mutex<SlotMap>>,
+    memory: &Arc<ProgramMemory>,
+    root: SpaceId,
+) -> Result<Unit, RunError> {
+    let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
+    let limits = Limits { max_regions: MAX_REGIONS, max_bytes: config.memory, history };
+    let device = CheckpointDevice::new(limits, Box::new(fresh_key));
+    let address = u32::try_from(REGISTERS.start).unwrap_or(u32::MAX);
+    let function = PciFunction::new(device, IDENTITY, address).map_err(DeviceError::Function)?;
+    let keeping = KeeperConfig { history: config.history, max_region_bytes: config.memory };
+    let keeper = Keeper::new(Arc::clone(slots), Arc::clone(memory), keeping);
+    let spare_core = thread::available_parallelism().is_ok_and(|cores| 1 < cores.get());
+    let policy = PollPolicy::new(config.poll, spare_core);
+    Ok(Unit::new(function, keeper, Arc::clone(memory), root, policy))
+}
+
+fn fresh_key() -> SessionKey {
+    let mut key = [0; 16];
+    // getrandom doesn't fail for 16 bytes once the system has booted; without randomness no key is
+    // better than a guessable one.
+    fill_random(&mut key).expect("random bytes for a session key");
+    SessionKey(key)
+}
+
+fn fill_random(bytes: &mut [u8; 16]) -> io::Result<()> {
+    use std::io::Read;
+    File::open("/dev/urandom")?.read_exact(bytes)
+}

@@ -1,0 +1,98 @@
+//! Measures what comparing and copying a page costs here, with the engine itself.
+
+use std::io;
+use std::time::Instant;
+
+use cairn_abi::{RegionId, RegionName};
+use cairn_engine::{Config, Engine, EngineError, LiveMemory, PageSet, Rule, TrackError, Tracker};
+use std::sync::atomic::Ordering;
+
+use crate::host::mapping::Reservation;
+use crate::memory::layout::PAGE;
+
+/// Pages that are compared: 16 MiB with their mirror, more than a core's own cache.
+const PAGES: usize = 2048;
+
+/// Nanoseconds for each page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EngineCosts {
+    /// A page in which nothing changed.
+    pub compare_ns: u64,
+    /// A page in which one word changed.
+    pub word_ns: u64,
+    /// A page that changed as a whole.
+    pub copy_ns: u64,
+    /// The vector instructions that are used.
+    pub instructions: &'static str,
+}
+
+/// Why nothing could be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineProbeError {
+    /// The host refused memory.
+    #[error("the host refused memory for measuring")]
+    Memory(#[from] io::Error),
+    /// The engine failed.
+    #[error("the engine failed while measuring")]
+    Engine(#[from] EngineError),
+}
+
+/// Measures; takes a few tens of milliseconds.
+///
+/// # Errors
+/// [`EngineProbeError`].
+pub fn measure() -> Result<EngineCosts, EngineProbeError> {
+    let align = usize::try_from(PAGE).unwrap_or(usize::MAX);
+    let memory = Reservation::anonymous(PAGES * align, align)?;
+    let write = |words: &[usize], value: u64| {
+        for page in 0..PAGES {
+            for word in words {
+                memory.word((page * align + word * 8) as u64).store(value, Ordering::Relaxed);
+            }
+        }
+    };
+    let whole: Vec<usize> = (0..align / 8).collect();
+    let base = memory.pointer(&(0..memory.len() as u64)).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: the reservation is readable and writable, page-aligned, outlives the engine (it's
+    // declared before), and is only accessed as atomics.
+    let live = unsafe { LiveMemory::new(base, PAGES) };
+    let mut engine = Engine::new(Everything, Config { rule: Rule::Always, ..Config::default() });
+    engine.add_region(name(), live)?;
+    let mut timed = |words: &[usize], value: u64| -> Result<u64, EngineError> {
+        // Twice, and the second counts: the first makes the mirror's and the history's pages resident.
+        write(words, value);
+        engine.checkpoint()?;
+        write(words, value + 1);
+        let start = Instant::now();
+        engine.checkpoint()?;
+        Ok(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX) / PAGES as u64)
+    };
+    let copy_ns = timed(&whole, 1)?;
+    let word_ns = timed(&[77], 3)?;
+    let compare_ns = timed(&[], 0)?;
+    Ok(EngineCosts { compare_ns, word_ns, copy_ns, instructions: engine.instruction_set() })
+}
+
+fn name() -> RegionName {
+    RegionName::new(b"probe").expect("a region's name")
+}
+
+/// A tracker that reports every page.
+struct Everything;
+
+impl Tracker for Everything {
+    fn attach(&mut self, _region: RegionId, _memory: &LiveMemory) -> Result<(), TrackError> {
+        Ok(())
+    }
+
+    fn detach(&mut self, _region: RegionId) {}
+
+    fn collect(&mut self, _region: RegionId, written: &mut PageSet) -> Result<(), TrackError> {
+        written.fill();
+        Ok(())
+    }
+
+    fn protect(&mut self, _region: RegionId, _pages: &PageSet) -> Result<(), TrackError> {
+        Ok(())
+    }
+}

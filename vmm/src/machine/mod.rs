@@ -1,0 +1,13 @@
+//! Whole machines: from a configuration to a program's end.
+
+pub mod app;
+mod auxiliary;
+pub mod end;
+pub mod engine_probe;
+pub mod poll_policy;
+pub mod poller;
+pub mod probe;
+pub mod run_loop;
+pub mod sandbox;
+mod sysfs;
+pub mod unit;

@@ -1,0 +1,139 @@
+//! The loop of the thread that runs the vCPU: an event, what it means, and on.
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+
+use crate::devices::bus::Bus;
+use crate::guest::app::cpu::{Cpu, Event, Exception, PAGE_FAULT};
+use crate::guest::app::process::Process;
+use crate::guest::app::syscalls::{self, Flow};
+use crate::machine::app::RunError;
+use crate::machine::end::{End, Fault};
+use crate::machine::unit::UnitRegisters;
+use crate::memory::rights::Rights;
+
+/// Bits of a page fault's error code (Intel SDM volume 3, 4.7).
+const FAULT_WRITE: u64 = 1 << 1;
+const FAULT_FETCH: u64 = 1 << 4;
+
+/// A program on its vCPU.
+#[derive(Debug)]
+pub struct RunLoop {
+    cpu: Cpu,
+    process: Process,
+    bus: Bus<UnitRegisters>,
+    /// The last fault that the page tables didn't explain, so that it's retried only once.
+    retried: Option<(u64, u64)>,
+}
+
+impl RunLoop {
+    /// A program that is about to start.
+    #[must_use]
+    pub fn new(cpu: Cpu, process: Process, bus: Bus<UnitRegisters>) -> Self {
+        Self { cpu, process, bus, retried: None }
+    }
+
+    /// Runs the program to its end.
+    ///
+    /// # Errors
+    /// [`RunError::Kvm`] and [`RunError::Stuck`] when KVM can't go on.
+    pub fn run(mut self) -> Result<End, RunError> {
+        loop {
+            let event = self.cpu.run(&mut |address, data| self.bus.read(address, data))?;
+            if let Some(end) = self.handle(event)? {
+                return Ok(end);
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Result<Option<End>, RunError> {
+        match event {
+            Event::Call(number, args) => self.call(number, &args),
+            Event::Store { address, value, len } => {
+                let bytes = value.to_le_bytes();
+                self.bus.write(address, &bytes[..usize::from(len).min(bytes.len())]);
+                Ok(None)
+            }
+            Event::Exception(exception) => self.exception(&exception),
+            Event::NoMemory { instruction } => Ok(Some(self.no_memory(instruction))),
+            Event::Nothing => Ok(None),
+            Event::Failed { failure, instruction } => Err(RunError::Stuck { instruction, failure }),
+        }
+    }
+
+    fn call(&mut self, number: u64, args: &[u64; 6]) -> Result<Option<End>, RunError> {
+        let value = match syscalls::dispatch(&mut self.process, number, args) {
+            Flow::Answer(Ok(value)) => value,
+            Flow::Answer(Err(errno)) => negative(errno),
+            Flow::Exit(status) => return Ok(Some(End::Exited(status))),
+            Flow::Killed(signal) => return Ok(Some(End::Killed(signal))),
+        };
+        self.cpu.answer(value, self.process.segments)?;
+        Ok(None)
+    }
+
+    fn exception(&mut self, exception: &Exception) -> Result<Option<End>, RunError> {
+        if exception.vector == PAGE_FAULT && self.is_spurious(exception) {
+            self.cpu.retry(exception)?;
+            return Ok(None);
+        }
+        let (signal, what) = meaning(exception);
+        let address = (exception.vector == PAGE_FAULT).then(|| (exception.address, self.mapped(exception.address)));
+        let instruction = (exception.instruction, self.mapped(exception.instruction));
+        Ok(Some(End::Faulted(Fault { signal, what: what.to_owned(), instruction, address })))
+    }
+
+    /// Whether the mapping allows what faulted: the CPU went by an older, narrower translation. Once
+    /// for each place in a row: should it not help, the fault is real.
+    fn is_spurious(&mut self, exception: &Exception) -> bool {
+        let needed = Rights {
+            read: true,
+            write: exception.error & FAULT_WRITE != 0,
+            execute: exception.error & FAULT_FETCH != 0,
+        };
+        let allowed = self.process.space.mapping(exception.address).is_some_and(|(_, mapping)| {
+            mapping.rights.includes(needed)
+        });
+        let place = Some((exception.instruction, exception.address));
+        let again = std::mem::replace(&mut self.retried, place) == place;
+        allowed && !again
+    }
+
+    /// Mapped, but without memory behind: Linux sends SIGBUS for a file's page beyond its end.
+    fn no_memory(&self, instruction: u64) -> End {
+        let what = "touched a mapping that has no memory behind it (a file that became shorter?)".to_owned();
+        let instruction = (instruction, self.mapped(instruction));
+        End::Faulted(Fault { signal: Signal::SIGBUS, what, instruction, address: None })
+    }
+
+    fn mapped(&self, address: u64) -> String {
+        match self.process.space.mapping(address) {
+            Some((range, mapping)) => format!("{:#x}..{:#x} {mapping}", range.start, range.end),
+            None => "nothing is mapped there".to_owned(),
+        }
+    }
+}
+
+/// The signal that Linux sends for an exception, and what the program did (signal(7); Linux
+/// arch/x86/kernel/traps.c).
+fn meaning(exception: &Exception) -> (Signal, &'static str) {
+    match exception.vector {
+        0 => (Signal::SIGFPE, "divided by zero"),
+        1 => (Signal::SIGTRAP, "single-stepped"),
+        3 => (Signal::SIGTRAP, "hit a breakpoint"),
+        4 => (Signal::SIGSEGV, "trapped an overflow"),
+        5 => (Signal::SIGSEGV, "exceeded a bound"),
+        6 => (Signal::SIGILL, "executed an invalid instruction"),
+        16 | 19 => (Signal::SIGFPE, "raised a floating-point exception"),
+        17 => (Signal::SIGBUS, "made an unaligned access"),
+        PAGE_FAULT if exception.error & FAULT_FETCH != 0 => (Signal::SIGSEGV, "jumped to memory that it can't execute"),
+        PAGE_FAULT if exception.error & FAULT_WRITE != 0 => (Signal::SIGSEGV, "wrote to memory that it can't write"),
+        PAGE_FAULT => (Signal::SIGSEGV, "read memory that it can't read"),
+        _ => (Signal::SIGSEGV, "broke a protection of the CPU"),
+    }
+}
+
+/// An error as a system call returns it.
+fn negative(errno: Errno) -> u64 {
+    i64::from(errno as i32).wrapping_neg().cast_unsigned()
+}

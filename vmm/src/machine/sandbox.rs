@@ -1,0 +1,165 @@
+//! What a thread that serves a guest may still ask of the host: no new privileges, and only the
+//! system calls that serving takes.
+
+use std::collections::BTreeMap;
+
+use nix::sys::prctl;
+use seccompiler::{SeccompAction, SeccompFilter, TargetArch};
+
+/// Why a thread could not be confined.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// prctl refused.
+    #[error("the guest's thread could not give up new privileges")]
+    NoNewPrivileges(#[source] nix::errno::Errno),
+    /// The filter was refused.
+    #[error("the guest's thread could not be confined by seccomp; does this kernel have CONFIG_SECCOMP_FILTER?")]
+    Filter(#[source] seccompiler::Error),
+}
+
+/// Everything that runs a guest: the run loop, the system calls of the program that the VMM hands to
+/// the host, the engine, memory for all of it, and messages. Absent on purpose: everything that starts
+/// programs or reaches the network, other processes, mounts, modules or the clock.
+const ALLOWED: &[i64] = &[
+    // The vCPU, its memory slots and dirty log, and terminals. Devices are opened before this.
+    libc::SYS_ioctl,
+    // Memory: the window, mirrors, the allocator.
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_msync,
+    libc::SYS_brk,
+    // To and from the window. The seccomp filter can't see whose memory it is; the VMM only ever
+    // passes its own process id, and without ptrace rights no other works.
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    // Files, all beneath granted directories.
+    libc::SYS_openat2,
+    libc::SYS_openat,
+    libc::SYS_open,
+    libc::SYS_close,
+    libc::SYS_close_range,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_statfs,
+    libc::SYS_fstatfs,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
+    libc::SYS_getdents64,
+    libc::SYS_mkdirat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_mknodat,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_utimensat,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_sync_file_range,
+    libc::SYS_fadvise64,
+    libc::SYS_flock,
+    libc::SYS_fcntl,
+    libc::SYS_dup,
+    libc::SYS_dup3,
+    libc::SYS_pipe2,
+    libc::SYS_memfd_create,
+    libc::SYS_eventfd2,
+    libc::SYS_sendfile,
+    libc::SYS_copy_file_range,
+    libc::SYS_splice,
+    libc::SYS_tee,
+    libc::SYS_fgetxattr,
+    libc::SYS_getxattr,
+    libc::SYS_lgetxattr,
+    libc::SYS_flistxattr,
+    libc::SYS_listxattr,
+    libc::SYS_llistxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_fremovexattr,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_select,
+    libc::SYS_pselect6,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
+    libc::SYS_timerfd_gettime,
+    libc::SYS_umask,
+    // Time, randomness, and what the program is told of its host.
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_getres,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_gettimeofday,
+    libc::SYS_time,
+    libc::SYS_getrandom,
+    libc::SYS_uname,
+    libc::SYS_sysinfo,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_getrusage,
+    // Threads that wait for each other and end, and aborting with a message should the VMM have a bug.
+    libc::SYS_futex,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigaction,
+    libc::SYS_sigaltstack,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_tgkill,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// Confines the calling thread for the rest of its life. A system call outside of the list ends the
+/// process: no guest can bring the VMM there, so it means that somebody else is in control.
+///
+/// # Errors
+/// [`SandboxError`]: the thread must not run a guest then.
+pub fn confine() -> Result<(), SandboxError> {
+    prctl::set_no_new_privs().map_err(SandboxError::NoNewPrivileges)?;
+    let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> = ALLOWED.iter().map(|call| (*call, vec![])).collect();
+    let filter = |error: seccompiler::BackendError| SandboxError::Filter(error.into());
+    let program: seccompiler::BpfProgram =
+        SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)
+            .map_err(filter)?
+            .try_into()
+            .map_err(filter)?;
+    seccompiler::apply_filter(&program).map_err(SandboxError::Filter)
+}

@@ -1,0 +1,246 @@
+//! The checkpoint device with the engine behind it, shared by the thread that runs the vCPU and the
+//! one that polls.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use cairn_abi::pci;
+
+use crate::checkpoint::Keeper;
+use crate::devices::bus::MmioDevice;
+use crate::devices::checkpoint::device::{CheckpointDevice, Rest};
+use crate::devices::checkpoint::{AddressSpace, Effect};
+use crate::machine::poll_policy::PollPolicy;
+use crate::memory::layout::PCI_REGISTERS;
+use crate::memory::program::ProgramMemory;
+use crate::virtio::{Event, PciFunction};
+
+/// Where the device's registers are.
+pub const REGISTERS: Range<u64> = PCI_REGISTERS.start..PCI_REGISTERS.start + pci::BAR_SIZE as u64;
+/// Its place on the PCI bus.
+pub const PCI_ADDRESS: &str = "0000:00:01.0";
+
+/// The device, the engine, and whether somebody polls.
+#[derive(Debug)]
+pub struct Unit {
+    function: PciFunction<CheckpointDevice>,
+    keeper: Keeper,
+    memory: Arc<ProgramMemory>,
+    address_space: AddressSpace,
+    policy: PollPolicy,
+    /// What the driver was last told.
+    announced: bool,
+}
+
+/// A [`Unit`] behind its lock. The poller takes the lock over and over; who wants it else says so
+/// first, and the poller steps back: the lock itself is not fair.
+#[derive(Debug)]
+pub struct SharedUnit {
+    unit: Mutex<Unit>,
+    wanted: AtomicU32,
+    stop: AtomicBool,
+    wake: Condvar,
+}
+
+/// What a look at the queue found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Look {
+    /// Requests were served.
+    Served,
+    /// There was nothing to do.
+    Nothing,
+    /// Polling is over.
+    Over,
+}
+
+impl Unit {
+    /// A device without a driver. `address_space` is the program's page-table root.
+    #[must_use]
+    pub fn new(
+        function: PciFunction<CheckpointDevice>,
+        keeper: Keeper,
+        memory: Arc<ProgramMemory>,
+        address_space: AddressSpace,
+        policy: PollPolicy,
+    ) -> Self {
+        Self { function, keeper, memory, address_space, policy, announced: false }
+    }
+
+    /// The PCI function.
+    pub fn function_mut(&mut self) -> &mut PciFunction<CheckpointDevice> {
+        &mut self.function
+    }
+
+    /// Reads from `offset` of the registers.
+    pub fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.function.bar_read(offset, data);
+    }
+
+    /// Writes to `offset` of the registers. At a notification the queue is served before this returns.
+    pub fn write(&mut self, offset: u64, data: &[u8]) {
+        let event = self.function.bar_write(offset, data);
+        self.handle(event);
+    }
+
+    /// Does what a write to a register asked for.
+    pub fn handle(&mut self, event: Event) {
+        match event {
+            Event::None => {}
+            Event::Activated => self.policy.activated(),
+            Event::Reset => {
+                self.policy.reset();
+                self.announced = false;
+                let memory = Arc::clone(&self.memory);
+                let view = memory.view();
+                self.function.device_mut().settle(&mut |effect| self.keeper.act(effect, &view));
+            }
+            Event::Notified { .. } => self.notified(),
+        }
+        self.announce();
+    }
+
+    /// Ends the regions that share memory with `range`.
+    pub fn vacate(&mut self, range: &Range<u64>) {
+        for region in self.keeper.vacate(range) {
+            self.function.device_mut().forget_region(region);
+        }
+    }
+
+    fn notified(&mut self) {
+        let memory = Arc::clone(&self.memory);
+        let view = memory.view();
+        let mut pollable = false;
+        let keeper = &mut self.keeper;
+        self.function.device_mut().serve(&view, self.address_space, &mut |effect| {
+            pollable |= is_pollable(effect);
+            keeper.act(effect, &view)
+        });
+        self.policy.notified(Instant::now(), self.announced && pollable);
+    }
+
+    /// Tells the driver when polling has begun or ended. What came in between is served at once.
+    fn announce(&mut self) {
+        if self.announced == self.policy.polls() {
+            return;
+        }
+        self.announced = self.policy.polls();
+        let memory = Arc::clone(&self.memory);
+        let view = memory.view();
+        if self.function.device_mut().announce_polling(&view, self.announced) {
+            let keeper = &mut self.keeper;
+            self.function.device_mut().poll(&view, self.address_space, &mut |effect| keeper.act(effect, &view));
+        }
+    }
+
+    fn look(&mut self, check_time: bool) -> Look {
+        if !self.policy.polls() {
+            return Look::Over;
+        }
+        let memory = Arc::clone(&self.memory);
+        let view = memory.view();
+        let keeper = &mut self.keeper;
+        let device = self.function.device_mut();
+        let served = device.poll(&view, self.address_space, &mut |effect| keeper.act(effect, &view));
+        drop(view);
+        if served.rest == Rest::Unusable {
+            self.policy.reset();
+        } else if 0 < served.requests {
+            self.policy.served(Instant::now());
+            return Look::Served;
+        } else if check_time {
+            self.policy.found_nothing(Instant::now());
+        }
+        self.announce();
+        if self.policy.polls() { Look::Nothing } else { Look::Over }
+    }
+}
+
+/// Whether the effect is one of a request that polling serves.
+fn is_pollable(effect: Effect) -> bool {
+    match effect {
+        Effect::Checkpoint
+        | Effect::Rollback(_)
+        | Effect::Release(_)
+        | Effect::SessionFigures
+        | Effect::CheckpointFigures(_) => true,
+        Effect::DropAll | Effect::PrepareRegion { .. } | Effect::AddRegion { .. } | Effect::RemoveRegion(_) => false,
+    }
+}
+
+impl SharedUnit {
+    /// Behind a lock from now on.
+    #[must_use]
+    pub fn new(unit: Unit) -> Self {
+        let (wanted, stop) = (AtomicU32::new(0), AtomicBool::new(false));
+        Self { unit: Mutex::new(unit), wanted, stop, wake: Condvar::new() }
+    }
+
+    /// Uses the unit; the poller steps back meanwhile, and is woken if there is something to poll.
+    pub fn with<R>(&self, use_it: impl FnOnce(&mut Unit) -> R) -> R {
+        self.wanted.fetch_add(1, Ordering::Relaxed);
+        let mut unit = self.lock();
+        self.wanted.fetch_sub(1, Ordering::Relaxed);
+        let result = use_it(&mut unit);
+        if unit.policy.polls() {
+            self.wake.notify_one();
+        }
+        result
+    }
+
+    /// Ends the poller.
+    pub fn stop(&self) {
+        // Under the lock, so that a poller that is about to sleep can't miss it.
+        let _unit = self.lock();
+        self.stop.store(true, Ordering::Relaxed);
+        self.wake.notify_all();
+    }
+
+    /// Looks at the queue for the poller; with `check_time`, also at the clock.
+    pub fn look(&self, check_time: bool) -> Look {
+        if self.wanted.load(Ordering::Relaxed) != 0 {
+            return Look::Nothing;
+        }
+        self.lock().look(check_time)
+    }
+
+    /// Sleeps until there is something to poll; false when the machine stops.
+    pub fn sleep(&self) -> bool {
+        let mut unit = self.lock();
+        loop {
+            if self.stopped() {
+                return false;
+            }
+            if unit.policy.polls() {
+                return true;
+            }
+            unit = self.wake.wait(unit).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Whether the machine stops.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Unit> {
+        self.unit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The unit's place on the bus.
+#[derive(Clone, Debug)]
+pub struct UnitRegisters(pub Arc<SharedUnit>);
+
+impl MmioDevice for UnitRegisters {
+    type Event = ();
+
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.0.with(|unit| unit.read(offset, data));
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.0.with(|unit| unit.write(offset, data));
+    }
+}

@@ -1,0 +1,152 @@
+//! A queue of requests: a chain holds a request to read and room for its reply, and is used up in order.
+//!
+//! The addresses of rings and buffers are whatever the handed-in [`GuestMemory`] makes of them. All methods take it
+//! anew, because a program's memory can be another one at each notification.
+
+use std::num::Wrapping;
+use std::sync::atomic::{Ordering, fence};
+
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemory};
+
+use super::chain::{ChainError, ReplySpace, Table};
+
+/// Where `ring` is in the available ring, and bytes of one entry.
+const AVAILABLE_ENTRIES: u64 = 4;
+const AVAILABLE_ENTRY_LEN: u64 = 2;
+
+/// A split queue whose chains are requests.
+#[derive(Debug)]
+pub struct RequestQueue {
+    queue: Queue,
+}
+
+/// The request at the front of the queue.
+#[derive(Debug)]
+pub struct Posted {
+    head: u16,
+    /// Bytes of the request that were copied, or what is wrong with its chain.
+    pub request: Result<usize, ChainError>,
+    /// Where the reply goes. With a broken chain: what was found of it.
+    pub reply: ReplySpace,
+}
+
+/// The rings are beyond use: the device needs a reset.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// A ring isn't memory, or isn't memory that may be used so.
+    #[error("a ring of the queue can't be accessed")]
+    Memory(#[source] virtio_queue::Error),
+    /// The driver claims to have made more available than there are descriptors.
+    #[error("the driver made {ahead} chains available in a queue of {size}")]
+    TooFarAhead {
+        /// Chains between the device's position and the driver's.
+        ahead: u16,
+        /// Descriptors of the queue.
+        size: u16,
+    },
+    /// The driver made a descriptor available that isn't in the table.
+    #[error("the driver made descriptor {head} available in a queue of {size}")]
+    Head {
+        /// The descriptor.
+        head: u16,
+        /// Descriptors of the queue.
+        size: u16,
+    },
+}
+
+impl RequestQueue {
+    /// Takes over a queue that a driver set up.
+    #[must_use]
+    pub fn new(queue: Queue) -> Self {
+        Self { queue }
+    }
+
+    /// Whether a request is there: one load, cheap enough to be polled.
+    ///
+    /// # Errors
+    /// [`QueueError::Memory`] if the available ring isn't memory.
+    pub fn is_pending<M: GuestMemory>(&self, memory: &M) -> Result<bool, QueueError> {
+        Ok(self.available(memory)? != self.position())
+    }
+
+    /// How many requests were used up, modulo 65536: changes when the front does.
+    #[must_use]
+    pub fn position(&self) -> u16 {
+        self.queue.next_avail()
+    }
+
+    /// Reads the request at the front into `buffer`, whose length bounds it, and leaves it there: it's gone only
+    /// with [`finish`](Self::finish). `None` if the queue is empty.
+    ///
+    /// # Errors
+    /// [`QueueError`]; what is wrong with one request alone is in [`Posted::request`].
+    pub fn front<M: GuestMemory>(&self, memory: &M, buffer: &mut [u8]) -> Result<Option<Posted>, QueueError> {
+        let ahead = (Wrapping(self.available(memory)?) - Wrapping(self.position())).0;
+        let size = self.queue.size();
+        if ahead == 0 {
+            return Ok(None);
+        }
+        if ahead > size {
+            return Err(QueueError::TooFarAhead { ahead, size });
+        }
+        let head = self.head(memory)?;
+        if head >= size {
+            return Err(QueueError::Head { head, size });
+        }
+        let table = Table { address: GuestAddress(self.queue.desc_table()), size };
+        let mut reply = ReplySpace::default();
+        let request = table.walk(memory, head, buffer, &mut reply);
+        Ok(Some(Posted { head, request, reply }))
+    }
+
+    /// Takes `posted` off the front and gives its chain back with `written` bytes in it.
+    ///
+    /// # Errors
+    /// [`QueueError::Memory`] if the used ring isn't memory that may be written.
+    #[expect(clippy::needless_pass_by_value, reason = "a request is finished once")]
+    pub fn finish<M: GuestMemory>(
+        &mut self,
+        memory: &M,
+        posted: Posted,
+        written: u32,
+    ) -> Result<(), QueueError> {
+        self.queue.set_next_avail(self.position().wrapping_add(1));
+        self.queue.add_used(memory, posted.head, written).map_err(QueueError::Memory)
+    }
+
+    /// Tells the driver not to notify, because somebody polls (VIRTQ_USED_F_NO_NOTIFY, 2.7.10).
+    ///
+    /// # Errors
+    /// [`QueueError::Memory`] if the used ring isn't memory that may be written.
+    pub fn suppress_notifications<M: GuestMemory>(&mut self, memory: &M) -> Result<(), QueueError> {
+        self.queue.disable_notification(memory).map_err(QueueError::Memory)
+    }
+
+    /// Tells the driver to notify again. Returns whether a request slipped in before it could know.
+    ///
+    /// # Errors
+    /// [`QueueError::Memory`] if a ring isn't memory that may be used so.
+    pub fn resume_notifications<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, QueueError> {
+        self.queue.enable_notification(memory).map_err(QueueError::Memory)
+    }
+
+    /// The driver's position. What it wrote before moving it is visible afterwards.
+    fn available<M: GuestMemory>(&self, memory: &M) -> Result<u16, QueueError> {
+        let position = self.queue.avail_idx(memory, Ordering::Acquire).map_err(QueueError::Memory)?;
+        fence(Ordering::Acquire);
+        Ok(position.0)
+    }
+
+    /// The head of the chain at the front.
+    fn head<M: GuestMemory>(&self, memory: &M) -> Result<u16, QueueError> {
+        let entry = u64::from(self.position() % self.queue.size());
+        let address = GuestAddress(self.queue.avail_ring())
+            .checked_add(AVAILABLE_ENTRIES + entry * AVAILABLE_ENTRY_LEN)
+            .ok_or(QueueError::Memory(virtio_queue::Error::AddressOverflow))?;
+        memory
+            .load(address, Ordering::Relaxed)
+            .map(u16::from_le)
+            .map_err(|error| QueueError::Memory(virtio_queue::Error::GuestMemory(error)))
+    }
+}

@@ -1,0 +1,216 @@
+//! Arbitrary use of the device, made from bytes: whatever a guest does, the device must not panic, must keep its
+//! promises to the engine, and must serve a well-behaved program afterwards.
+
+use cairn_abi::{CheckpointId, RegionId, RegionName, ReplyBody, Request, SessionKey, Span, Status};
+use cairn_vmm::devices::checkpoint::{AddressSpace, Failure};
+use cairn_vmm::virtio::transport::BAR_LEN;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::engine::{LIMITS, Mood};
+use super::guest::{
+    AVAILABLE, DESCRIPTORS, Descriptor, Guest, HOLE, MEMORY, QUEUE_SIZE, REPLY, REQUEST, USED,
+};
+
+/// Does what `bytes` say, then tells the story of a good program.
+pub(crate) fn exercise(bytes: &[u8]) {
+    let mut script = Script { bytes };
+    let mut guest = Guest::new();
+    while !script.bytes.is_empty() {
+        step(&mut guest, &mut script);
+        // A log of effects isn't needed here and would grow.
+        guest.engine.effects.clear();
+    }
+    a_good_program_is_served(&mut guest);
+}
+
+/// Reset, bring-up, HELLO, REGISTER, CHECKPOINT, ROLLBACK.
+pub(crate) fn a_good_program_is_served(guest: &mut Guest) {
+    guest.engine.mood = Mood::Well;
+    guest.address_space = AddressSpace(7);
+    guest.bring_up();
+    assert_eq!(guest.engine.regions(), 0, "a reset ends the session and its regions");
+    guest.hello();
+    let name = RegionName::new(b"table").unwrap();
+    let register = Request::Register { span: Span { address: 0x4000_0000, len: 0x2000 }, name };
+    let reply = guest.ask(register);
+    assert!(matches!((reply.status, reply.body), (Status::Ok, ReplyBody::Region(_))), "{reply:?}");
+    let reply = guest.ask(Request::Checkpoint);
+    let ReplyBody::Checkpoint(checkpoint) = reply.body else { panic!("{reply:?}") };
+    assert_eq!(guest.ask(Request::Rollback { checkpoint }).status, Status::Ok);
+    assert_eq!(guest.engine.regions(), 1);
+}
+
+/// Bytes, read as whatever is needed; zeros when they are used up.
+struct Script<'a> {
+    bytes: &'a [u8],
+}
+
+impl Script<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let (now, later) = self.bytes.split_at(N.min(self.bytes.len()));
+        self.bytes = later;
+        let mut out = [0; N];
+        out[..now.len()].copy_from_slice(now);
+        out
+    }
+
+    fn u8(&mut self) -> u8 {
+        u8::from_le_bytes(self.take())
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.take())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+
+    /// One of `choices`.
+    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[usize::from(self.u8()) % choices.len()]
+    }
+
+    /// An offset in or a little beyond the BAR; often a register that means something.
+    fn bar_offset(&mut self) -> u64 {
+        let common: Vec<u64> = (0..56).chain([0x1000, 0x2000, 0x2004, 0x3000]).collect();
+        if self.u8().is_multiple_of(4) { u64::from(self.u16()) % (BAR_LEN + 64) } else { self.pick(&common) }
+    }
+
+    /// An address that means something, or nearly so, or nothing.
+    fn address(&mut self) -> u64 {
+        let base = self.pick(&[
+            MEMORY,
+            DESCRIPTORS,
+            AVAILABLE,
+            USED,
+            REQUEST,
+            REPLY,
+            HOLE - 16,
+            HOLE,
+            HOLE + 0x1000,
+            0,
+            u64::MAX - 15,
+        ]);
+        match self.u8() % 4 {
+            0 => base,
+            1 => base.wrapping_add(u64::from(self.u8())),
+            2 => base.wrapping_sub(u64::from(self.u8())),
+            _ => self.u64(),
+        }
+    }
+
+    fn request(&mut self) -> Request {
+        let checkpoint = CheckpointId(u64::from(self.u8() % 8));
+        match self.u8() % 8 {
+            0 => Request::Hello { version: u32::from(self.u8() % 3), features: self.u64() },
+            1 | 2 => {
+                let (page, pages) = (u64::from(self.u8() % 96), u64::from(self.u8() % 80));
+                let skew = if self.u8().is_multiple_of(8) { self.u64() } else { 0 };
+                let span = Span { address: (page << 12).wrapping_add(skew), len: pages << 12 };
+                let name = RegionName::new(self.pick(&["a", "b", "c", "d", "e", "f"]).as_bytes()).unwrap();
+                Request::Register { span, name }
+            }
+            3 => Request::Unregister { region: RegionId(u32::from(self.u8() % 8)) },
+            4 => Request::Checkpoint,
+            5 => Request::Rollback { checkpoint },
+            6 => Request::Release { checkpoint },
+            _ => Request::Query { checkpoint: (checkpoint.0 > 0).then_some(checkpoint) },
+        }
+    }
+}
+
+fn step(guest: &mut Guest, script: &mut Script<'_>) {
+    match script.u8() % 16 {
+        0 => {
+            let (offset, len) = (script.bar_offset(), usize::from(script.u8() % 10));
+            guest.function.bar_read(offset, &mut vec![0; len]);
+        }
+        1 | 2 => {
+            let (offset, len) = (script.bar_offset(), script.pick(&[1, 2, 4, 8, 3, 0]));
+            let data = script.take::<8>();
+            guest.write(offset, &data[..len]);
+        }
+        3 => {
+            let (offset, len) = (script.u16(), usize::from(script.u8() % 10));
+            guest.function.config_read(offset % 300, &mut vec![0; len]);
+        }
+        4 => {
+            let (offset, len) = (script.u16(), script.pick(&[1, 2, 4, 8, 3, 0]));
+            let data = script.take::<8>();
+            guest.handle_config(offset % 300, &data[..len]);
+        }
+        5 => {
+            let (at, data) = (script.u16() % 0x1000, script.take::<16>());
+            guest.memory.write_slice(&data, GuestAddress(DESCRIPTORS + u64::from(at))).unwrap();
+        }
+        6 => {
+            let index = u16::from(script.u8()) % QUEUE_SIZE;
+            let (address, len) =
+                (script.address(), script.pick(&[0, 1, 16, 128, 272, 400, 0x1000, u32::MAX]));
+            let (flags, next) = (u16::from(script.u8() % 8), u16::from(script.u8() % 20));
+            guest.describe(index, Descriptor { address, len, flags, next });
+        }
+        7 => guest.make_available(u16::from(script.u8() % 20)),
+        8 => drop(guest.notify()),
+        9 => drop(guest.poll()),
+        10 => guest.bring_up(),
+        11 => {
+            let addresses = [script.address(), script.address(), script.address()];
+            guest.set_queue(script.pick(&[1, 2, 16, 64, 128, 0, 3]), addresses);
+        }
+        12 => {
+            let polling = script.u8().is_multiple_of(2);
+            guest.function.device_mut().announce_polling(&guest.memory, polling);
+        }
+        13 => guest.engine.mood = mood(script),
+        _ => well_formed_request(guest, script),
+    }
+}
+
+fn mood(script: &mut Script<'_>) -> Mood {
+    let failure = script.pick(&[
+        Failure::NotMapped,
+        Failure::NoRegion,
+        Failure::Evicted,
+        Failure::RegionSet(RegionId(1)),
+        Failure::NoMemory,
+        Failure::Host,
+    ]);
+    script.pick(&[Mood::Missing, Mood::Failing(failure), Mood::Mad])
+}
+
+/// A request that decodes, from whoever, with whatever key and cursor, by notification or by polling.
+fn well_formed_request(guest: &mut Guest, script: &mut Script<'_>) {
+    let request = script.request();
+    let kind = script.u8();
+    guest.address_space = AddressSpace(u64::from(kind & 1));
+    let right_key = guest.key;
+    if kind & 6 == 6 {
+        guest.key = SessionKey([script.u8(); 16]);
+    }
+    let cursor = if kind & 8 == 8 { u32::from(script.u8() % 4) } else { 0 };
+    guest.post(&guest.envelope(cursor, request));
+    guest.key = right_key;
+    if kind & 16 == 16 {
+        guest.poll();
+    }
+    if kind & 32 == 0 {
+        guest.notify();
+    }
+    if matches!(request, Request::Hello { .. }) {
+        adopt_key(guest);
+    }
+    assert!(guest.engine.regions() <= LIMITS.max_regions as usize);
+}
+
+/// If a HELLO was answered, its key is the program's from now on.
+fn adopt_key(guest: &mut Guest) {
+    let mut bytes = [0; cairn_abi::REPLY_SIZE];
+    guest.memory.read_slice(&mut bytes, GuestAddress(REPLY)).unwrap();
+    if let Ok(reply) = cairn_abi::Reply::decode(&bytes)
+        && let ReplyBody::Hello(hello) = reply.body
+    {
+        guest.key = hello.key;
+    }
+}
