@@ -55,7 +55,11 @@ fn elf_headers_with_every_byte_changed() {
         fs::write(&path, &changed).unwrap();
         let output: Output = run(cairn_run(&[]).arg(&path).arg("status"), b"").unwrap();
         let err = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code().is_some() && !err.contains("panicked"), "byte {at}: {} {err}", output.status);
+        assert!(
+            output.status.code().is_some() && !err.contains("panicked"),
+            "byte {at}: {} {err}",
+            output.status
+        );
     }
 }
 
@@ -73,13 +77,22 @@ fn bad_options() {
 
 #[test]
 fn a_memory_that_the_program_outgrows() {
-    fails(cairn_run(&["--memory", "16M"]).args(["/usr/bin/python3", "-c", "x = bytearray(64 << 20)"]), 1, &["MemoryError"]);
+    fails(
+        cairn_run(&["--memory", "16M"]).args(["/usr/bin/python3", "-c", "x = bytearray(64 << 20)"]),
+        1,
+        &["MemoryError"],
+    );
 }
 
 #[test]
 fn variables_reach_the_program() {
     let mut command = cairn_run(&["--env", "HOME=/elsewhere", "--env", "EMPTY="]);
-    command.args(["/usr/bin/python3", "-S", "-c", "import os; print(os.environ['HOME'], repr(os.environ['EMPTY']), 'SECRET' in os.environ)"]);
+    command.args([
+        "/usr/bin/python3",
+        "-S",
+        "-c",
+        "import os; print(os.environ['HOME'], repr(os.environ['EMPTY']), 'SECRET' in os.environ)",
+    ]);
     let output = run(command.env("SECRET", "x"), b"").unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "/elsewhere '' False\n");
 }

@@ -44,7 +44,11 @@ fn faults_say_where_and_what_is_mapped_there() {
 #[test]
 fn a_reader_that_goes_away_ends_the_writer() {
     let mut command = cairn_run(&[]);
-    command.arg(guest("guest-ends")).arg("pipe").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    command
+        .arg(guest("guest-ends"))
+        .arg("pipe")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
     let mut child = command.spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(1), "std ignores SIGPIPE, so the write fails instead");

@@ -39,7 +39,12 @@ fn a_writable_grant_is_writable_and_no_other() {
     let program = "import os,shutil\nopen('/data/in','w').write('in')\nshutil.copy('/data/in','/data/copy')\nos.remove('/data/in')\nos.mkdir('/data/sub')\ntry:\n open('/etc/out','w')\nexcept OSError as e: print(e.errno)";
     let mut command = cairn_run(&["--dir", &format!("{path}:/data:rw")]);
     let output = run(command.args(["/usr/bin/python3", "-S", "-c", program]), b"").unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{}\n", libc::EROFS), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        format!("{}\n", libc::EROFS),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert_eq!(fs::read_to_string(granted.path().join("copy")).unwrap(), "in");
     assert!(granted.path().join("sub").is_dir() && !granted.path().join("in").exists());
 }

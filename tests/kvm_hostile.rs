@@ -8,7 +8,11 @@ fn garbage_harms_nobody() {
         let mut command = cairn_run(&["--poll", poll]);
         let output = run(command.arg(guest("guest-hostile")).arg(seed.to_string()), b"").unwrap();
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success() && out == "survived\n", "seed {seed}: {}\n{out}\n{err}", output.status);
+        assert!(
+            output.status.success() && out == "survived\n",
+            "seed {seed}: {}\n{out}\n{err}",
+            output.status
+        );
         assert!(!err.contains("panicked"), "{err}");
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use cairn_tests::{guest, same_in_guest};
+use cairn_tests::{cairn_run, guest, run, same_in_guest};
 
 /// A text that every Debian has.
 fn text() -> Vec<u8> {
@@ -65,19 +65,23 @@ fn lua() {
 
 #[test]
 fn sqlite() {
-    let mut script = String::from("create table numbers (n integer primary key, square integer, name text);\nbegin;\n");
+    let mut script =
+        String::from("create table numbers (n integer primary key, square integer, name text);\nbegin;\n");
     for n in 0..5000 {
         writeln!(script, "insert into numbers values ({n}, {}, 'number {n}');", n * n).unwrap();
     }
     script.push_str("commit;\ncreate index names on numbers (name);\n");
     script.push_str("select count(*), sum(square), max(name) from numbers where n % 7 = 3;\n");
     script.push_str("select name from numbers where name like '%99' order by square desc limit 5;\n");
-    script.push_str("delete from numbers where n < 2500; vacuum; pragma integrity_check; select count(*) from numbers;\n");
+    script.push_str(
+        "delete from numbers where n < 2500; vacuum; pragma integrity_check; select count(*) from numbers;\n",
+    );
     let directory = tempfile::tempdir().unwrap();
     // In private memory, and in a file of /tmp, which is private too.
     for database in [":memory:", "/tmp/cairn-test.db"] {
         let _ = fs::remove_file("/tmp/cairn-test.db");
-        let printed = same_in_guest("/usr/bin/sqlite3", &[database], directory.path(), script.as_bytes()).unwrap();
+        let printed =
+            same_in_guest("/usr/bin/sqlite3", &[database], directory.path(), script.as_bytes()).unwrap();
         assert!(String::from_utf8_lossy(&printed.out).contains("ok\n2500\n"), "{printed:?}");
     }
     let _ = fs::remove_file("/tmp/cairn-test.db");
@@ -85,20 +89,7 @@ fn sqlite() {
 
 #[test]
 fn python() {
-    let program = "\
-import collections, hashlib, json, os, re, sys, tempfile, zlib, math, random, itertools, datetime, struct, decimal\n\
-text = open('text').read()\n\
-words = collections.Counter(re.findall(r'\\w+', text.lower()))\n\
-print(words.most_common(20))\n\
-print(hashlib.sha256(text.encode()).hexdigest(), zlib.crc32(text.encode()))\n\
-print(json.dumps({'list': sorted(set(words.values())), 'cwd': os.path.basename(os.getcwd()) != ''}))\n\
-random.seed(7); print([random.random() for _ in range(5)], math.factorial(200))\n\
-print(decimal.Decimal(2).sqrt(), datetime.datetime(2024, 2, 29).isoformat())\n\
-with tempfile.TemporaryDirectory() as d:\n\
-    p = os.path.join(d, 'x')\n\
-    open(p, 'wb').write(struct.pack('<Q', 42)); print(os.stat(p).st_size, os.listdir(d))\n\
-print(sum(1 for _ in itertools.permutations(range(7))), len(sys.stdin.read()))\n\
-try:\n    open('/nonexistent')\nexcept OSError as e: print(e)\n";
+    let program = include_str!("inputs/tour.py");
     with_text("/usr/bin/python3", &["-c", program]);
     with_text("/usr/bin/python3", &["-S", "-c", "print(sum(range(1000000)))"]);
 }
@@ -106,7 +97,9 @@ try:\n    open('/nonexistent')\nexcept OSError as e: print(e)\n";
 #[test]
 fn python_fails_as_it_does_natively() {
     let directory = tempfile::tempdir().unwrap();
-    let printed = same_in_guest("/usr/bin/python3", &["-c", "import nothing_of_this_name"], directory.path(), b"").unwrap();
+    let printed =
+        same_in_guest("/usr/bin/python3", &["-c", "import nothing_of_this_name"], directory.path(), b"")
+            .unwrap();
     assert_eq!(printed.status, Some(1));
 }
 
@@ -120,6 +113,34 @@ fn what_rusts_std_uses() {
     fs::create_dir(input.join("directory")).unwrap();
     std::os::unix::fs::symlink("a", input.join("link")).unwrap();
     let program = guest("guest-std-tour");
-    let printed = same_in_guest(program.to_str().unwrap(), &["input"], directory.path(), b"x\nyy\n\nlast").unwrap();
+    let printed =
+        same_in_guest(program.to_str().unwrap(), &["input"], directory.path(), b"x\nyy\n\nlast").unwrap();
     assert_eq!(printed.status, Some(0), "{printed:?}");
+}
+
+/// The list of system calls is what these programs make: a call that isn't there would be told.
+#[test]
+fn no_program_misses_a_system_call() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("text"), text()).unwrap();
+    let programs: [&[&str]; 7] = [
+        &["/usr/bin/sha256sum", "text"],
+        &["/usr/bin/sort", "--parallel=1", "-S", "64k", "text"],
+        &["/bin/gzip", "-c", "text"],
+        &["/usr/bin/sqlite3", "/tmp/t.db", "create table t (x); insert into t values (1); select * from t"],
+        &["/usr/bin/lua5.4", "-e", "for line in io.lines('text') do end print(os.time() > 0)"],
+        &["/usr/bin/python3", "-c", include_str!("inputs/tour.py")],
+        &[guest("guest-std-tour").to_str().unwrap(), "."],
+    ];
+    for program in programs {
+        let mut command = cairn_run(&["-v"]);
+        let output = run(command.current_dir(directory.path()).args(program), b"some\ninput\n").unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && !err.contains("isn't there"),
+            "{}: {}\n{err}",
+            program[0],
+            output.status
+        );
+    }
 }

@@ -60,7 +60,9 @@ fn words(code: &str) -> impl Iterator<Item = &str> {
 fn vmm_modules_only_look_down() {
     let mut problems = Vec::new();
     for (name, text) in sources() {
-        let Some(inside) = name.strip_prefix("vmm/src/").filter(|inside| !inside.starts_with("bin/")) else { continue };
+        let Some(inside) = name.strip_prefix("vmm/src/").filter(|inside| !inside.starts_with("bin/")) else {
+            continue;
+        };
         let own = inside.split(['/', '.']).next().unwrap();
         let own_layer = LAYERS.iter().position(|layer| *layer == own);
         if own_layer.is_none() && own != "lib" {
@@ -70,7 +72,11 @@ fn vmm_modules_only_look_down() {
             for target in code_of(line).split("crate::").skip(1) {
                 let layer = LAYERS.iter().position(|layer| words(target).next() == Some(layer));
                 if own_layer < layer && own != "lib" {
-                    problems.push(format!("{name}:{}: {own} must not use {}", number + 1, LAYERS[layer.unwrap()]));
+                    problems.push(format!(
+                        "{name}:{}: {own} must not use {}",
+                        number + 1,
+                        LAYERS[layer.unwrap()]
+                    ));
                 }
             }
             if code_of(line).contains("crate::{") {
@@ -109,7 +115,12 @@ fn unsafe_lives_in_few_files() {
             seen.push(name);
         }
     }
-    problems.extend(UNSAFE_FILES.iter().filter(|file| !seen.contains(&(**file).to_owned())).map(|file| format!("{file}: listed, but has no unsafe")));
+    problems.extend(
+        UNSAFE_FILES
+            .iter()
+            .filter(|file| !seen.contains(&(**file).to_owned()))
+            .map(|file| format!("{file}: listed, but has no unsafe")),
+    );
     assert_none(&problems);
 }
 

@@ -38,7 +38,8 @@ pub struct Config {
     /// Bytes of all regions together.
     pub max_region_bytes: u64,
     /// Bytes of all deltas together, that of a checkpoint in the making included. Bounds what a program can
-    /// make its host keep; beyond, a checkpoint fails with [`crate::EngineError::NoMemory`].
+    /// make its host keep: a checkpoint that needs more fails with [`crate::EngineError::NoMemory`]. A rollback
+    /// may need more, as it keeps what it swaps out, at most the regions' bytes for each retained checkpoint.
     pub max_history_bytes: u64,
 }
 

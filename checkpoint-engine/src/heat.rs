@@ -126,12 +126,12 @@ impl Heat {
             #[cfg(test)]
             Rule::Random => next_random(&mut self.random),
         };
-        // Only what was compared may change state: a page that isn't reported is protected already.
-        let now_open = (stays & compared) | (open & !compared);
+        // An open page is always compared. One that isn't is protected, whatever was thought of it.
+        let now_open = stays & compared;
         self.open_pages += u64::from(now_open.count_ones());
         self.open_pages -= u64::from(open.count_ones());
         self.open.words_mut()[at] = now_open;
-        stays & compared
+        now_open
     }
 }
 

@@ -8,6 +8,48 @@
 //! clean. The way back: the mirror becomes the wanted version by swapping bytes with the deltas between, and
 //! live memory becomes the mirror where either was touched.
 //!
+//! ```
+//! use std::ptr::NonNull;
+//! use cairn_abi::{RegionId, RegionName};
+//! use cairn_engine::{Config, Engine, LiveMemory, PAGE_SIZE, PageSet, TrackError, Tracker};
+//!
+//! /// Knows nothing: every page may have been written.
+//! struct Blind;
+//!
+//! impl Tracker for Blind {
+//!     fn attach(&mut self, _: RegionId, _: &LiveMemory) -> Result<(), TrackError> {
+//!         Ok(())
+//!     }
+//!     fn detach(&mut self, _: RegionId) {}
+//!     fn collect(&mut self, _: RegionId, written: &mut PageSet) -> Result<(), TrackError> {
+//!         written.fill();
+//!         Ok(())
+//!     }
+//!     fn protect(&mut self, _: RegionId, _: &PageSet) -> Result<(), TrackError> {
+//!         Ok(())
+//!     }
+//! }
+//!
+//! #[repr(align(4096))]
+//! struct Pages([u8; 4 * PAGE_SIZE]);
+//!
+//! let memory = NonNull::from(Box::leak(Box::new(Pages([0; 4 * PAGE_SIZE])))).cast::<u8>();
+//! let mut engine = Engine::new(Blind, Config::default());
+//! // SAFETY: the memory is aligned and leaked, and only raw pointers reach it.
+//! let live = unsafe { LiveMemory::new(memory, 4) };
+//! engine.add_region(RegionName::new(b"table")?, live)?;
+//!
+//! // SAFETY: inside the memory, and the engine isn't running.
+//! let write = |byte: u8| unsafe { memory.add(5000).write(byte) };
+//! write(42);
+//! let id = engine.checkpoint()?;
+//! write(0);
+//! engine.rollback(id)?;
+//! // SAFETY: as above.
+//! assert_eq!(unsafe { memory.add(5000).read() }, 42);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Modules in reading order.
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -1,7 +1,7 @@
 //! The engine against a model that keeps full copies, over a tracker that checks how it is used.
 
 mod failures;
-mod memory;
+pub(crate) mod memory;
 mod model;
 mod oracle;
 mod stories;

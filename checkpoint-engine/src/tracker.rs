@@ -16,7 +16,8 @@ use crate::{LiveMemory, PageSet};
 /// The engine calls these while the program is quiet: what writes between a `collect` and the `protect` that
 /// follows it may be missed.
 pub trait Tracker {
-    /// Starts to track `memory` under the name `region`. Every page is open.
+    /// Starts to track `memory` under the name `region`. Every page is open, but for those that are known to be
+    /// zeros, which is what the engine takes a region to have been before.
     ///
     /// # Errors
     /// The region can't be tracked; nothing of it is left behind.

@@ -303,3 +303,6 @@ impl Versions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use std::io;
 use cairn_abi::CheckpointId;
 use cairn_abi::ids::NameError;
 use cairn_engine::EngineError;
+use cairn_shim::ShimError;
 
 use crate::kind::{ENGINE_VARIABLE, EngineKind, UnknownEngine};
 
@@ -132,6 +133,10 @@ pub enum Error {
         "this session belongs to the process that opened it, and this is a child of it: open a session of its own"
     )]
     OtherProcess,
+    /// The checkpoint device is there and can't be used, or refuses or fails in a way that has no
+    /// variant of its own.
+    #[error("the checkpoint device failed; CAIRN_ENGINE=user-compare does without it")]
+    Device(#[source] Box<ShimError>),
     /// The engine in this process has no memory, or the kernel refused to tell what was written.
     #[error("the user-level engine failed")]
     Engine(#[source] Box<EngineError>),

@@ -83,9 +83,9 @@ impl Block {
         self.owned
     }
 
-    /// What the device is told of it.
+    /// What the device is told of it. Exposes the address: the device's driver touches pages by it.
     pub(crate) fn span(&self) -> Span {
-        Span { address: self.address() as u64, len: self.len as u64 }
+        Span { address: self.start.as_ptr().expose_provenance() as u64, len: self.len as u64 }
     }
 
     /// The bytes.

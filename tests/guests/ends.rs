@@ -46,7 +46,10 @@ fn main() {
         "fork" => {
             // SAFETY: fork is refused here; natively the child ends at once.
             let child = unsafe { libc::fork() };
-            println!("fork {}", child < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS));
+            println!(
+                "fork {}",
+                child < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS)
+            );
         }
         "thread" => println!("thread {}", std::thread::Builder::new().spawn(|| ()).is_err()),
         _ => std::process::exit(2),
@@ -55,7 +58,9 @@ fn main() {
 
 fn divide() {
     // SAFETY: meant to fault: a division by zero.
-    unsafe { std::arch::asm!("xor edx, edx", "xor eax, eax", "xor ecx, ecx", "div ecx", out("eax") _, out("edx") _, out("ecx") _) }
+    unsafe {
+        std::arch::asm!("xor edx, edx", "xor eax, eax", "xor ecx, ecx", "div ecx", out("eax") _, out("edx") _, out("ecx") _)
+    }
 }
 
 fn recurse(depth: u64) -> u64 {

@@ -44,7 +44,9 @@ fn reads(granted: &Path, secret: &Path) -> Vec<String> {
         paths.push(format!("/proc/self/fd/{descriptor}/{}", inside.display()).into());
         paths.push(format!("/proc/self/fd/{descriptor}/../../../../../../{}", inside.display()).into());
     }
-    let open = |path: &PathBuf| File::open(path).ok().filter(|file| file.metadata().is_ok_and(|data| data.is_file()));
+    let open = |path: &PathBuf| {
+        File::open(path).ok().filter(|file| file.metadata().is_ok_and(|data| data.is_file()))
+    };
     let mut breaches = Vec::new();
     for path in &paths {
         let mut text = Vec::new();
@@ -65,7 +67,9 @@ fn writes(granted: &Path) -> Vec<String> {
         }
     };
     let visible = granted.join("visible");
-    for path in [granted.join("new"), PathBuf::from("/usr/new"), PathBuf::from("/etc/new"), PathBuf::from("/new")] {
+    for path in
+        [granted.join("new"), PathBuf::from("/usr/new"), PathBuf::from("/etc/new"), PathBuf::from("/new")]
+    {
         check("created", &path, fs::write(&path, b"x"));
         check("made directory", &path, fs::create_dir(&path));
         check("linked", &path, std::os::unix::fs::symlink("/etc/passwd", &path));
@@ -74,7 +78,11 @@ fn writes(granted: &Path) -> Vec<String> {
     check("removed", &visible, fs::remove_file(&visible));
     check("renamed", &visible, fs::rename(&visible, granted.join("renamed")));
     check("opened for writing", &visible, OpenOptions::new().write(true).open(&visible).map(drop));
-    check("truncated", &visible, OpenOptions::new().read(true).truncate(true).write(true).open(&visible).map(drop));
+    check(
+        "truncated",
+        &visible,
+        OpenOptions::new().read(true).truncate(true).write(true).open(&visible).map(drop),
+    );
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     check("changed the mode of", &visible, fs::set_permissions(&visible, mode));
     if let Ok(file) = File::open(&visible) {
@@ -88,7 +96,14 @@ fn writes(granted: &Path) -> Vec<String> {
 
 fn process_files() -> Vec<String> {
     let mut breaches = Vec::new();
-    for path in ["/proc/self/mem", "/proc/thread-self/mem", "/proc/1/mem", "/proc/kcore", "/proc/kallsyms", "/proc/self/pagemap"] {
+    for path in [
+        "/proc/self/mem",
+        "/proc/thread-self/mem",
+        "/proc/1/mem",
+        "/proc/kcore",
+        "/proc/kallsyms",
+        "/proc/self/pagemap",
+    ] {
         if let Ok(mut file) = OpenOptions::new().read(true).write(true).open(path) {
             breaches.push(format!("opened {path} for writing"));
             let mut byte = [0];
@@ -123,6 +138,15 @@ fn process_files() -> Vec<String> {
 }
 
 fn device_files() -> Vec<String> {
-    let names = ["/dev/kvm", "/dev/mem", "/dev/kmsg", "/dev/vda", "/dev/sda", "/dev/fuse", "/dev/net/tun", "/dev/port"];
+    let names = [
+        "/dev/kvm",
+        "/dev/mem",
+        "/dev/kmsg",
+        "/dev/vda",
+        "/dev/sda",
+        "/dev/fuse",
+        "/dev/net/tun",
+        "/dev/port",
+    ];
     names.iter().filter(|name| File::open(name).is_ok()).map(|name| format!("opened {name}")).collect()
 }

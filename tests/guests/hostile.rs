@@ -74,11 +74,17 @@ impl Registers {
             .map(|entry| entry.expect("an entry").path())
             .find(|path| ids(path, "device").trim() == format!("{:#06x}", pci::DEVICE_ID))
             .expect("the checkpoint device");
-        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_SYNC).open(device.join("resource0"));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_SYNC)
+            .open(device.join("resource0"));
         let file = file.expect("its registers");
         let (len, protection) = (pci::BAR_SIZE as usize, libc::PROT_READ | libc::PROT_WRITE);
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        let base = unsafe {
+            libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
+        };
         assert_ne!(base, libc::MAP_FAILED);
         Self(base.cast())
     }
@@ -166,12 +172,17 @@ impl Rings {
             let slot = (index * 2) as usize;
             let request = base + 0x4000 + random.below(0x3000);
             self.memory[slot] = wild(random, request);
-            let len = if random.below(3) == 0 { random.next() & 0xffff_ffff } else { REQUEST_SIZE as u64 * (1 + random.below(4)) };
+            let len = if random.below(3) == 0 {
+                random.next() & 0xffff_ffff
+            } else {
+                REQUEST_SIZE as u64 * (1 + random.below(4))
+            };
             let (flags, next) = (random.below(8), random.below(20));
             self.memory[slot + 1] = len | flags << 32 | next << 48;
         }
         let available = 0x1000 / 8;
-        self.memory[available] = (1 + random.below(40)) << 16 | random.below(20) << 32 | random.below(20) << 48;
+        self.memory[available] =
+            (1 + random.below(40)) << 16 | random.below(20) << 32 | random.below(20) << 48;
         self.memory[available + 1] = random.next() & 0x001f_001f_001f_001f;
         // A request that decodes, now and then: kind in the first bytes.
         let request = 0x4000 / 8 + random.below(64) as usize;

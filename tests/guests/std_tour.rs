@@ -59,7 +59,9 @@ fn time() {
 }
 
 fn files(directory: &Path) -> io::Result<()> {
-    let mut names: Vec<_> = fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>()?;
+    let mut names: Vec<_> = fs::read_dir(directory)?
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<Result<_, _>>()?;
     names.sort();
     println!("entries {names:?}");
     for name in &names {
@@ -75,7 +77,10 @@ fn files(directory: &Path) -> io::Result<()> {
         }
     }
     println!("absent {:?}", File::open(directory.join("absent")).map(drop).map_err(|error| error.kind()));
-    println!("read-only {:?}", File::create(directory.join("new")).is_err() || fs::remove_file(directory.join("new")).is_ok());
+    println!(
+        "read-only {:?}",
+        File::create(directory.join("new")).is_err() || fs::remove_file(directory.join("new")).is_ok()
+    );
     Ok(())
 }
 

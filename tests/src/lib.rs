@@ -84,7 +84,13 @@ impl From<Output> for Printed {
 impl std::fmt::Debug for Printed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(4000)]).into_owned();
-        write!(f, "status {:?}\n--- stdout\n{}\n--- stderr\n{}", self.status, text(&self.out), text(&self.err))
+        write!(
+            f,
+            "status {:?}\n--- stdout\n{}\n--- stderr\n{}",
+            self.status,
+            text(&self.out),
+            text(&self.err)
+        )
     }
 }
 

@@ -3,7 +3,6 @@
 //! The modules are listed from the bottom up: each names only those above it in this list
 //! (`tests/tidy.rs` checks that).
 
-
 pub mod host;
 pub mod memory;
 

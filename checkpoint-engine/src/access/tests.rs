@@ -3,23 +3,12 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::tests::memory::Memory;
 
-/// A page of memory that is aligned like one.
-#[repr(C, align(4096))]
-struct Page([u8; PAGE_SIZE]);
-
-fn page_with(changes: &[(usize, u8)]) -> Box<Page> {
-    let mut page = Box::new(Page([0; PAGE_SIZE]));
-    for &(at, byte) in changes {
-        page.0[at] = byte;
-    }
+fn page_with(changes: &[(usize, u8)]) -> Memory {
+    let page = Memory::new(1);
+    changes.iter().for_each(|&(at, byte)| page.write(at, byte));
     page
-}
-
-fn live_of(page: &mut Page) -> LiveMemory {
-    let base = std::ptr::NonNull::from(&mut *page).cast();
-    // SAFETY: the page outlives the value in every test below, and nothing borrows it meanwhile.
-    unsafe { LiveMemory::new(base, 1) }
 }
 
 fn naive_mask(a: &[u8], b: &[u8]) -> u64 {
@@ -40,24 +29,22 @@ proptest! {
         for kernels in Kernels::available() {
             let access = Access { kernels };
             let mut mirror = Mirror::new(1).unwrap();
-            let mut live = page_with(&before);
+            let live = page_with(&before);
             let mut old = vec![Chunk([9; CHUNK_SIZE])];
-            let memory = live_of(&mut live);
-            let first = access.take(&memory, &mut mirror, 0, None, &mut old).unwrap();
-            let mask = naive_mask(&live.0, &[0; PAGE_SIZE]);
+            let first = access.take(&live.live(), &mut mirror, 0, None, &mut old).unwrap();
+            let mask = naive_mask(&live.read(), &[0; PAGE_SIZE]);
             prop_assert_eq!(first, Taken { mask, was_zero: true }, "{}", kernels.name);
             prop_assert_eq!(mirror.is_resident(0), mask != 0);
             prop_assert_eq!(&old, &[Chunk([9; CHUNK_SIZE])]);
             mirror.set_resident(0);
             old.clear();
 
-            let before = live.0;
-            let mut live = page_with(&after);
-            let memory = live_of(&mut live);
-            let Taken { mask, was_zero } = access.take(&memory, &mut mirror, 0, None, &mut old).unwrap();
-            prop_assert_eq!(mask, naive_mask(&live.0, &before), "{}", kernels.name);
+            let before = live.read();
+            let live = page_with(&after);
+            let Taken { mask, was_zero } = access.take(&live.live(), &mut mirror, 0, None, &mut old).unwrap();
+            prop_assert_eq!(mask, naive_mask(&live.read(), &before), "{}", kernels.name);
             prop_assert!(!was_zero);
-            prop_assert_eq!(mirror.page_mut(0), &live.0);
+            prop_assert!(mirror.page_mut(0)[..] == live.read());
             let kept = (0..PAGE_CHUNKS).filter(|i| mask >> i & 1 == 1);
             let expected: Vec<_> = kept.map(|i| &before[i * CHUNK_SIZE..][..CHUNK_SIZE]).collect();
             prop_assert!(old.iter().map(|chunk| &chunk.0[..]).eq(expected));
@@ -69,14 +56,14 @@ proptest! {
         for kernels in Kernels::available() {
             let access = Access { kernels };
             let mut mirror = Mirror::new(1).unwrap();
-            let mut live = page_with(&mirrored);
-            access.take(&live_of(&mut live), &mut mirror, 0, None, &mut Vec::new()).unwrap();
-            let wanted = live.0;
-            let mut live = page_with(&written);
-            let differed = live.0 != wanted;
-            prop_assert_eq!(access.restore(&live_of(&mut live), &mirror, 0, None), differed, "{}", kernels.name);
-            prop_assert!(live.0 == wanted);
-            prop_assert!(!access.restore(&live_of(&mut live), &mirror, 0, None));
+            let live = page_with(&mirrored);
+            access.take(&live.live(), &mut mirror, 0, None, &mut Vec::new()).unwrap();
+            let wanted = live.read();
+            let live = page_with(&written);
+            let differed = live.read() != wanted;
+            prop_assert_eq!(access.restore(&live.live(), &mirror, 0, None), differed, "{}", kernels.name);
+            prop_assert!(live.read() == wanted);
+            prop_assert!(!access.restore(&live.live(), &mirror, 0, None));
         }
     }
 }
@@ -85,10 +72,10 @@ proptest! {
 fn the_last_byte_counts() {
     for kernels in Kernels::available() {
         let mut mirror = Mirror::new(1).unwrap();
-        let mut live = page_with(&[(PAGE_SIZE - 1, 1)]);
+        let live = page_with(&[(PAGE_SIZE - 1, 1)]);
         let mut old = Vec::new();
         mirror.set_resident(0);
-        let taken = Access { kernels }.take(&live_of(&mut live), &mut mirror, 0, None, &mut old).unwrap();
+        let taken = Access { kernels }.take(&live.live(), &mut mirror, 0, None, &mut old).unwrap();
         assert_eq!(taken, Taken { mask: 1 << 63, was_zero: false }, "{}", kernels.name);
         assert_eq!(old, [Chunk([0; CHUNK_SIZE])]);
     }
@@ -97,7 +84,7 @@ fn the_last_byte_counts() {
 #[test]
 #[should_panic(expected = "page 1 of a region of 1 pages")]
 fn no_page_beyond_the_region() {
-    let mut live = page_with(&[]);
+    let live = page_with(&[]);
     let mirror = Mirror::new(2).unwrap();
-    Access::detect().restore(&live_of(&mut live), &mirror, 1, None);
+    Access::detect().restore(&live.live(), &mirror, 1, None);
 }

@@ -13,25 +13,25 @@ struct Page([u8; PAGE_SIZE]);
 
 /// Page-aligned memory that the engine writes behind our back, hence cells.
 #[derive(Clone)]
-pub(super) struct Memory(Rc<[UnsafeCell<Page>]>);
+pub(crate) struct Memory(Rc<[UnsafeCell<Page>]>);
 
 impl Memory {
-    pub(super) fn new(pages: usize) -> Self {
+    pub(crate) fn new(pages: usize) -> Self {
         Self((0..pages).map(|_| UnsafeCell::new(Page([0; PAGE_SIZE]))).collect())
     }
 
-    pub(super) fn live(&self) -> LiveMemory {
+    pub(crate) fn live(&self) -> LiveMemory {
         let base = NonNull::from(&*self.0).cast();
         // SAFETY: the cells are aligned pages, contiguous, and each test keeps its `Memory` longer than its
         // engine. `read` and `write` borrow nothing beyond their own calls, during which no engine runs.
         unsafe { LiveMemory::new(base, self.0.len()) }
     }
 
-    pub(super) fn pages(&self) -> usize {
+    pub(crate) fn pages(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn read(&self) -> Vec<u8> {
+    pub(crate) fn read(&self) -> Vec<u8> {
         self.0
             .iter()
             .flat_map(|page| {
@@ -41,7 +41,7 @@ impl Memory {
             .collect()
     }
 
-    pub(super) fn write(&self, at: usize, byte: u8) {
+    pub(crate) fn write(&self, at: usize, byte: u8) {
         // SAFETY: single-threaded, and no reference to the page exists beyond this statement.
         unsafe { (&mut *self.0[at / PAGE_SIZE].get()).0[at % PAGE_SIZE] = byte };
     }

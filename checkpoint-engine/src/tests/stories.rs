@@ -192,3 +192,39 @@ fn hot_pages_are_opened_and_cold_ones_protected() {
     }
     assert_eq!(world.engine.tracker().open_pages(id), 0);
 }
+
+#[test]
+fn what_was_undone_stays_open_for_the_next_try() {
+    for (rule, open) in [(Rule::TwoDirtyEpochs, 5), (Rule::Always, 0)] {
+        let mut world = World::new(rule, 8, FakeTracker { protects_engine: true, ..FakeTracker::default() });
+        let region = world.add(100).unwrap();
+        let first = world.checkpoint().unwrap();
+        (20..30).for_each(|page| world.write(0, page * PAGE_SIZE, 1));
+        world.checkpoint().unwrap();
+        (0..5).for_each(|page| world.write(0, page * PAGE_SIZE, 1));
+        world.rollback(first).unwrap();
+        // Not the ten pages that only the older version made it write.
+        assert_eq!(world.engine.tracker().open_pages(region), open);
+        world.checkpoint().unwrap();
+        assert_eq!(world.engine.tracker().open_pages(region), 0);
+    }
+}
+
+#[test]
+fn an_engine_may_move_to_another_thread() {
+    fn assert_send<T: Send>() {}
+    struct Nothing;
+    impl crate::Tracker for Nothing {
+        fn attach(&mut self, _: RegionId, _: &crate::LiveMemory) -> Result<(), crate::TrackError> {
+            Ok(())
+        }
+        fn detach(&mut self, _: RegionId) {}
+        fn collect(&mut self, _: RegionId, _: &mut crate::PageSet) -> Result<(), crate::TrackError> {
+            Ok(())
+        }
+        fn protect(&mut self, _: RegionId, _: &crate::PageSet) -> Result<(), crate::TrackError> {
+            Ok(())
+        }
+    }
+    assert_send::<Engine<Nothing>>();
+}

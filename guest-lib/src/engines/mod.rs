@@ -1,5 +1,6 @@
 //! Who keeps checkpoints: the device, and the engines that do it in this process.
 
+mod device;
 mod fork;
 mod full_copy;
 mod mprotect;
@@ -17,6 +18,7 @@ use cairn_abi::reply::{CheckpointFigures, SessionFigures};
 use cairn_abi::{CheckpointId, RegionId, RegionName};
 use cairn_engine::Rule;
 
+use self::device::DeviceEngine;
 use self::fork::ForkEngine;
 use self::full_copy::FullCopy;
 use self::mprotect::MprotectTracker;
@@ -33,6 +35,9 @@ const MAX_REGIONS: usize = cairn_engine::MAX_REGIONS;
 /// Bytes that they may have together.
 const MAX_BYTES: u64 = cairn_engine::MAX_REGION_BYTES;
 
+/// What `cairn` asks of the system.
+const NEEDS_DEVICE: &str = "this machine has no checkpoint device: start the program with `cairn run`, or \
+     choose a user-level engine (CAIRN_ENGINE=user-compare)";
 /// What `fork` asks of the system.
 const NEEDS_FORK: &str = "it needs to fork and to read the child's memory (Linux 5.3, process_vm_readv); \
      choose another engine";
@@ -92,9 +97,10 @@ pub(crate) trait Engine: Debug + Send {
 /// Opens that engine.
 pub(crate) fn open(kind: EngineKind, history: u32) -> Result<Box<dyn Engine>, Error> {
     match kind {
-        EngineKind::Cairn => {
-            Err(Error::Unavailable { engine: kind, reason: "there is no device", source: None })
-        }
+        EngineKind::Cairn => match DeviceEngine::open()? {
+            Some(engine) => Ok(Box::new(engine)),
+            None => Err(Error::Unavailable { engine: kind, reason: NEEDS_DEVICE, source: None }),
+        },
         EngineKind::FullCopy => Ok(Box::new(FullCopy::new(history))),
         EngineKind::Mprotect => {
             Ok(Box::new(TrackedEngine::new(MprotectTracker::new(), Rule::Always, history)))
@@ -117,6 +123,10 @@ pub(crate) fn open(kind: EngineKind, history: u32) -> Result<Box<dyn Engine>, Er
 
 /// Opens the device's engine if there is a device, else the best that works here.
 pub(crate) fn open_best(history: u32) -> Result<(EngineKind, Box<dyn Engine>), Error> {
+    if let Some(engine) = DeviceEngine::open()? {
+        return Ok((EngineKind::Cairn, Box::new(engine)));
+    }
+    // It needs no more than mprotect and signals, so there is nothing to fall back to.
     let kind = EngineKind::UserCompare;
     open(kind, history).map(|engine| (kind, engine))
 }

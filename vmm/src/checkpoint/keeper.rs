@@ -148,13 +148,19 @@ impl Keeper {
         if let Some(range) = self.prepared.take()
             && let Err(error) = self.slots().rejoin(&range)
         {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a span that became no region keeps its memslot");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a span that became no region keeps its memslot"
+            );
         }
     }
 
     fn warn_unprotected(&self) {
         if let Some(error) = self.engine.unprotected() {
-            tracing::warn!(error = error as &dyn std::error::Error, "pages stay writable and will be compared");
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "pages stay writable and will be compared"
+            );
         }
     }
 
@@ -163,10 +169,17 @@ impl Keeper {
     }
 }
 
-fn engine(slots: &Arc<Mutex<SlotMap>>, memory: &Arc<ProgramMemory>, config: KeeperConfig) -> Engine<BitmapTracker> {
+fn engine(
+    slots: &Arc<Mutex<SlotMap>>,
+    memory: &Arc<ProgramMemory>,
+    config: KeeperConfig,
+) -> Engine<BitmapTracker> {
     let tracker = BitmapTracker::new(Arc::clone(slots), Arc::clone(memory));
     let KeeperConfig { history, max_region_bytes } = config;
-    Engine::new(tracker, Config { history, max_region_bytes, rule: Rule::TwoDirtyEpochs, ..Config::default() })
+    Engine::new(
+        tracker,
+        Config { history, max_region_bytes, rule: Rule::TwoDirtyEpochs, ..Config::default() },
+    )
 }
 
 /// What the program is told of an engine's error. What isn't the program's doing goes to the log too.
@@ -182,7 +195,10 @@ fn failure(error: &EngineError) -> Failure {
             Failure::NoMemory
         }
         // The session has checked these before.
-        EngineError::NameTaken(_) | EngineError::Overlap(_) | EngineError::EmptyRegion | EngineError::Track(_) => {
+        EngineError::NameTaken(_)
+        | EngineError::Overlap(_)
+        | EngineError::EmptyRegion
+        | EngineError::Track(_) => {
             tracing::error!(error = error as &dyn std::error::Error, "the checkpoint engine failed");
             Failure::Host
         }

@@ -30,12 +30,7 @@ pub fn read_entries(directory: impl AsFd, buffer: &mut [u8]) -> Result<usize, Er
     // borrow makes that memory ours for the length of the call, and bytes have no invalid values. The
     // descriptor is borrowed, thus open.
     let count = unsafe {
-        libc::syscall(
-            libc::SYS_getdents64,
-            directory.as_fd().as_raw_fd(),
-            buffer.as_mut_ptr(),
-            buffer.len(),
-        )
+        libc::syscall(libc::SYS_getdents64, directory.as_fd().as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
     };
     let count = Errno::result(count)?;
     usize::try_from(count).map_err(|_| Errno::EIO)
@@ -68,11 +63,7 @@ pub fn terminal(file: impl AsFd) -> Result<[u8; TERMIOS_BYTES], Errno> {
 ///
 /// # Errors
 /// `ENOTTY` for what is no terminal.
-pub fn set_terminal(
-    file: impl AsFd,
-    when: SetTerminal,
-    termios: &[u8; TERMIOS_BYTES],
-) -> Result<(), Errno> {
+pub fn set_terminal(file: impl AsFd, when: SetTerminal, termios: &[u8; TERMIOS_BYTES]) -> Result<(), Errno> {
     let request = match when {
         SetTerminal::Now => libc::TCSETS,
         SetTerminal::AfterOutput => libc::TCSETSW,

@@ -90,7 +90,8 @@ impl Reservation {
     /// When `offset` is outside or unaligned: callers compute it, no guest does.
     #[must_use]
     pub fn word(&self, offset: u64) -> &AtomicU64 {
-        let pointer = self.pointer(&(offset..offset + 8)).expect("a word inside the reservation").cast::<AtomicU64>();
+        let pointer =
+            self.pointer(&(offset..offset + 8)).expect("a word inside the reservation").cast::<AtomicU64>();
         assert!(pointer.is_aligned());
         // SAFETY: inside the reservation and aligned; users of this method place their whole
         // reservation once and never unmap it before drop; all its words are accessed as atomics.
@@ -241,7 +242,10 @@ mod tests {
         let memory = Reservation::anonymous(0x4000, 1 << 21).unwrap();
         assert_eq!(memory.address(0) % (1 << 21), 0);
         memory.word(0x3ff8).store(7, Ordering::Relaxed);
-        assert_eq!((memory.word(0).load(Ordering::Relaxed), memory.word(0x3ff8).load(Ordering::Relaxed)), (0, 7));
+        assert_eq!(
+            (memory.word(0).load(Ordering::Relaxed), memory.word(0x3ff8).load(Ordering::Relaxed)),
+            (0, 7)
+        );
     }
 
     #[test]

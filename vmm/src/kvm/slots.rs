@@ -49,7 +49,14 @@ impl SlotMap {
     /// No slots yet.
     #[must_use]
     pub fn new(vm: Arc<Vm>, memory: Arc<ProgramMemory>) -> Self {
-        Self { vm, memory, slots: BTreeMap::new(), regions: BTreeMap::new(), free: Vec::new(), next: FIRST_SLOT }
+        Self {
+            vm,
+            memory,
+            slots: BTreeMap::new(),
+            regions: BTreeMap::new(),
+            free: Vec::new(),
+            next: FIRST_SLOT,
+        }
     }
 
     /// Sees to it that all of `range` has slots.
@@ -119,7 +126,8 @@ impl SlotMap {
     /// # Errors
     /// [`SlotError`].
     pub fn dirty_log(&self, region: &Range<u64>, bitmap: &mut [u64]) -> Result<(), SlotError> {
-        let fail = |source| SlotError { what: "read the log of", start: region.start, end: region.end, source };
+        let fail =
+            |source| SlotError { what: "read the log of", start: region.start, end: region.end, source };
         let number = self.own_slot(region).map_err(fail)?;
         self.vm.dirty_log(number, pages(region), bitmap).map_err(fail)
     }
@@ -129,7 +137,12 @@ impl SlotMap {
     ///
     /// # Errors
     /// [`SlotError`].
-    pub fn clear_dirty_log(&self, region: &Range<u64>, first_word: u64, bitmap: &[u64]) -> Result<(), SlotError> {
+    pub fn clear_dirty_log(
+        &self,
+        region: &Range<u64>,
+        first_word: u64,
+        bitmap: &[u64],
+    ) -> Result<(), SlotError> {
         let fail = |source| SlotError { what: "protect in", start: region.start, end: region.end, source };
         let number = self.own_slot(region).map_err(fail)?;
         let first = first_word * 64;

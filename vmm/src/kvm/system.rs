@@ -25,7 +25,9 @@ pub enum KvmError {
     )]
     Missing,
     /// The device can't be opened by this user.
-    #[error("no permission to open {DEVICE}: run as root, or add this user to the group that owns it (usually kvm)")]
+    #[error(
+        "no permission to open {DEVICE}: run as root, or add this user to the group that owns it (usually kvm)"
+    )]
     NoPermission,
     /// Opening failed otherwise.
     #[error("{DEVICE} could not be opened")]
@@ -94,7 +96,8 @@ impl System {
             return Err(KvmError::Lacks(name));
         }
         let protect = u64::from(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
-        let wanted = i32::try_from(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET).unwrap_or(0);
+        let wanted =
+            i32::try_from(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET).unwrap_or(0);
         if kvm.check_extension_raw(protect) & wanted != wanted {
             return Err(KvmError::Lacks("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2"));
         }
@@ -120,7 +123,9 @@ impl System {
     /// # Errors
     /// [`KvmError::Refused`].
     pub fn supported_cpuid(&self) -> Result<kvm_bindings::CpuId, KvmError> {
-        self.kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).map_err(refused("the list of CPU features"))
+        self.kvm
+            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+            .map_err(refused("the list of CPU features"))
     }
 
     /// What this KVM runs on, from /proc/cpuinfo's flags.

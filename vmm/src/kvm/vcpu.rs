@@ -129,8 +129,10 @@ impl Vcpu {
     /// # Errors
     /// [`KvmError::Refused`]; also when only some could be set.
     pub fn set_msrs(&self, pairs: &[(u32, u64)]) -> Result<(), KvmError> {
-        let entries: Vec<_> =
-            pairs.iter().map(|(index, data)| kvm_msr_entry { index: *index, data: *data, ..Default::default() }).collect();
+        let entries: Vec<_> = pairs
+            .iter()
+            .map(|(index, data)| kvm_msr_entry { index: *index, data: *data, ..Default::default() })
+            .collect();
         let what = "the model-specific registers of SYSCALL";
         let invalid = || refused(what)(kvm_ioctls::Error::new(libc::EINVAL));
         let msrs = kvm_bindings::Msrs::from_entries(&entries).map_err(|_| invalid())?;

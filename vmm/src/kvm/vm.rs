@@ -53,7 +53,9 @@ impl Vm {
     /// [`KvmError::Refused`].
     pub fn set_whole_slot(&self, slot: u32, start: u64, memory: &Arc<Reservation>) -> Result<(), KvmError> {
         let len = memory.len() as u64;
-        let pointer = memory.pointer(&(0..len)).ok_or_else(|| refused("a memslot")(kvm_ioctls::Error::new(libc::EINVAL)))?;
+        let pointer = memory
+            .pointer(&(0..len))
+            .ok_or_else(|| refused("a memslot")(kvm_ioctls::Error::new(libc::EINVAL)))?;
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(memory));
         // SAFETY: the reservation is kept with the machine, so it stays this guest's.
         unsafe { self.set_slot(slot, &(start..start + len), pointer, false) }.map_err(refused("a memslot"))
@@ -100,7 +102,12 @@ impl Vm {
     ///
     /// # Errors
     /// The kernel's answer.
-    pub(crate) fn dirty_log(&self, slot: u32, pages: u64, bitmap: &mut [u64]) -> Result<(), kvm_ioctls::Error> {
+    pub(crate) fn dirty_log(
+        &self,
+        slot: u32,
+        pages: u64,
+        bitmap: &mut [u64],
+    ) -> Result<(), kvm_ioctls::Error> {
         dirty_log::get(&self.fd, slot, pages, bitmap)
     }
 

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::{io, thread};
 
@@ -25,13 +25,13 @@ use crate::host::mapping::Reservation;
 use crate::kvm::slots::SlotMap;
 use crate::kvm::system::{KvmError, System};
 use crate::kvm::vm::Vm;
-use crate::machine::end::End;
+use crate::machine::end::Ended;
 use crate::machine::poll_policy::{PollMode, PollPolicy};
 use crate::machine::run_loop::RunLoop;
 use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegisters};
-use crate::machine::{auxiliary, poller};
+use crate::machine::{auxiliary, poller, script};
 use crate::memory::layout::{LARGE_PAGE, STACK_TOP};
 use crate::memory::page_table::{PageTables, SYSTEM_BASE, SYSTEM_SIZE};
 use crate::memory::program::ProgramMemory;
@@ -104,7 +104,9 @@ pub enum RunError {
     #[error("the program can't be run")]
     Load(#[from] LoadError),
     /// The guest's memory is too small to start.
-    #[error("the guest's memory ({memory} bytes) is too small to start the program: give it more with --memory")]
+    #[error(
+        "the guest's memory ({memory} bytes) is too small to start the program: give it more with --memory"
+    )]
     Memory {
         /// What it has.
         memory: u64,
@@ -188,10 +190,23 @@ pub enum DeviceError {
 ///
 /// # Errors
 /// [`RunError`]: what is wrong and what to do.
-pub fn run(config: &AppConfig) -> Result<End, RunError> {
+pub fn run(config: &AppConfig) -> Result<Ended, RunError> {
     let kvm = System::open()?;
-    let machine = Machine::build(&kvm, config)?;
+    let machine = match script::interpreter(config)? {
+        Some(config) => Machine::build(&kvm, &config)?,
+        None => Machine::build(&kvm, config)?,
+    };
     machine.run()
+}
+
+/// Opens the program, or a script, on the host.
+pub(super) fn open_program(path: &Path) -> Result<File, RunError> {
+    let open = |source| RunError::Open { program: path.to_string_lossy().into_owned(), source };
+    let file = File::open(path).map_err(open)?;
+    if file.metadata().map_err(open)?.is_dir() {
+        return Err(open(io::ErrorKind::IsADirectory.into()));
+    }
+    Ok(file)
 }
 
 /// A guest that is ready to run.
@@ -221,20 +236,22 @@ impl Machine {
         let keeper = Arc::clone(&unit);
         space.set_vacate(Box::new(move |range| keeper.with(|unit| unit.vacate(range))));
         let name = config.program.file_name().map(|name| name.to_string_lossy().into_owned());
-        let process = Process::new(space, files(config, &unit)?, start_facts(config), &name.unwrap_or_default());
+        let process =
+            Process::new(space, files(config, &unit)?, start_facts(config), &name.unwrap_or_default());
         Ok(Self { cpu, process, unit, bus })
     }
 
     /// Runs the vCPU and the poller, each on a confined thread of its own.
-    fn run(self) -> Result<End, RunError> {
+    fn run(self) -> Result<Ended, RunError> {
         let Self { cpu, process, unit, bus } = self;
         let host = |what| move |source| RunError::Host { what, source };
         let polled = Arc::clone(&unit);
-        let poller = thread::Builder::new().name("poller".to_owned()).spawn(move || -> Result<(), SandboxError> {
-            sandbox::confine()?;
-            poller::run(&polled);
-            Ok(())
-        });
+        let poller =
+            thread::Builder::new().name("poller".to_owned()).spawn(move || -> Result<(), SandboxError> {
+                sandbox::confine()?;
+                poller::run(&polled);
+                Ok(())
+            });
         let poller = poller.map_err(host("a thread"))?;
         let vcpu = thread::Builder::new().name("vcpu".to_owned()).spawn(move || {
             sandbox::confine()?;
@@ -244,11 +261,14 @@ impl Machine {
         unit.stop();
         // A thread that panicked has told so; its end is the program's.
         let polled = poller.join().unwrap_or(Ok(()));
-        let end = ended.unwrap_or_else(|_| {
-            Err(RunError::Host { what: "to go on", source: io::Error::other("the guest's thread has panicked") })
+        let ended = ended.unwrap_or_else(|_| {
+            Err(RunError::Host {
+                what: "to go on",
+                source: io::Error::other("the guest's thread has panicked"),
+            })
         })?;
         polled?;
-        Ok(end)
+        Ok(ended)
     }
 }
 
@@ -262,7 +282,8 @@ fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> 
         functions: vec![function],
     };
     let (view, directory) = layout.build()?;
-    Files::new(view, Descriptors::standard(), &directory).map_err(|source| RunError::Directory { directory, source })
+    Files::new(view, Descriptors::standard(), &directory)
+        .map_err(|source| RunError::Directory { directory, source })
 }
 
 /// What /proc/self tells of the start.
@@ -277,7 +298,8 @@ fn system_span(vm: &Vm) -> Result<Arc<Reservation>, RunError> {
     let what = "memory for page tables";
     let len = usize::try_from(SYSTEM_SIZE).unwrap_or(usize::MAX);
     let align = usize::try_from(LARGE_PAGE).unwrap_or(usize::MAX);
-    let system = Arc::new(Reservation::anonymous(len, align).map_err(|source| RunError::Host { what, source })?);
+    let system =
+        Arc::new(Reservation::anonymous(len, align).map_err(|source| RunError::Host { what, source })?);
     vm.set_whole_slot(SYSTEM_SLOT, SYSTEM_BASE, &system)?;
     Ok(system)
 }
@@ -286,7 +308,7 @@ fn system_span(vm: &Vm) -> Result<Arc<Reservation>, RunError> {
 /// stack pointer.
 fn load(space: &mut AddressSpace, config: &AppConfig) -> Result<(u64, u64), RunError> {
     let path = config.program.to_string_lossy().into_owned();
-    let file = File::open(&config.program).map_err(|source| RunError::Open { program: path.clone(), source })?;
+    let file = open_program(&config.program)?;
     let image = Image::read(&path, file)?;
     let too_small = |source| RunError::Memory { memory: config.memory, source };
     space.map_stack().map_err(too_small)?;

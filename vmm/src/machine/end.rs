@@ -4,6 +4,15 @@ use std::fmt;
 
 use nix::sys::signal::Signal;
 
+/// A program that has ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ended {
+    /// How.
+    pub end: End,
+    /// Names of system calls that it made and that aren't there: perhaps why.
+    pub refused: Vec<&'static str>,
+}
+
 /// A program's end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum End {

@@ -52,7 +52,9 @@ pub fn measure() -> Result<EngineCosts, EngineProbeError> {
         }
     };
     let whole: Vec<usize> = (0..align / 8).collect();
-    let base = memory.pointer(&(0..memory.len() as u64)).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let base = memory
+        .pointer(&(0..memory.len() as u64))
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     // SAFETY: the reservation is readable and writable, page-aligned, outlives the engine (it's
     // declared before), and is only accessed as atomics.
     let live = unsafe { LiveMemory::new(base, PAGES) };

@@ -9,5 +9,6 @@ pub mod poller;
 pub mod probe;
 pub mod run_loop;
 pub mod sandbox;
+mod script;
 mod sysfs;
 pub mod unit;

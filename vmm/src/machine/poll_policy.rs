@@ -44,7 +44,14 @@ impl PollPolicy {
     /// Sleeping. `spare_core` says whether the poller would have a core besides the vCPU's.
     #[must_use]
     pub fn new(mode: PollMode, spare_core: bool) -> Self {
-        Self { mode, spare_core, polling: false, last_request: None, back_off: FIRST_BACK_OFF, quiet_until: None }
+        Self {
+            mode,
+            spare_core,
+            polling: false,
+            last_request: None,
+            back_off: FIRST_BACK_OFF,
+            quiet_until: None,
+        }
     }
 
     /// Whether somebody should poll now.

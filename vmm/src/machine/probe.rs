@@ -100,8 +100,12 @@ impl Guest {
         let setup = |error: &dyn std::error::Error| ProbeError::Setup(error.to_string());
         let code = Rights { read: true, write: true, execute: true };
         space.map_anonymous(Place::Exactly(CODE..CODE + PAGE), code).map_err(|error| setup(&error))?;
-        let data = space.map_anonymous(Place::Anywhere(PAGES * PAGE), Rights::DATA).map_err(|error| setup(&error))?;
-        space.map_device(PCI_REGISTERS.start..PCI_REGISTERS.start + PAGE, Rights::DATA).map_err(|error| setup(&error))?;
+        let data = space
+            .map_anonymous(Place::Anywhere(PAGES * PAGE), Rights::DATA)
+            .map_err(|error| setup(&error))?;
+        space
+            .map_device(PCI_REGISTERS.start..PCI_REGISTERS.start + PAGE, Rights::DATA)
+            .map_err(|error| setup(&error))?;
         memory.write_bytes(CODE, &program(&data)).map_err(|error| setup(&error))?;
         let cpu = Cpu::new(&kvm, &vm, system, space.tables_mut(), CODE, CODE + PAGE)?;
         Ok(Self { cpu, slots, data, _space: space })

@@ -8,7 +8,7 @@ use crate::guest::app::cpu::{Cpu, Event, Exception, PAGE_FAULT};
 use crate::guest::app::process::Process;
 use crate::guest::app::syscalls::{self, Flow};
 use crate::machine::app::RunError;
-use crate::machine::end::{End, Fault};
+use crate::machine::end::{End, Ended, Fault};
 use crate::machine::unit::UnitRegisters;
 use crate::memory::rights::Rights;
 
@@ -37,11 +37,11 @@ impl RunLoop {
     ///
     /// # Errors
     /// [`RunError::Kvm`] and [`RunError::Stuck`] when KVM can't go on.
-    pub fn run(mut self) -> Result<End, RunError> {
+    pub fn run(mut self) -> Result<Ended, RunError> {
         loop {
             let event = self.cpu.run(&mut |address, data| self.bus.read(address, data))?;
             if let Some(end) = self.handle(event)? {
-                return Ok(end);
+                return Ok(Ended { end, refused: self.process.refused });
             }
         }
     }
@@ -78,7 +78,8 @@ impl RunLoop {
             return Ok(None);
         }
         let (signal, what) = meaning(exception);
-        let address = (exception.vector == PAGE_FAULT).then(|| (exception.address, self.mapped(exception.address)));
+        let address =
+            (exception.vector == PAGE_FAULT).then(|| (exception.address, self.mapped(exception.address)));
         let instruction = (exception.instruction, self.mapped(exception.instruction));
         Ok(Some(End::Faulted(Fault { signal, what: what.to_owned(), instruction, address })))
     }
@@ -91,9 +92,11 @@ impl RunLoop {
             write: exception.error & FAULT_WRITE != 0,
             execute: exception.error & FAULT_FETCH != 0,
         };
-        let allowed = self.process.space.mapping(exception.address).is_some_and(|(_, mapping)| {
-            mapping.rights.includes(needed)
-        });
+        let allowed = self
+            .process
+            .space
+            .mapping(exception.address)
+            .is_some_and(|(_, mapping)| mapping.rights.includes(needed));
         let place = Some((exception.instruction, exception.address));
         let again = std::mem::replace(&mut self.retried, place) == place;
         allowed && !again
@@ -126,8 +129,12 @@ fn meaning(exception: &Exception) -> (Signal, &'static str) {
         6 => (Signal::SIGILL, "executed an invalid instruction"),
         16 | 19 => (Signal::SIGFPE, "raised a floating-point exception"),
         17 => (Signal::SIGBUS, "made an unaligned access"),
-        PAGE_FAULT if exception.error & FAULT_FETCH != 0 => (Signal::SIGSEGV, "jumped to memory that it can't execute"),
-        PAGE_FAULT if exception.error & FAULT_WRITE != 0 => (Signal::SIGSEGV, "wrote to memory that it can't write"),
+        PAGE_FAULT if exception.error & FAULT_FETCH != 0 => {
+            (Signal::SIGSEGV, "jumped to memory that it can't execute")
+        }
+        PAGE_FAULT if exception.error & FAULT_WRITE != 0 => {
+            (Signal::SIGSEGV, "wrote to memory that it can't write")
+        }
         PAGE_FAULT => (Signal::SIGSEGV, "read memory that it can't read"),
         _ => (Signal::SIGSEGV, "broke a protection of the CPU"),
     }

@@ -13,7 +13,9 @@ pub enum SandboxError {
     #[error("the guest's thread could not give up new privileges")]
     NoNewPrivileges(#[source] nix::errno::Errno),
     /// The filter was refused.
-    #[error("the guest's thread could not be confined by seccomp; does this kernel have CONFIG_SECCOMP_FILTER?")]
+    #[error(
+        "the guest's thread could not be confined by seccomp; does this kernel have CONFIG_SECCOMP_FILTER?"
+    )]
     Filter(#[source] seccompiler::Error),
 }
 
@@ -154,7 +156,8 @@ const ALLOWED: &[i64] = &[
 /// [`SandboxError`]: the thread must not run a guest then.
 pub fn confine() -> Result<(), SandboxError> {
     prctl::set_no_new_privs().map_err(SandboxError::NoNewPrivileges)?;
-    let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> = ALLOWED.iter().map(|call| (*call, vec![])).collect();
+    let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> =
+        ALLOWED.iter().map(|call| (*call, vec![])).collect();
     let filter = |error: seccompiler::BackendError| SandboxError::Filter(error.into());
     let program: seccompiler::BpfProgram =
         SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)

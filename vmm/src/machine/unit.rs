@@ -130,7 +130,9 @@ impl Unit {
         let view = memory.view();
         if self.function.device_mut().announce_polling(&view, self.announced) {
             let keeper = &mut self.keeper;
-            self.function.device_mut().poll(&view, self.address_space, &mut |effect| keeper.act(effect, &view));
+            self.function
+                .device_mut()
+                .poll(&view, self.address_space, &mut |effect| keeper.act(effect, &view));
         }
     }
 
@@ -165,7 +167,10 @@ fn is_pollable(effect: Effect) -> bool {
         | Effect::Release(_)
         | Effect::SessionFigures
         | Effect::CheckpointFigures(_) => true,
-        Effect::DropAll | Effect::PrepareRegion { .. } | Effect::AddRegion { .. } | Effect::RemoveRegion(_) => false,
+        Effect::DropAll
+        | Effect::PrepareRegion { .. }
+        | Effect::AddRegion { .. }
+        | Effect::RemoveRegion(_) => false,
     }
 }
 

@@ -96,7 +96,8 @@ impl PageTables {
             if whole && !is_table && (large || flags == 0 || entry & LARGE != 0) {
                 self.set_large(directory, index, chunk, flags);
             } else if flags != 0 || entry & PRESENT != 0 {
-                let table = if is_table { entry & FRAME } else { self.make_table(directory, index, chunk, entry) };
+                let table =
+                    if is_table { entry & FRAME } else { self.make_table(directory, index, chunk, entry) };
                 self.set_pages(table - SYSTEM_BASE, &(at..end), flags);
             }
             at = end;

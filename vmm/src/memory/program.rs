@@ -64,7 +64,8 @@ impl ProgramMemory {
     /// # Errors
     /// ENOMEM, when the VMM's own address space is limited (ulimit -v).
     pub fn new() -> io::Result<Self> {
-        let window = Reservation::new(usize::try_from(WINDOW_SIZE).unwrap_or(usize::MAX), LARGE_PAGE as usize)?;
+        let window =
+            Reservation::new(usize::try_from(WINDOW_SIZE).unwrap_or(usize::MAX), LARGE_PAGE as usize)?;
         Ok(Self { window, plain: RwLock::default(), regions: RwLock::default() })
     }
 
@@ -99,7 +100,9 @@ impl ProgramMemory {
     /// Whether `range` has a byte of a watched region.
     #[must_use]
     pub fn is_watched(&self, range: &Range<u64>) -> bool {
-        self.regions().iter().any(|region| range.start < region.range().end && region.range().start < range.end)
+        self.regions()
+            .iter()
+            .any(|region| range.start < region.range().end && region.range().start < range.end)
     }
 
     /// Memory that a system call of the host reads.
@@ -165,7 +168,11 @@ impl ProgramMemory {
     ///
     /// # Errors
     /// EFAULT when a byte of them can't be read.
-    pub fn read_array<T: FromBytes + IntoBytes + Clone>(&self, address: u64, count: usize) -> Result<Vec<T>, Errno> {
+    pub fn read_array<T: FromBytes + IntoBytes + Clone>(
+        &self,
+        address: u64,
+        count: usize,
+    ) -> Result<Vec<T>, Errno> {
         let mut values = vec![T::new_zeroed(); count];
         self.read_bytes(address, values.as_mut_slice().as_mut_bytes())?;
         Ok(values)

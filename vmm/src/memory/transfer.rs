@@ -39,7 +39,10 @@ fn spans(buffers: &[HostBuffer]) -> Result<Vec<libc::iovec>, Errno> {
     if buffers.len() > MAX_SPANS {
         return Err(Errno::EINVAL);
     }
-    Ok(buffers.iter().map(|buffer| libc::iovec { iov_base: buffer.as_ptr(), iov_len: buffer.len() }).collect())
+    Ok(buffers
+        .iter()
+        .map(|buffer| libc::iovec { iov_base: buffer.as_ptr(), iov_len: buffer.len() })
+        .collect())
 }
 
 /// preadv2 takes -1 for the file's own position.

@@ -1,8 +1,8 @@
 //! A descriptor chain as the guest left it in memory, and what of it can be used (virtio 1.2, 2.7.5).
 //!
-//! Each descriptor is read once: a guest that changes it meanwhile changes nothing. `virtio_queue`'s own iterator
-//! isn't used because it ends at the first nonsense without saying so, and follows indirect tables, which aren't
-//! offered.
+//! Each descriptor is read once: a guest that changes it meanwhile changes nothing. `virtio_queue`'s own
+//! iterator isn't used because it ends at the first nonsense without saying so, and follows indirect tables,
+//! which aren't offered.
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, Permissions};
@@ -85,8 +85,8 @@ pub struct ReplySpace {
 impl Table {
     /// Walks the chain from `head`: copies what is to be read into `request` and finds where to write.
     ///
-    /// Returns the bytes of the request. Whatever happens, `reply` is what was found to write until then, so that an
-    /// error can be answered.
+    /// Returns the bytes of the request. Whatever happens, `reply` is what was found to write until then, so
+    /// that an error can be answered.
     ///
     /// # Errors
     /// [`ChainError`].
@@ -104,7 +104,8 @@ impl Table {
             if descriptor.is_write_only() && descriptor.len() > 0 {
                 reply.push(descriptor.addr(), descriptor.len());
             }
-            // After a fault in one buffer the walk goes on: the room for the reply that says so may be behind it.
+            // After a fault in one buffer the walk goes on: the room for the reply that says so may be behind
+            // it.
             filled = filled.and_then(|filled| {
                 if descriptor.len() == 0 {
                     Err(ChainError::Empty { index })

@@ -1,4 +1,4 @@
-//! Tests of the walk along a chain: which fault is named. What a device makes of them is tested with the device.
+//! Tests of the walk along a chain: which fault is named.
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::GuestMemoryMmap;

@@ -1,7 +1,7 @@
 //! The common configuration: the registers by which a driver brings a device up (virtio 1.2, 4.1.4.3).
 //!
-//! Any read of any width is answered from the structure's bytes. A write counts only if it is one whole field, or
-//! one half of a 64-bit field, as 4.1.3.1 demands of drivers; everything else is ignored.
+//! Any read of any width is answered from the structure's bytes. A write counts only if it is one whole
+//! field, or one half of a 64-bit field, as 4.1.3.1 demands of drivers; everything else is ignored.
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_queue::{Queue, QueueT};
@@ -9,7 +9,8 @@ use vm_memory::GuestAddress;
 
 use super::status::{FAILED, NEEDS_RESET, Phase, Step};
 
-/// Bytes of the structure up to and with `queue_device`; what follows belongs to features that aren't offered.
+/// Bytes of the structure up to and with `queue_device`; what follows belongs to features that aren't
+/// offered.
 pub const COMMON_LEN: usize = 56;
 /// VIRTIO_F_VERSION_1 as a mask.
 pub const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;

@@ -102,8 +102,8 @@ impl ConfigSpace {
         Ok(space)
     }
 
-    /// Appends a vendor-specific capability whose bytes from the third on are `body`, and returns where it is.
-    /// `None` if the space is full.
+    /// Appends a vendor-specific capability whose bytes from the third on are `body`, and returns where it
+    /// is. `None` if the space is full.
     pub fn add_capability(&mut self, body: &[u8]) -> Option<u8> {
         let at = self.last_capability.map_or(FIRST_CAPABILITY, |(_, end)| end);
         let len = u8::try_from(body.len() + 2).ok()?;

@@ -13,14 +13,11 @@ pub mod interrupt {
 /// A device that a [`Transport`](super::Transport) can bring up.
 ///
 /// The transport calls [`activate`](Self::activate) once when the driver sets DRIVER_OK, and
-/// [`reset`](Self::reset) when it writes 0 to the status; [`status`](super::status) draws the whole way. A device
-/// never sees a register access other than to its own configuration.
+/// [`reset`](Self::reset) when it writes 0 to the status; [`status`](super::status) draws the whole way. A
+/// device never sees a register access other than to its own configuration.
 pub trait VirtioDevice {
-    /// The virtio device type (virtio 1.2, 5).
-    fn device_type(&self) -> u16;
-
-    /// The feature bits that the device offers. VIRTIO_F_VERSION_1 is added by the transport, which also insists
-    /// on it.
+    /// The feature bits that the device offers. VIRTIO_F_VERSION_1 is added by the transport, which also
+    /// insists on it.
     fn features(&self) -> u64;
 
     /// The feature bits without which the device won't work.

@@ -1,11 +1,11 @@
 //! Virtio without devices: what a device is, its registers, its place on PCI, its queues.
 //!
-//! Read in this order: [`status`] draws how a driver brings a device up, [`device`] is what a device implements,
-//! [`common`] and [`transport`] are the registers in its memory BAR, [`pci`] is the function that holds the BAR,
-//! [`chain`] and [`queue`] are the rings in guest memory.
+//! Read in this order: [`status`] draws how a driver brings a device up, [`device`] is what a device
+//! implements, [`common`] and [`transport`] are the registers in its memory BAR, [`pci`] is the function that
+//! holds the BAR, [`chain`] and [`queue`] are the rings in guest memory.
 //!
-//! Registers and rings are apart: nothing below [`transport`] and [`pci`] touches guest memory, so every register
-//! access can be tested as a plain function call. The address space that rings live in is whatever
+//! Registers and rings are apart: nothing below [`transport`] and [`pci`] touches guest memory, so every
+//! register access can be tested as a plain function call. The address space that rings live in is whatever
 //! [`GuestMemory`](vm_memory::GuestMemory) the caller hands to the queue.
 
 pub mod chain;

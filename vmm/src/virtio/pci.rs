@@ -1,4 +1,4 @@
-//! A virtio device as a PCI function: its capabilities, and its structures in one memory BAR (virtio 1.2, 4.1.4).
+//! A virtio device as a PCI function: its capabilities, its structures in one BAR (virtio 1.2, 4.1.4).
 
 use std::ops::Range;
 
@@ -137,7 +137,8 @@ impl<D: VirtioDevice> PciFunction<D> {
         offset < window + 4 && offset + len > window
     }
 
-    /// Where in the BAR `pci_cfg_data` leads, and how many bytes (4.1.4.9.1); `None` if the driver set up nonsense.
+    /// Where in the BAR `pci_cfg_data` leads, and how many bytes (4.1.4.9.1); `None` if the driver set up
+    /// nonsense.
     fn window_target(&self) -> Option<(u64, usize)> {
         let [bar, ..] = self.config.u32_at(self.window + CAPABILITY_BAR).to_le_bytes();
         let offset = self.config.u32_at(self.window + CAPABILITY_OFFSET);

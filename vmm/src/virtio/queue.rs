@@ -1,10 +1,10 @@
 //! A queue of requests: a chain holds a request to read and room for its reply, and is used up in order.
 //!
-//! The addresses of rings and buffers are whatever the handed-in [`GuestMemory`] makes of them. All methods take it
-//! anew, because a program's memory can be another one at each notification.
+//! The addresses of rings and buffers are whatever the handed-in [`GuestMemory`] makes of them. All methods
+//! take it anew, because a program's memory can be another one at each notification.
 
 use std::num::Wrapping;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory};
@@ -76,8 +76,8 @@ impl RequestQueue {
         self.queue.next_avail()
     }
 
-    /// Reads the request at the front into `buffer`, whose length bounds it, and leaves it there: it's gone only
-    /// with [`finish`](Self::finish). `None` if the queue is empty.
+    /// Reads the request at the front into `buffer`, whose length bounds it, and leaves it there: it's gone
+    /// only with [`finish`](Self::finish). `None` if the queue is empty.
     ///
     /// # Errors
     /// [`QueueError`]; what is wrong with one request alone is in [`Posted::request`].
@@ -134,7 +134,6 @@ impl RequestQueue {
     /// The driver's position. What it wrote before moving it is visible afterwards.
     fn available<M: GuestMemory>(&self, memory: &M) -> Result<u16, QueueError> {
         let position = self.queue.avail_idx(memory, Ordering::Acquire).map_err(QueueError::Memory)?;
-        fence(Ordering::Acquire);
         Ok(position.0)
     }
 

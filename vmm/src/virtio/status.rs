@@ -9,8 +9,9 @@
 //!     +------------------------- the driver writes 0, from anywhere -------------------+
 //! ```
 //!
-//! A driver may only add bits, and in this order; one write may add several. FAILED may be added at any time, and
-//! then only a reset helps. What breaks these rules is ignored: reading the status shows the driver what counts.
+//! A driver may only add bits, and in this order; one write may add several. FAILED may be added at any time,
+//! and then only a reset helps. What breaks these rules is ignored: reading the status shows the driver what
+//! counts.
 
 /// The driver has found the device.
 pub const ACKNOWLEDGE: u8 = 1;

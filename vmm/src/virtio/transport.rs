@@ -146,7 +146,8 @@ impl<D: VirtioDevice> Transport<D> {
         match self.device.activate(self.common.agreed_features(), self.common.build_queues()) {
             Ok(()) => Event::Activated,
             Err(error) => {
-                tracing::warn!(%error, "a virtio device can't be taken into use");
+                // Not louder: a guest can repeat it as often as it likes, and its driver sees the status.
+                tracing::debug!(%error, "a virtio device can't be taken into use");
                 self.refused = true;
                 Event::None
             }

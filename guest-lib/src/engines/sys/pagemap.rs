@@ -89,10 +89,12 @@ impl Pagemap {
             for range in self.ranges.iter().take(count) {
                 found(address(range.start)..address(range.end));
             }
-            if arg.walk_end <= arg.start {
-                return Err(io::Error::other("PAGEMAP_SCAN made no progress"));
+            // Only a full vector ends a walk early. `walk_end` may be older than the last range then: the
+            // kernel fills the vector in steps and doesn't set it at the end of the last.
+            match self.ranges.get(count.wrapping_sub(1)) {
+                Some(last) if count == self.ranges.len() => arg.start = last.end,
+                _ => break,
             }
-            arg.start = arg.walk_end;
         }
         Ok(())
     }

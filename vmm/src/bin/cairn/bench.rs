@@ -26,7 +26,10 @@ impl Bench {
         let program = own.parent().unwrap_or(Path::new("")).join(PROGRAM);
         let error = Command::new(&program).args(self.arguments).arg("--cairn").arg(&own).exec();
         Err(error).with_context(|| {
-            format!("{} could not be started; build it beside cairn: cargo build --release -p cairn-bench", program.display())
+            format!(
+                "{} could not be started; build it beside cairn: cargo build --release -p cairn-bench",
+                program.display()
+            )
         })
     }
 }

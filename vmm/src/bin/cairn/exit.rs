@@ -35,7 +35,10 @@ fn code(error: &anyhow::Error) -> u8 {
         Some(RunError::Open { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => NOT_FOUND,
         Some(error) if error.is_too_small() => TOO_SMALL,
         Some(
-            RunError::Open { .. } | RunError::Interpreter { .. } | RunError::Load(_) | RunError::Arguments { .. },
+            RunError::Open { .. }
+            | RunError::Interpreter { .. }
+            | RunError::Load(_)
+            | RunError::Arguments { .. },
         ) => NOT_RUNNABLE,
         Some(_) => GUEST_FAILED,
         None if error.downcast_ref::<KvmError>().is_some() => NO_KVM,

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use cairn_vmm::machine::app::{self, AppConfig, DEFAULT_MEMORY, Grant, LEAST_MEMORY, RunError};
-use cairn_vmm::machine::end::End;
+use cairn_vmm::machine::end::{End, Ended};
 use cairn_vmm::machine::poll_policy::PollMode;
 use clap::{Args, ValueEnum};
 
@@ -72,11 +72,17 @@ impl From<Poll> for PollMode {
 
 impl Run {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let end = app::run(&self.config()?)?;
+        let Ended { end, refused } = app::run(&self.config()?)?;
         match &end {
             End::Faulted(fault) => eprintln!("cairn: {fault}"),
             End::Killed(signal) => eprintln!("cairn: the program was killed by {signal}"),
             End::Exited(_) => {}
+        }
+        if end != End::Exited(0) && !refused.is_empty() {
+            eprintln!(
+                "cairn: the program made system calls that cairn doesn't have, perhaps that's why: {}",
+                refused.join(", ")
+            );
         }
         Ok(ExitCode::from(end.status()))
     }
@@ -109,7 +115,8 @@ fn find(program: &OsStr) -> Result<PathBuf> {
         return Ok(program.into());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file());
+    let found =
+        std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file());
     match found {
         Some(file) => Ok(file),
         None => {
@@ -120,8 +127,10 @@ fn find(program: &OsStr) -> Result<PathBuf> {
 }
 
 fn environment(extra: &[OsString]) -> Result<Vec<CString>> {
-    let inherits = |name: &OsStr| INHERITED.iter().any(|known| name == *known) || name.as_bytes().starts_with(b"LC_");
-    let mut variables: Vec<(OsString, OsString)> = std::env::vars_os().filter(|(name, _)| inherits(name)).collect();
+    let inherits =
+        |name: &OsStr| INHERITED.iter().any(|known| name == *known) || name.as_bytes().starts_with(b"LC_");
+    let mut variables: Vec<(OsString, OsString)> =
+        std::env::vars_os().filter(|(name, _)| inherits(name)).collect();
     for text in extra {
         let Some(at) = text.as_bytes().iter().position(|byte| *byte == b'=') else {
             bail!("--env {}: write NAME=VALUE", text.display());
@@ -153,7 +162,8 @@ fn grant(text: &OsStr) -> Result<Grant> {
         _ => bail!("--dir {}: write HOST, HOST:GUEST, HOST:rw or HOST:GUEST:rw", text.display()),
     };
     let host = Path::new(OsStr::from_bytes(host));
-    let canonical = host.canonicalize().with_context(|| format!("--dir {}: no such directory", host.display()))?;
+    let canonical =
+        host.canonicalize().with_context(|| format!("--dir {}: no such directory", host.display()))?;
     if !canonical.is_dir() {
         bail!("--dir {}: not a directory", host.display());
     }

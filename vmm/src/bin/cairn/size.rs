@@ -8,7 +8,10 @@ pub(crate) struct Size(pub(crate) u64);
 
 impl std::fmt::Display for Size {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match [(1 << 30, 'G'), (1 << 20, 'M'), (1 << 10, 'K')].into_iter().find(|(unit, _)| self.0 % unit == 0) {
+        match [(1 << 30, 'G'), (1 << 20, 'M'), (1 << 10, 'K')]
+            .into_iter()
+            .find(|(unit, _)| self.0 % unit == 0)
+        {
             Some((unit, letter)) if self.0 != 0 => write!(f, "{}{letter}", self.0 / unit),
             _ => write!(f, "{}", self.0),
         }
@@ -45,7 +48,9 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("4096", 4096), ("64K", 64 << 10), ("512m", 512 << 20), ("4GiB", 4 << 30), ("1TB", 1 << 40)] {
+        for (text, bytes) in
+            [("4096", 4096), ("64K", 64 << 10), ("512m", 512 << 20), ("4GiB", 4 << 30), ("1TB", 1 << 40)]
+        {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
         for text in ["", "M", "4X", "-1", "1.5G", "99999999999T", "4 G"] {

@@ -24,8 +24,8 @@ pub const IDENTITY: Identity = Identity {
     revision: pci::REVISION,
 };
 
-/// Requests that one call serves. Bounds how long a program can keep its caller busy by refilling the queue from
-/// another CPU; whoever fills the queue once is served in one call.
+/// Requests that one call serves. Bounds how long a program can keep its caller busy by refilling the queue
+/// from another CPU; whoever fills the queue once is served in one call.
 pub const MAX_SERVED: u16 = pci::QUEUE_MAX_SIZE;
 
 // A driver follows the capabilities, but the contract says where it will find things.
@@ -51,7 +51,8 @@ pub struct CheckpointDevice {
     /// The queue's position at which a poll found a request that only a notification may serve.
     left_at: Option<u16>,
     interrupts: u8,
-    warned: bool,
+    dropped: FirstTime,
+    broke_down: FirstTime,
 }
 
 /// What a call served.
@@ -94,7 +95,8 @@ impl CheckpointDevice {
             broken: false,
             left_at: None,
             interrupts: 0,
-            warned: false,
+            dropped: FirstTime::default(),
+            broke_down: FirstTime::default(),
         }
     }
 
@@ -104,8 +106,8 @@ impl CheckpointDevice {
         &self.session
     }
 
-    /// Serves what is in the queue, at a notification by the program whose memory `memory` is and which stands still.
-    /// Effects are handed to `host` in order.
+    /// Serves what is in the queue, at a notification by the program whose memory `memory` is and which
+    /// stands still. Effects are handed to `host` in order.
     pub fn serve<M: GuestMemory>(
         &mut self,
         memory: &M,
@@ -123,16 +125,19 @@ impl CheckpointDevice {
         address_space: AddressSpace,
         host: &mut impl FnMut(Effect) -> Outcome,
     ) -> Served {
-        if let Some(queue) = &self.queue
-            && self.left_at == Some(queue.position())
-        {
-            return Served { requests: 0, rest: Rest::ForNotification };
+        if let Some(queue) = &self.queue {
+            if self.left_at == Some(queue.position()) {
+                return Served { requests: 0, rest: Rest::ForNotification };
+            }
+            if let Ok(false) = queue.is_pending(memory) {
+                return Served { requests: 0, rest: if self.broken { Rest::Unusable } else { Rest::Empty } };
+            }
         }
         self.drain(memory, Caller { address_space, notified: false }, host)
     }
 
-    /// Tells the driver whether somebody polls. Returns whether a request is there that may have come without a
-    /// notification.
+    /// Tells the driver whether somebody polls. Returns whether a request is there that may have come without
+    /// a notification.
     pub fn announce_polling<M: GuestMemory>(&mut self, memory: &M, polling: bool) -> bool {
         let Some(queue) = self.queue.as_mut().filter(|_| !self.broken) else { return false };
         let announced = if polling {
@@ -151,7 +156,8 @@ impl CheckpointDevice {
         self.session.forget_region(region);
     }
 
-    /// Has the engine drop what a session left that ended by a device reset. The next request would do the same first.
+    /// Has the engine drop what a session left that ended by a device reset. The next request would do the
+    /// same first.
     pub fn settle(&mut self, host: &mut impl FnMut(Effect) -> Outcome) {
         if let Some(pending) = self.session.owed() {
             let outcome = host(pending.effect());
@@ -207,7 +213,7 @@ impl CheckpointDevice {
         let Some(posted) = queue.front(memory, &mut request)? else { return Ok(Front::Empty) };
         // Before anything is done: a program that can't be answered must not change anything either.
         if !posted.reply.holds(memory, REPLY_SIZE) {
-            self.warn("a request came without room for its reply and was dropped");
+            self.note_dropped("a request came without room for its reply");
             queue.finish(memory, posted, 0)?;
             return Ok(Front::Served);
         }
@@ -217,7 +223,7 @@ impl CheckpointDevice {
         let mut bytes = [0; REPLY_SIZE];
         reply.encode(&mut bytes);
         let written = posted.reply.write(memory, &bytes).unwrap_or_else(|| {
-            self.warn("the room for a reply vanished while its request was served");
+            self.note_dropped("the room for a reply vanished while its request was served");
             0
         });
         self.interrupts |= interrupt::QUEUE;
@@ -262,24 +268,21 @@ impl CheckpointDevice {
 
     /// From here on only a reset helps.
     fn break_down(&mut self, error: &QueueError) {
-        tracing::warn!(%error, "the checkpoint device stops: its driver must reset it");
+        if self.broke_down.is_now() {
+            tracing::warn!(%error, "the checkpoint device stops until its driver resets it; logged once");
+        }
         self.broken = true;
         self.interrupts |= interrupt::CONFIG;
     }
 
-    /// Logs once until the next reset: a program that wants to fill the log can't.
-    fn warn(&mut self, message: &str) {
-        if !std::mem::replace(&mut self.warned, true) {
-            tracing::warn!("{message}; further ones of this kind are not logged");
+    fn note_dropped(&mut self, what: &str) {
+        if self.dropped.is_now() {
+            tracing::warn!("{what}: it stays unanswered; logged once");
         }
     }
 }
 
 impl VirtioDevice for CheckpointDevice {
-    fn device_type(&self) -> u16 {
-        pci::DEVICE_TYPE
-    }
-
     fn features(&self) -> u64 {
         1 << VIRTIO_F_ACCESS_PLATFORM
     }
@@ -301,7 +304,6 @@ impl VirtioDevice for CheckpointDevice {
         self.broken = false;
         self.left_at = None;
         self.interrupts = 0;
-        self.warned = false;
     }
 
     fn needs_reset(&self) -> bool {
@@ -339,5 +341,17 @@ impl fmt::Debug for CheckpointDevice {
             .field("queue", &self.queue)
             .field("broken", &self.broken)
             .finish_non_exhaustive()
+    }
+}
+
+/// Tells the first time from the others, so that a guest can't fill the log.
+#[derive(Debug, Default)]
+struct FirstTime {
+    over: bool,
+}
+
+impl FirstTime {
+    fn is_now(&mut self) -> bool {
+        !std::mem::replace(&mut self.over, true)
     }
 }

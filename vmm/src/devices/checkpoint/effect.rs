@@ -8,16 +8,17 @@ use super::regions::RegionSpan;
 /// What the engine has to do. All or nothing, except where the contract says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
-    /// Forget all regions and checkpoints: their session is over. Ends with [`Outcome::Done`], also if there is
-    /// nothing.
+    /// Forget all regions and checkpoints: their session is over. Ends with [`Outcome::Done`], also if there
+    /// is nothing.
     DropAll,
-    /// Find out whether the span can become a region: [`Outcome::Done`], or [`Outcome::Missing`] if pages must be
-    /// touched before. It changes nothing.
+    /// Find out whether the span can become a region: [`Outcome::Done`], or [`Outcome::Missing`] if pages
+    /// must be touched before. It changes nothing.
     PrepareRegion {
         /// Where it is.
         span: RegionSpan,
     },
-    /// Make the span a region: [`Outcome::Region`]. Follows a [`PrepareRegion`](Self::PrepareRegion) that was done.
+    /// Make the span a region: [`Outcome::Region`]. Follows a [`PrepareRegion`](Self::PrepareRegion) that was
+    /// done.
     AddRegion {
         /// Where it is.
         span: RegionSpan,
@@ -28,8 +29,8 @@ pub enum Effect {
     RemoveRegion(RegionId),
     /// Take a checkpoint: [`Outcome::Checkpoint`], or [`Outcome::Missing`].
     Checkpoint,
-    /// Give all regions the content of a checkpoint: [`Outcome::Done`], or [`Outcome::Missing`]. Whether the id means
-    /// anything is the engine's to know.
+    /// Give all regions the content of a checkpoint: [`Outcome::Done`], or [`Outcome::Missing`]. Whether the
+    /// id means anything is the engine's to know.
     Rollback(CheckpointId),
     /// Give up a checkpoint: [`Outcome::Done`].
     Release(CheckpointId),

@@ -1,9 +1,10 @@
 //! The checkpoint device: takes requests for checkpoints from programs and says what is to be done.
 //!
-//! It takes no checkpoint itself. [`session`] decides: it turns a request into an [`Effect`](effect::Effect) for the
-//! engine, and the engine's [`Outcome`](effect::Outcome) into the reply. [`regions`] turns a program's claims about its
-//! memory into checked spans. [`device`] moves bytes between the queue and the session. The contract with programs,
-//! in the words of a device specification, is the documentation of [`cairn_abi`].
+//! It takes no checkpoint itself. [`session`] decides: it turns a request into an [`Effect`](effect::Effect)
+//! for the engine, and the engine's [`Outcome`](effect::Outcome) into the reply. [`regions`] turns a
+//! program's claims about its memory into checked spans. [`device`] moves bytes between the queue and the
+//! session. The contract with programs, in the words of a device specification, is the documentation of
+//! [`cairn_abi`].
 //!
 //! A session's states:
 //!
@@ -17,9 +18,9 @@
 //!      +-------------------------------------------------- Ended
 //! ```
 //!
-//! *Ended* means that the engine may still hold regions of a session that is over. The only way out is that the
-//! engine drops them: whatever the next request is, that comes first, so nothing can forget it, neither a failed drop
-//! nor a device reset between two requests.
+//! *Ended* means that the engine may still hold regions of a session that is over. The only way out is that
+//! the engine drops them: whatever the next request is, that comes first, so nothing can forget it, neither a
+//! failed drop nor a device reset between two requests.
 
 pub mod device;
 pub mod effect;

@@ -12,8 +12,8 @@ pub struct RegionSpan {
 }
 
 impl RegionSpan {
-    /// Checks a program's claim; `None` if it isn't whole pages, or empty, or wraps. Whether there is memory is
-    /// for others to find out.
+    /// Checks a program's claim; `None` if it isn't whole pages, or empty, or wraps. Whether there is memory
+    /// is for others to find out.
     #[must_use]
     pub fn from_claim(claim: Span) -> Option<Self> {
         let Span { address, len } = claim;

@@ -1,4 +1,6 @@
-//! The decisions of the device: which requests are obeyed, and what is answered. No memory, no engine, no clock.
+//! The decisions of the device: which requests are obeyed, and what is answered.
+//!
+//! Pure: no memory, no engine, no clock.
 
 use cairn_abi::reply::Hello;
 use cairn_abi::request::OFFERED_FEATURES;
@@ -127,8 +129,8 @@ impl Session {
         }
     }
 
-    /// The drop that is due since a session ended. It needn't wait for the next request, which would come after it
-    /// anyway.
+    /// The drop that is due since a session ended. It needn't wait for the next request, which would come
+    /// after it anyway.
     pub fn owed(&self) -> Option<Pending> {
         match self.state {
             State::Ended => Some(drop_all(Then::Reply(Reply::done(ReplyBody::Empty)))),
@@ -143,7 +145,8 @@ impl Session {
         }
     }
 
-    /// Decides what comes next for a request. `fresh_key` is asked for 128 random bits if the request is a HELLO.
+    /// Decides what comes next for a request. `fresh_key` is asked for 128 random bits if the request is a
+    /// HELLO.
     pub fn accept(
         &mut self,
         caller: Caller,

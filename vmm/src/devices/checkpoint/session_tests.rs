@@ -177,6 +177,21 @@ fn regions_come_and_go() {
 }
 
 #[test]
+fn a_region_whose_memory_is_gone_makes_room() {
+    let mut session = open();
+    session.forget_region(RegionId(1));
+    session.forget_region(RegionId(7));
+    assert_eq!(
+        reply(ask(&mut session, Request::Unregister { region: RegionId(1) })).status,
+        Status::NoRegion
+    );
+    add(&mut session, 1, RegionId(2));
+    let mut closed = Session::new(LIMITS);
+    closed.forget_region(RegionId(1));
+    assert!(closed.owed().is_none());
+}
+
+#[test]
 fn a_region_that_could_not_be_prepared_or_added_is_not_there() {
     let mut session = open();
     let Step::Act(prepare) = ask(&mut session, register(2)) else { panic!("refused") };

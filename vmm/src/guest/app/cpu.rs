@@ -144,7 +144,12 @@ impl Cpu {
             (MSR_LSTAR, SYSTEM_VIRTUAL + SYSCALL_STUB),
             (MSR_SYSCALL_MASK, state::SYSCALL_MASK),
         ])?;
-        vcpu.set_regs(&kvm_regs { rip: entry, rsp: stack, rflags: FLAG_ALWAYS | 1 << 9, ..Default::default() });
+        vcpu.set_regs(&kvm_regs {
+            rip: entry,
+            rsp: stack,
+            rflags: FLAG_ALWAYS | 1 << 9,
+            ..Default::default()
+        });
         Ok(Self { vcpu, system, stub: None, segments: Segments::default() })
     }
 
@@ -155,7 +160,9 @@ impl Cpu {
     pub fn run(&mut self, load: &mut dyn FnMut(u64, &mut [u8])) -> Result<Event, KvmError> {
         Ok(match self.vcpu.run(load)? {
             Exit::Store { address: SYSCALL_PORT, .. } => self.call()?,
-            Exit::Store { address: EXCEPTION_PORT, value, .. } => Event::Exception(self.exception(value & 0xff)?),
+            Exit::Store { address: EXCEPTION_PORT, value, .. } => {
+                Event::Exception(self.exception(value & 0xff)?)
+            }
             Exit::Store { address, value, len } => Event::Store { address, value, len },
             Exit::Load | Exit::Interrupted => Event::Nothing,
             Exit::NoMemory => Event::NoMemory { instruction: self.vcpu.regs().rip },

@@ -103,7 +103,8 @@ impl Image {
             let short = error.kind() == io::ErrorKind::UnexpectedEof;
             return Err(if short { LoadError::NotElf { path } } else { read(error) });
         }
-        let (header, _) = pod::from_bytes::<FileHeader64<LE>>(&bytes).map_err(|()| bad("its header is unreadable"))?;
+        let (header, _) =
+            pod::from_bytes::<FileHeader64<LE>>(&bytes).map_err(|()| bad("its header is unreadable"))?;
         let header = *header;
         check_header(&path, &header)?;
         let count = header.e_phnum.get(LE);
@@ -111,12 +112,15 @@ impl Image {
             return Err(bad("it has no program headers, or too many"));
         }
         let mut table = vec![0; usize::from(count) * size_of::<ProgramHeader64<LE>>()];
-        file.read_exact_at(&mut table, header.e_phoff.get(LE)).map_err(|_| bad("its program headers are cut off"))?;
+        file.read_exact_at(&mut table, header.e_phoff.get(LE))
+            .map_err(|_| bad("its program headers are cut off"))?;
         let (segments, _) = pod::slice_from_bytes::<ProgramHeader64<LE>>(&table, usize::from(count))
             .map_err(|()| bad("its program headers are unreadable"))?;
         let segments = segments.to_vec();
         let interpreter = match segments.iter().find(|segment| segment.p_type.get(LE) == elf::PT_INTERP) {
-            Some(segment) => Some(interpreter(&file, segment).ok_or_else(|| bad("its interpreter's name is unreadable"))?),
+            Some(segment) => {
+                Some(interpreter(&file, segment).ok_or_else(|| bad("its interpreter's name is unreadable"))?)
+            }
             None => None,
         };
         Ok(Self { path, file, header, segments, interpreter })
@@ -138,13 +142,17 @@ impl Image {
             .segments
             .iter()
             .filter(|segment| segment.p_type.get(LE) == elf::PT_LOAD)
-            .map(|segment| Segment::check(segment).ok_or_else(|| self.bad("a segment's addresses make no sense")))
+            .map(|segment| {
+                Segment::check(segment).ok_or_else(|| self.bad("a segment's addresses make no sense"))
+            })
             .collect::<Result<_, _>>()?;
-        let first = loads.iter().map(|load| load.start).min().ok_or_else(|| self.bad("it has no segment to load"))?;
+        let first =
+            loads.iter().map(|load| load.start).min().ok_or_else(|| self.bad("it has no segment to load"))?;
         let last = loads.iter().map(|load| load.end).max().unwrap_or(first);
         let bias = self.bias(space, first, last, as_interpreter)?;
         for load in &loads {
-            self.place(space, load, bias).map_err(|source| LoadError::Space { path: self.path.clone(), source })?;
+            self.place(space, load, bias)
+                .map_err(|source| LoadError::Space { path: self.path.clone(), source })?;
         }
         let table = self.header.e_phoff.get(LE);
         let headers = loads
@@ -160,10 +168,18 @@ impl Image {
         })
     }
 
-    fn bias(&self, space: &mut AddressSpace, first: u64, last: u64, as_interpreter: bool) -> Result<u64, LoadError> {
+    fn bias(
+        &self,
+        space: &mut AddressSpace,
+        first: u64,
+        last: u64,
+        as_interpreter: bool,
+    ) -> Result<u64, LoadError> {
         if self.header.e_type.get(LE) == elf::ET_EXEC {
-            let fits = LOWEST <= first && last <= DEVICES.start || DEVICES.end <= first && last < WINDOW_SIZE / 2;
-            let why = "it is linked at fixed addresses that the guest doesn't have; link it position-independent";
+            let fits =
+                LOWEST <= first && last <= DEVICES.start || DEVICES.end <= first && last < WINDOW_SIZE / 2;
+            let why =
+                "it is linked at fixed addresses that the guest doesn't have; link it position-independent";
             return if fits { Ok(0) } else { Err(self.bad(why)) };
         }
         if as_interpreter {
@@ -179,10 +195,14 @@ impl Image {
         let start = bias.wrapping_add(load.start);
         let file_end = bias.wrapping_add(load.start + load.file_pages);
         let end = bias.wrapping_add(load.end);
-        let source = FileSource { path: self.path.as_str().into(), offset: load.file_start - (load.data_start - load.start) };
+        let source = FileSource {
+            path: self.path.as_str().into(),
+            offset: load.file_start - (load.data_start - load.start),
+        };
         if start < file_end {
             // The tail of the last page is written below, so it must be writable until then.
-            let tail = load.data_start + load.file_size < load.start + load.file_pages && load.file_size < load.size;
+            let tail =
+                load.data_start + load.file_size < load.start + load.file_pages && load.file_size < load.size;
             let rights = if tail { Rights { read: true, write: true, ..load.rights } } else { load.rights };
             space.map_file(Place::Exactly(start..file_end), rights, false, self.file.as_fd(), source)?;
             if tail {
@@ -229,7 +249,11 @@ impl Segment {
         let (file_start, file_size) = (header.p_offset.get(LE), header.p_filesz.get(LE));
         let last = data_start.checked_add(size)?;
         let congruent = data_start % PAGE == file_start % PAGE;
-        if WINDOW_SIZE < last || size < file_size || !congruent || file_start.checked_add(file_size)? > i64::MAX as u64 {
+        if WINDOW_SIZE < last
+            || size < file_size
+            || !congruent
+            || file_start.checked_add(file_size)? > i64::MAX as u64
+        {
             return None;
         }
         let start = round_down(data_start, PAGE);
@@ -238,7 +262,16 @@ impl Segment {
         let flags = header.p_flags.get(LE).0;
         let (write, execute) = (flags & elf::PF_W.0 != 0, flags & elf::PF_X.0 != 0);
         let rights = Rights { read: flags != 0, write, execute };
-        Some(Self { start, data_start, end: round_up(last, PAGE)?, file_start, file_size, size, file_pages, rights })
+        Some(Self {
+            start,
+            data_start,
+            end: round_up(last, PAGE)?,
+            file_start,
+            file_size,
+            size,
+            file_pages,
+            rights,
+        })
     }
 }
 
@@ -257,7 +290,10 @@ fn check_header(path: &str, header: &FileHeader64<LE>) -> Result<(), LoadError> 
     }
     let kind = header.e_type.get(LE);
     if kind != elf::ET_EXEC && kind != elf::ET_DYN {
-        return Err(LoadError::Bad { path: path(), why: "it is no executable (an object file or a core dump?)" });
+        return Err(LoadError::Bad {
+            path: path(),
+            why: "it is no executable (an object file or a core dump?)",
+        });
     }
     if usize::from(header.e_phentsize.get(LE)) != size_of::<ProgramHeader64<LE>>() {
         return Err(LoadError::Bad { path: path(), why: "its program headers have an unknown size" });

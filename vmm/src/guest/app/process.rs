@@ -1,6 +1,5 @@
 //! The program as its system calls see it.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::guest::app::facts::{Facts, StartFacts};
@@ -31,8 +30,8 @@ pub struct Process {
     pub name: [u8; 16],
     /// Resource limits that it set itself, by number: soft and hard.
     pub limits: Vec<(u64, [u64; 2])>,
-    /// Numbers of system calls that were refused as unknown, so that each is told once.
-    pub refused: HashSet<u64>,
+    /// Names of system calls that were refused because they aren't there, each once.
+    pub refused: Vec<&'static str>,
 }
 
 /// The bases of the thread-local segments.
@@ -56,7 +55,7 @@ impl Process {
             segments: Segments::default(),
             name: [0; 16],
             limits: Vec::new(),
-            refused: HashSet::new(),
+            refused: Vec::new(),
         };
         let len = name.len().min(15);
         process.name[..len].copy_from_slice(&name.as_bytes()[..len]);

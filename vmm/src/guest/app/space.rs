@@ -14,7 +14,8 @@ use rangemap::RangeMap;
 
 use crate::kvm::slots::{SlotError, SlotMap};
 use crate::memory::layout::{
-    LARGE_PAGE, LOWEST, MMAP_BOTTOM, PAGE, PCI_REGISTERS, STACK_SIZE, STACK_TOP, is_program, round_down, round_up,
+    LARGE_PAGE, LOWEST, MMAP_BOTTOM, PAGE, PCI_REGISTERS, STACK_SIZE, STACK_TOP, is_program, round_down,
+    round_up,
 };
 use crate::memory::page_table::PageTables;
 use crate::memory::program::ProgramMemory;
@@ -162,14 +163,22 @@ pub struct AddressSpace {
 
 impl std::fmt::Debug for AddressSpace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AddressSpace").field("mappings", &self.mappings).field("heap", &self.heap).finish_non_exhaustive()
+        f.debug_struct("AddressSpace")
+            .field("mappings", &self.mappings)
+            .field("heap", &self.heap)
+            .finish_non_exhaustive()
     }
 }
 
 impl AddressSpace {
     /// Nothing mapped yet; private memory is limited to `limit` bytes.
     #[must_use]
-    pub fn new(memory: Arc<ProgramMemory>, slots: Arc<Mutex<SlotMap>>, tables: PageTables, limit: u64) -> Self {
+    pub fn new(
+        memory: Arc<ProgramMemory>,
+        slots: Arc<Mutex<SlotMap>>,
+        tables: PageTables,
+        limit: u64,
+    ) -> Self {
         Self { memory, slots, tables, mappings: RangeMap::new(), heap: 0..0, limit, vacate: None }
     }
 
@@ -305,9 +314,13 @@ impl AddressSpace {
         if self.mappings.gaps(range).next().is_some() || !is_program(range) {
             return Err(SpaceError::Host(Errno::ENOMEM));
         }
-        let pieces: Vec<(Range<u64>, Mapping)> =
-            self.mappings.overlapping(range).map(|(piece, mapping)| (clip(piece, range), mapping.clone())).collect();
-        let more = pieces.iter().filter(|(_, mapping)| rights.write && !mapping.charged && mapping.is_private());
+        let pieces: Vec<(Range<u64>, Mapping)> = self
+            .mappings
+            .overlapping(range)
+            .map(|(piece, mapping)| (clip(piece, range), mapping.clone()))
+            .collect();
+        let more =
+            pieces.iter().filter(|(_, mapping)| rights.write && !mapping.charged && mapping.is_private());
         self.check_limit(more.map(|(piece, _)| piece.end - piece.start).sum())?;
         for (piece, mapping) in pieces {
             self.protect_piece(&piece, mapping, rights)?;
@@ -346,7 +359,8 @@ impl AddressSpace {
     /// # Errors
     /// [`SpaceError`].
     pub fn map_stack(&mut self) -> Result<(), SpaceError> {
-        self.map_memory(Place::Exactly(STACK_TOP - STACK_SIZE..STACK_TOP), Rights::DATA, Content::Stack).map(drop)
+        self.map_memory(Place::Exactly(STACK_TOP - STACK_SIZE..STACK_TOP), Rights::DATA, Content::Stack)
+            .map(drop)
     }
 
     /// Makes the mapping at `old` (its length) `new_len` bytes long, elsewhere if it must and
@@ -381,7 +395,9 @@ impl AddressSpace {
             return Ok(old.start);
         }
         match fixed {
-            Some(start) => self.relocate(old, start..start.checked_add(new_len).ok_or(SpaceError::Range)?, mapping),
+            Some(start) => {
+                self.relocate(old, start..start.checked_add(new_len).ok_or(SpaceError::Range)?, mapping)
+            }
             None if may_move => {
                 let range = self.place(Place::Anywhere(new_len), align_for(new_len))?;
                 self.relocate(old, range, mapping)
@@ -403,9 +419,16 @@ impl AddressSpace {
         self.memory.window().advise(range, MmapAdvise::MADV_DONTNEED).map_err(SpaceError::Host)
     }
 
-    fn map_memory(&mut self, place: Place, rights: Rights, content: Content) -> Result<Range<u64>, SpaceError> {
+    fn map_memory(
+        &mut self,
+        place: Place,
+        rights: Rights,
+        content: Content,
+    ) -> Result<Range<u64>, SpaceError> {
         let len = match &place {
-            Place::Exactly(range) | Place::IfFree(range) | Place::Near(range) => range.end.saturating_sub(range.start),
+            Place::Exactly(range) | Place::IfFree(range) | Place::Near(range) => {
+                range.end.saturating_sub(range.start)
+            }
             Place::Anywhere(len) => *len,
         };
         let range = self.place(place, align_for(len))?;
@@ -423,7 +446,9 @@ impl AddressSpace {
 
     /// Chooses the range of a new mapping.
     fn place(&self, place: Place, align: u64) -> Result<Range<u64>, SpaceError> {
-        let valid = |range: Range<u64>| if is_program(&range) { Ok(range) } else { Err(SpaceError::Host(Errno::ENOMEM)) };
+        let valid = |range: Range<u64>| {
+            if is_program(&range) { Ok(range) } else { Err(SpaceError::Host(Errno::ENOMEM)) }
+        };
         match place {
             Place::Exactly(range) => valid(range),
             Place::IfFree(range) => {
@@ -491,7 +516,12 @@ impl AddressSpace {
         Ok(range)
     }
 
-    fn protect_piece(&mut self, piece: &Range<u64>, mut mapping: Mapping, rights: Rights) -> Result<(), SpaceError> {
+    fn protect_piece(
+        &mut self,
+        piece: &Range<u64>,
+        mut mapping: Mapping,
+        rights: Rights,
+    ) -> Result<(), SpaceError> {
         let old = mapping.rights;
         mapping.charged |= rights.write && mapping.is_private();
         mapping.rights = rights;
@@ -514,7 +544,12 @@ impl AddressSpace {
         Ok(())
     }
 
-    fn relocate(&mut self, old: &Range<u64>, new: Range<u64>, mut mapping: Mapping) -> Result<u64, SpaceError> {
+    fn relocate(
+        &mut self,
+        old: &Range<u64>,
+        new: Range<u64>,
+        mut mapping: Mapping,
+    ) -> Result<u64, SpaceError> {
         if !is_program(&new) || new.start < old.end && old.start < new.end {
             return Err(SpaceError::Range);
         }

@@ -35,8 +35,10 @@ impl Start<'_> {
         // Null-terminated end marker, as Linux leaves one.
         strings.push(&[0; 8]);
         let path = strings.push(self.path.to_bytes_with_nul());
-        let environment: Vec<u64> = self.environment.iter().map(|text| strings.push(text.to_bytes_with_nul())).collect();
-        let arguments: Vec<u64> = self.arguments.iter().map(|text| strings.push(text.to_bytes_with_nul())).collect();
+        let environment: Vec<u64> =
+            self.environment.iter().map(|text| strings.push(text.to_bytes_with_nul())).collect();
+        let arguments: Vec<u64> =
+            self.arguments.iter().map(|text| strings.push(text.to_bytes_with_nul())).collect();
         let platform = strings.push(b"x86_64\0");
         let random = strings.push(&self.random);
 
@@ -89,7 +91,8 @@ mod tests {
 
     #[test]
     fn is_laid_out_as_the_abi_says() {
-        let strings = |list: &[&str]| list.iter().map(|text| CString::new(*text).unwrap()).collect::<Vec<_>>();
+        let strings =
+            |list: &[&str]| list.iter().map(|text| CString::new(*text).unwrap()).collect::<Vec<_>>();
         for extra in 0..4 {
             let arguments = strings(&["prog", "a", "bb", "ccc"][..=extra]);
             let start = Start {
@@ -107,7 +110,10 @@ mod tests {
             let environment = arguments.len() + 2;
             assert_eq!((word(environment - 1), text(&stack, word(environment + 1))), (0, "X=y"));
             assert_eq!((word(environment + 2), word(environment + 3), word(environment + 4)), (0, 6, 4096));
-            assert_eq!((word(environment + 7), text(&stack, word(environment + 8))), (AT_EXECFN, "/bin/prog"));
+            assert_eq!(
+                (word(environment + 7), text(&stack, word(environment + 8))),
+                (AT_EXECFN, "/bin/prog")
+            );
         }
     }
 }

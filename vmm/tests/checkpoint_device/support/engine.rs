@@ -41,6 +41,11 @@ impl Engine {
         self.regions.len()
     }
 
+    /// The program unmapped the memory of its first region: it's gone.
+    pub(crate) fn lose_region(&mut self) -> Option<RegionId> {
+        (!self.regions.is_empty()).then(|| self.regions.remove(0).0)
+    }
+
     /// Does what the device wants, and checks that it may want it.
     pub(crate) fn act(&mut self, effect: Effect) -> Outcome {
         self.effects.push(effect);

@@ -1,7 +1,11 @@
-//! Arbitrary use of the device, made from bytes: whatever a guest does, the device must not panic, must keep its
-//! promises to the engine, and must serve a well-behaved program afterwards.
+//! Arbitrary use of the device, made from bytes.
+//!
+//! Whatever a guest does, the device must not panic, must keep its promises to the engine, and must serve a
+//! well-behaved program afterwards.
 
-use cairn_abi::{CheckpointId, RegionId, RegionName, ReplyBody, Request, SessionKey, Span, Status};
+use cairn_abi::{
+    CheckpointId, Envelope, REQUEST_SIZE, RegionId, RegionName, ReplyBody, Request, SessionKey, Span, Status,
+};
 use cairn_vmm::devices::checkpoint::{AddressSpace, Failure};
 use cairn_vmm::virtio::transport::BAR_LEN;
 use vm_memory::{Bytes, GuestAddress};
@@ -15,6 +19,11 @@ use super::guest::{
 pub(crate) fn exercise(bytes: &[u8]) {
     let mut script = Script { bytes };
     let mut guest = Guest::new();
+    guest.address_space = AddressSpace(7);
+    if !script.u8().is_multiple_of(4) {
+        guest.bring_up();
+        guest.hello();
+    }
     while !script.bytes.is_empty() {
         step(&mut guest, &mut script);
         // A log of effects isn't needed here and would grow.
@@ -26,7 +35,6 @@ pub(crate) fn exercise(bytes: &[u8]) {
 /// Reset, bring-up, HELLO, REGISTER, CHECKPOINT, ROLLBACK.
 pub(crate) fn a_good_program_is_served(guest: &mut Guest) {
     guest.engine.mood = Mood::Well;
-    guest.address_space = AddressSpace(7);
     guest.bring_up();
     assert_eq!(guest.engine.regions(), 0, "a reset ends the session and its regions");
     guest.hello();
@@ -102,26 +110,26 @@ impl Script<'_> {
 
     fn request(&mut self) -> Request {
         let checkpoint = CheckpointId(u64::from(self.u8() % 8));
-        match self.u8() % 8 {
+        match self.u8() % 10 {
             0 => Request::Hello { version: u32::from(self.u8() % 3), features: self.u64() },
-            1 | 2 => {
-                let (page, pages) = (u64::from(self.u8() % 96), u64::from(self.u8() % 80));
+            1..=4 => {
+                let (page, pages) = (u64::from(self.u8() % 48), u64::from(self.u8() % 32));
                 let skew = if self.u8().is_multiple_of(8) { self.u64() } else { 0 };
                 let span = Span { address: (page << 12).wrapping_add(skew), len: pages << 12 };
                 let name = RegionName::new(self.pick(&["a", "b", "c", "d", "e", "f"]).as_bytes()).unwrap();
                 Request::Register { span, name }
             }
-            3 => Request::Unregister { region: RegionId(u32::from(self.u8() % 8)) },
-            4 => Request::Checkpoint,
-            5 => Request::Rollback { checkpoint },
-            6 => Request::Release { checkpoint },
+            5 => Request::Unregister { region: RegionId(u32::from(self.u8() % 8)) },
+            6 => Request::Checkpoint,
+            7 => Request::Rollback { checkpoint },
+            8 => Request::Release { checkpoint },
             _ => Request::Query { checkpoint: (checkpoint.0 > 0).then_some(checkpoint) },
         }
     }
 }
 
 fn step(guest: &mut Guest, script: &mut Script<'_>) {
-    match script.u8() % 16 {
+    match script.u8() % 32 {
         0 => {
             let (offset, len) = (script.bar_offset(), usize::from(script.u8() % 10));
             guest.function.bar_read(offset, &mut vec![0; len]);
@@ -164,6 +172,11 @@ fn step(guest: &mut Guest, script: &mut Script<'_>) {
             guest.function.device_mut().announce_polling(&guest.memory, polling);
         }
         13 => guest.engine.mood = mood(script),
+        14 => {
+            if let Some(region) = guest.engine.lose_region() {
+                guest.function.device_mut().forget_region(region);
+            }
+        }
         _ => well_formed_request(guest, script),
     }
 }
@@ -180,22 +193,25 @@ fn mood(script: &mut Script<'_>) -> Mood {
     script.pick(&[Mood::Missing, Mood::Failing(failure), Mood::Mad])
 }
 
-/// A request that decodes, from whoever, with whatever key and cursor, by notification or by polling.
+/// A request that decodes; mostly from the right program with the right key, by notification or by polling.
 fn well_formed_request(guest: &mut Guest, script: &mut Script<'_>) {
     let request = script.request();
-    let kind = script.u8();
-    guest.address_space = AddressSpace(u64::from(kind & 1));
-    let right_key = guest.key;
-    if kind & 6 == 6 {
-        guest.key = SessionKey([script.u8(); 16]);
+    let (mut key, mut cursor) = (guest.key, 0);
+    guest.address_space = AddressSpace(7);
+    match script.u8() % 16 {
+        0 => key = SessionKey([script.u8(); 16]),
+        1 => guest.address_space = AddressSpace(8),
+        2 | 3 => cursor = u32::from(script.u8() % 4),
+        _ => {}
     }
-    let cursor = if kind & 8 == 8 { u32::from(script.u8() % 4) } else { 0 };
-    guest.post(&guest.envelope(cursor, request));
-    guest.key = right_key;
-    if kind & 16 == 16 {
+    let mut bytes = [0; REQUEST_SIZE];
+    Envelope { key, cursor, request }.encode(&mut bytes);
+    guest.post(&bytes);
+    let way = script.u8();
+    if way.is_multiple_of(4) {
         guest.poll();
     }
-    if kind & 32 == 0 {
+    if !way.is_multiple_of(8) {
         guest.notify();
     }
     if matches!(request, Request::Hello { .. }) {

@@ -1,5 +1,7 @@
-//! What tests of the checkpoint device share: a program that drives it, an engine that believes nothing, and
-//! arbitrary use of both. The fuzz target takes this file in as well.
+//! What tests of the checkpoint device share, and the fuzz target with them.
+//!
+//! A program that drives the device by the book, an engine that holds it to its promises, and arbitrary use
+//! of both.
 
 pub(crate) mod engine;
 pub(crate) mod exercise;

@@ -1,9 +1,6 @@
 //! What the view asks of the thing behind a mount.
 
-use std::{
-    fmt::Debug,
-    os::fd::AsFd,
-};
+use std::{fmt::Debug, os::fd::AsFd};
 
 use nix::{
     errno::Errno,

@@ -72,7 +72,9 @@ pub(super) fn fcntl(process: &mut Process, &[number_of, command, argument, ..]: 
     let descriptor = int(number_of);
     let file = process.files.descriptors().get(descriptor)?;
     match int(command) {
-        libc::F_DUPFD => number(process.files.descriptors_mut().duplicate(descriptor, int(argument), false)?),
+        libc::F_DUPFD => {
+            number(process.files.descriptors_mut().duplicate(descriptor, int(argument), false)?)
+        }
         libc::F_DUPFD_CLOEXEC => {
             number(process.files.descriptors_mut().duplicate(descriptor, int(argument), true)?)
         }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use crate::guest::app::files::{At, Caller, FileView, Follow, LISTING_BYTES, OpenFile, OpenRequest, Removal, Renaming};
+use crate::guest::app::files::{
+    At, Caller, FileView, Follow, LISTING_BYTES, OpenFile, OpenRequest, Removal, Renaming,
+};
 use crate::guest::app::process::Process;
 use crate::guest::app::syscalls::{Answer, Arguments, int, low, view_at};
 
@@ -93,7 +95,10 @@ pub(super) fn rename(process: &mut Process, &[from, to, ..]: &Arguments) -> Answ
     renameat2(process, &[CWD, from, CWD, to, 0, 0])
 }
 
-pub(super) fn renameat(process: &mut Process, &[from_directory, from, to_directory, to, ..]: &Arguments) -> Answer {
+pub(super) fn renameat(
+    process: &mut Process,
+    &[from_directory, from, to_directory, to, ..]: &Arguments,
+) -> Answer {
     renameat2(process, &[from_directory, from, to_directory, to, 0, 0])
 }
 
@@ -102,10 +107,8 @@ pub(super) fn renameat2(process: &mut Process, args: &Arguments) -> Answer {
     if flags & !(RENAME_NOREPLACE | RENAME_EXCHANGE) != 0 {
         return Err(Errno::EINVAL);
     }
-    let how = Renaming {
-        keep_existing: flags & RENAME_NOREPLACE != 0,
-        exchange: flags & RENAME_EXCHANGE != 0,
-    };
+    let how =
+        Renaming { keep_existing: flags & RENAME_NOREPLACE != 0, exchange: flags & RENAME_EXCHANGE != 0 };
     two_paths(process, (from_directory, from), (to_directory, to), |view, caller, from, to| {
         view.rename(caller, from, to, how)
     })
@@ -133,7 +136,9 @@ pub(super) fn symlink(process: &mut Process, &[target, path, ..]: &Arguments) ->
 
 pub(super) fn symlinkat(process: &mut Process, &[target, directory, path, ..]: &Arguments) -> Answer {
     let target = process.memory().read_string(target)?;
-    view_at(process, int(directory), path, |view, caller, at| view.make_symlink(caller, target.as_bytes(), at))?;
+    view_at(process, int(directory), path, |view, caller, at| {
+        view.make_symlink(caller, target.as_bytes(), at)
+    })?;
     Ok(0)
 }
 

@@ -4,9 +4,15 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, OFlag, PosixFadviseAdvice, copy_file_range as host_copy, fallocate as host_fallocate, posix_fadvise};
+use nix::fcntl::{
+    FallocateFlags, OFlag, PosixFadviseAdvice, copy_file_range as host_copy, fallocate as host_fallocate,
+    posix_fadvise,
+};
 use nix::sys::sendfile::sendfile as host_sendfile;
-use nix::unistd::{Whence, fdatasync as host_fdatasync, fsync as host_fsync, ftruncate as host_ftruncate, lseek as host_lseek};
+use nix::unistd::{
+    Whence, fdatasync as host_fdatasync, fsync as host_fsync, ftruncate as host_ftruncate,
+    lseek as host_lseek,
+};
 
 use crate::guest::app::files::{Object, OpenFile, OpenRequest, SynthesizedHandle};
 use crate::guest::app::process::Process;
@@ -269,7 +275,8 @@ fn send(process: &Process, file: u64, spans: &[(u64, u64)], offset: Option<i64>)
 
 /// The iovecs of a vectored call: addresses and lengths.
 fn read_spans(process: &Process, address: u64, count: u64) -> Result<Vec<(u64, u64)>, Errno> {
-    let count = usize::try_from(count).ok().filter(|count| *count <= transfer::MAX_SPANS).ok_or(Errno::EINVAL)?;
+    let count =
+        usize::try_from(count).ok().filter(|count| *count <= transfer::MAX_SPANS).ok_or(Errno::EINVAL)?;
     let spans: Vec<[u64; 2]> = process.memory().read_array(address, count)?;
     let total = spans.iter().try_fold(0_u64, |sum, [_, len]| sum.checked_add(*len));
     if total.is_none_or(|total| i64::try_from(total).is_err()) {

@@ -46,8 +46,14 @@ pub(super) fn real_effective_saved(process: &mut Process, call: Sysno, args: &Ar
 pub(super) fn uname(process: &mut Process, &[to, ..]: &Arguments) -> Answer {
     let host = nix::sys::utsname::uname()?;
     let domain = std::ffi::OsStr::new("(none)");
-    let names =
-        [host.sysname(), std::ffi::OsStr::new("cairn"), host.release(), host.version(), host.machine(), domain];
+    let names = [
+        host.sysname(),
+        std::ffi::OsStr::new("cairn"),
+        host.release(),
+        host.version(),
+        host.machine(),
+        domain,
+    ];
     let mut fields = [[0_u8; NAME_LEN]; 6];
     for (field, name) in fields.iter_mut().zip(names) {
         let bytes = name.as_encoded_bytes();

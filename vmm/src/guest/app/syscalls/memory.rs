@@ -83,7 +83,10 @@ pub(super) fn mprotect(process: &mut Process, &[address, len, prot, ..]: &Argume
     process.space.protect(&range, rights).map(|()| 0).map_err(|error| told(&error))
 }
 
-pub(super) fn mremap(process: &mut Process, &[address, len, new_len, flags, new_address, _]: &Arguments) -> Answer {
+pub(super) fn mremap(
+    process: &mut Process,
+    &[address, len, new_len, flags, new_address, _]: &Arguments,
+) -> Answer {
     let (may_move, fixed) = (flags & MREMAP_MAYMOVE != 0, flags & MREMAP_FIXED != 0);
     if flags & !(MREMAP_MAYMOVE | MREMAP_FIXED) != 0 || fixed && !may_move || new_len == 0 {
         return Err(Errno::EINVAL);

@@ -108,7 +108,10 @@ pub(super) fn fchown(process: &mut Process, &[file, user, group, ..]: &Arguments
     check_owner(&file.status()?, (low(user), low(group))).map(|()| 0)
 }
 
-pub(super) fn fchownat(process: &mut Process, &[directory, path, user, group, flags, _]: &Arguments) -> Answer {
+pub(super) fn fchownat(
+    process: &mut Process,
+    &[directory, path, user, group, flags, _]: &Arguments,
+) -> Answer {
     let owner = (low(user), low(group));
     if let Some(file) = file_itself(process, directory, path, int(flags))? {
         file.check_changeable()?;

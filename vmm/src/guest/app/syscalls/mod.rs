@@ -209,6 +209,8 @@ fn name_answer(process: &mut Process, call: Sysno, args: &Arguments) -> Answer {
         Sysno::fgetxattr | Sysno::fsetxattr | Sysno::flistxattr | Sysno::fremovexattr => {
             metadata::file_attributes(process, args)
         }
+        // Optional to every C library, and of use only where threads migrate between CPUs.
+        Sysno::rseq => Err(Errno::ENOSYS),
         _ => unknown(process, call),
     }
 }
@@ -248,7 +250,8 @@ fn low(argument: u64) -> u32 {
 
 /// Answers ENOSYS and names the call once: a program that then fails has its reason in the log.
 fn unknown(process: &mut Process, call: Sysno) -> Answer {
-    if process.refused.insert(u64::from(call.id().cast_unsigned())) {
+    if !process.refused.contains(&call.name()) {
+        process.refused.push(call.name());
         tracing::info!(%call, "the program made a system call that isn't there");
     }
     Err(Errno::ENOSYS)

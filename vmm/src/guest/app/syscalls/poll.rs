@@ -99,7 +99,10 @@ pub(super) fn select(process: &mut Process, &[count, read, write, except, timeou
 }
 
 /// As for [`ppoll`], the signal mask is not applied.
-pub(super) fn pselect(process: &mut Process, &[count, read, write, except, timeout, _]: &Arguments) -> Answer {
+pub(super) fn pselect(
+    process: &mut Process,
+    &[count, read, write, except, timeout, _]: &Arguments,
+) -> Answer {
     let timeout = read_timeout(process, timeout)?;
     select_sets(process, count, [read, write, except], timeout)
 }

@@ -109,7 +109,10 @@ fn effect(effect: Effect, number: u64) -> Flow {
         Effect::Kills(signal) => Flow::Killed(signal),
         Effect::Ignored | Effect::Pending => Flow::Answer(Ok(0)),
         Effect::Handler => {
-            tracing::warn!(signal = number, "the program has a handler for this signal, and handlers don't run yet");
+            tracing::warn!(
+                signal = number,
+                "the program has a handler for this signal, and handlers don't run yet"
+            );
             Flow::Answer(Err(Errno::ENOSYS))
         }
     }

@@ -45,7 +45,9 @@ impl From<TimeSpec> for Time {
 fn clock(id: u64) -> Result<ClockId, Errno> {
     let id = i32::try_from(id).map_err(|_| Errno::EINVAL)?;
     match id {
-        libc::CLOCK_PROCESS_CPUTIME_ID | libc::CLOCK_THREAD_CPUTIME_ID => Ok(ClockId::CLOCK_THREAD_CPUTIME_ID),
+        libc::CLOCK_PROCESS_CPUTIME_ID | libc::CLOCK_THREAD_CPUTIME_ID => {
+            Ok(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        }
         libc::CLOCK_REALTIME
         | libc::CLOCK_MONOTONIC
         | libc::CLOCK_MONOTONIC_RAW
@@ -107,7 +109,8 @@ pub(super) fn clock_nanosleep(process: &mut Process, &[id, flags, span, ..]: &Ar
 }
 
 pub(super) fn times(process: &mut Process, &[to, ..]: &Arguments) -> Answer {
-    let ticks = |time: TimeSpec| u64::try_from(Duration::from(time).as_millis() * TICKS / 1000).unwrap_or(u64::MAX);
+    let ticks =
+        |time: TimeSpec| u64::try_from(Duration::from(time).as_millis() * TICKS / 1000).unwrap_or(u64::MAX);
     if to != 0 {
         let used = ticks(host_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?);
         process.memory().write(to, &[used, 0, 0, 0])?;
@@ -119,7 +122,9 @@ pub(super) fn times(process: &mut Process, &[to, ..]: &Arguments) -> Answer {
 pub(super) fn getrusage(process: &mut Process, &[who, to, ..]: &Arguments) -> Answer {
     let who = (who & 0xffff_ffff) as u32 as i32;
     let used = match who {
-        libc::RUSAGE_SELF | libc::RUSAGE_THREAD => Time::from(host_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?),
+        libc::RUSAGE_SELF | libc::RUSAGE_THREAD => {
+            Time::from(host_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?)
+        }
         libc::RUSAGE_CHILDREN => Time { seconds: 0, fraction: 0 },
         _ => return Err(Errno::EINVAL),
     };

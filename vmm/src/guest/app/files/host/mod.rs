@@ -206,7 +206,11 @@ impl Backend for HostTree {
             return Self::access_as_everyone(&stat, mode);
         }
         let flags = AccessFlags::from_bits_truncate(i32::try_from(mode).map_err(|_| Errno::EINVAL)?);
-        if is(&stat, libc::S_IFLNK) { Ok(()) } else { faccessat(AT_FDCWD, &*own_link(&fd), flags, AtFlags::empty()) }
+        if is(&stat, libc::S_IFLNK) {
+            Ok(())
+        } else {
+            faccessat(AT_FDCWD, &*own_link(&fd), flags, AtFlags::empty())
+        }
     }
 
     fn space(&self) -> Answer<Space> {

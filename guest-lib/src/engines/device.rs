@@ -1,0 +1,80 @@
+//! The hypervisor's checkpoint device.
+
+use cairn_abi::reply::{CheckpointFigures, SessionFigures};
+use cairn_abi::{CheckpointId, RegionId, RegionName, Status};
+use cairn_shim::{Client, RegionMemory, ShimError};
+
+use super::{Engine, Failure, Limits};
+use crate::error::Error;
+use crate::memory::Block;
+use crate::region::Regions;
+
+/// The engine: a session with the device, which ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct DeviceEngine {
+    client: Client,
+}
+
+impl DeviceEngine {
+    /// `None` if this machine has no device.
+    pub(super) fn open() -> Result<Option<Self>, Error> {
+        match Client::open() {
+            Ok(client) => Ok(Some(Self { client })),
+            Err(error) if error.is_no_device() => Ok(None),
+            Err(error) => Err(Error::Device(Box::new(error))),
+        }
+    }
+}
+
+impl Engine for DeviceEngine {
+    fn limits(&self) -> Limits {
+        let told = self.client.limits();
+        Limits {
+            history: told.history,
+            regions: usize::try_from(told.max_regions).unwrap_or(usize::MAX),
+            bytes: told.max_bytes,
+        }
+    }
+
+    fn register(&mut self, name: &RegionName, block: &Block) -> Result<RegionId, Failure> {
+        // SAFETY: a block is mapped readable and writable while it lives, the session unregisters a
+        // region, or drops this engine, before its block, and `span` exposes the provenance. Every
+        // method of the client is called with the session exclusively, so no slice is in use and no
+        // thread of a sound program writes.
+        let memory = unsafe { RegionMemory::new(block.span()) };
+        self.client.register(memory, *name).map_err(refused)
+    }
+
+    fn unregister(&mut self, region: RegionId) -> Result<(), Failure> {
+        self.client.unregister(region).map_err(refused)
+    }
+
+    fn checkpoint(&mut self, _regions: &Regions) -> Result<CheckpointId, Failure> {
+        self.client.checkpoint().map_err(refused)
+    }
+
+    fn rollback(&mut self, _regions: &mut Regions, id: CheckpointId) -> Result<(), Failure> {
+        self.client.rollback(id).map_err(refused)
+    }
+
+    fn release(&mut self, id: CheckpointId) -> Result<(), Failure> {
+        self.client.release(id).map_err(refused)
+    }
+
+    fn figures(&mut self) -> Result<SessionFigures, Failure> {
+        self.client.query().map_err(refused)
+    }
+
+    fn checkpoint_figures(&mut self, id: CheckpointId) -> Result<CheckpointFigures, Failure> {
+        self.client.query_checkpoint(id).map_err(refused)
+    }
+}
+
+fn refused(error: ShimError) -> Failure {
+    match error {
+        ShimError::Refused { status: Status::NoCheckpoint, .. } => Failure::NoCheckpoint,
+        ShimError::Refused { status: Status::Evicted, .. } => Failure::Evicted,
+        ShimError::Refused { status: Status::RegionSet, detail, .. } => Failure::RegionSet(RegionId(detail)),
+        other => Failure::Other(Error::Device(Box::new(other))),
+    }
+}
