@@ -97,7 +97,7 @@ fn run(options: Run) -> Result<ExitCode> {
         if options.quick { cell::quick() } else { cell::all(&options.patterns, &options.region_mib)? };
     let rate = Rate::measure().context("the time-stamp counter of this machine does not count evenly")?;
     let programs = Programs::find(options.cairn).context("which program this is")?;
-    let plan = Plan { cells, engines: options.engines, pace, programs, rate };
+    let plan = Plan { cells, engines: distinct(options.engines), pace, programs, rate };
 
     let mut report = Report::new(Host::look(rate.hz()));
     let bar = Bar::new(plan.steps());
@@ -113,6 +113,17 @@ fn run(options: Run) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// The values without repetitions: what is named twice is measured once.
+fn distinct<T: PartialEq>(values: Vec<T>) -> Vec<T> {
+    let mut kept = Vec::new();
+    for value in values {
+        if !kept.contains(&value) {
+            kept.push(value);
+        }
+    }
+    kept
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
