@@ -185,6 +185,7 @@ fn three_digits(value: u64, unit: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Poll;
     use crate::host::Host;
     use crate::report::Median;
     use crate::stats::Quantiles;
@@ -234,7 +235,7 @@ mod tests {
 
     #[test]
     fn tables_name_every_engine_and_what_is_missing() {
-        let mut report = Report::new(Host::look(1));
+        let mut report = Report::new(Host::look(1), Poll::Auto);
         report.cells =
             vec![measured("cairn", 16, 100), measured("fork", 16, 1500), measured("cairn", 163, 200)];
         let absent = |engine: &str| Absent {
