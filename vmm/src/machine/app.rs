@@ -32,7 +32,7 @@ use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegisters};
 use crate::machine::{auxiliary, poller, script};
-use crate::memory::layout::{LARGE_PAGE, STACK_TOP};
+use crate::memory::layout::{LARGE_PAGE, STACK_TOP, to_usize};
 use crate::memory::page_table::{PageTables, SYSTEM_BASE, SYSTEM_SIZE};
 use crate::memory::program::ProgramMemory;
 use crate::virtio::PciFunction;
@@ -296,10 +296,10 @@ fn start_facts(config: &AppConfig) -> StartFacts {
 
 fn system_span(vm: &Vm) -> Result<Arc<Reservation>, RunError> {
     let what = "memory for page tables";
-    let len = usize::try_from(SYSTEM_SIZE).unwrap_or(usize::MAX);
-    let align = usize::try_from(LARGE_PAGE).unwrap_or(usize::MAX);
-    let system =
-        Arc::new(Reservation::anonymous(len, align).map_err(|source| RunError::Host { what, source })?);
+    let system = Arc::new(
+        Reservation::anonymous(to_usize(SYSTEM_SIZE), to_usize(LARGE_PAGE))
+            .map_err(|source| RunError::Host { what, source })?,
+    );
     vm.set_whole_slot(SYSTEM_SLOT, SYSTEM_BASE, &system)?;
     Ok(system)
 }
