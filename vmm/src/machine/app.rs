@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::{io, thread};
 
 use cairn_abi::SessionKey;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::checkpoint::{Keeper, KeeperConfig};
 use crate::devices::bus::{Bus, BusError};
@@ -275,6 +276,7 @@ impl Machine {
 
 /// The program's view of files, with the unit's PCI function in its sysfs.
 fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> {
+    raise_descriptor_limit();
     let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(unit))));
     let layout = Layout {
         grants: config.grants.clone(),
@@ -285,6 +287,16 @@ fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> 
     let (view, directory) = layout.build()?;
     Files::new(view, Descriptors::standard(), &directory)
         .map_err(|source| RunError::Directory { directory, source })
+}
+
+/// Lets the monitor have as many descriptors as it may: each file in the program's private directories
+/// takes one. Where it can't be raised, those directories are full sooner.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// What /proc/self tells of the start.
