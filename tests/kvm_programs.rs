@@ -123,6 +123,7 @@ fn what_rusts_std_uses() {
 fn no_program_misses_a_system_call() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("text"), text()).unwrap();
+    let tour = guest("guest-std-tour");
     let programs: [&[&str]; 7] = [
         &["/usr/bin/sha256sum", "text"],
         &["/usr/bin/sort", "--parallel=1", "-S", "64k", "text"],
@@ -130,7 +131,7 @@ fn no_program_misses_a_system_call() {
         &["/usr/bin/sqlite3", "/tmp/t.db", "create table t (x); insert into t values (1); select * from t"],
         &["/usr/bin/lua5.4", "-e", "for line in io.lines('text') do end print(os.time() > 0)"],
         &["/usr/bin/python3", "-c", include_str!("inputs/tour.py")],
-        &[guest("guest-std-tour").to_str().unwrap(), "."],
+        &[tour.to_str().unwrap(), "."],
     ];
     for program in programs {
         let mut command = cairn_run(&["-v"]);

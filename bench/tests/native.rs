@@ -54,18 +54,19 @@ fn a_small_run_gives_verified_figures_of_every_engine_and_pattern() {
 fn an_engine_that_is_not_available_is_named_with_its_reason() {
     let run = bench(&[
         "--engines",
-        "cairn,full-copy",
+        "cairn,full-copy,cairn,full-copy",
         "--cairn",
         "/no/such/cairn",
         "--patterns",
         "idle",
         "--region-mib",
-        "1",
+        "1,1",
         "--seconds",
         "0.01",
     ]);
     let table = String::from_utf8(run.stdout).unwrap();
     assert!(run.status.success());
+    assert_eq!(table.matches("0 pages").count(), 1, "{table}");
     assert!(table.contains("cairn: not available: /no/such/cairn can't be started"), "{table}");
     assert!(table.contains("full-copy"), "{table}");
 }

@@ -1,6 +1,8 @@
 //! Guest program: garbage into every register of the checkpoint device, rings and descriptors that point
 //! anywhere, requests that are nonsense; and then an honest session, which must work. Argument: SEED.
 
+#![expect(clippy::cast_possible_truncation, reason = "garbage is as good when it is cut")]
+
 use std::fs::{self, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;

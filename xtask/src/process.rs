@@ -48,8 +48,24 @@ pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// The command as a person would type it.
+/// The command as a person would type it: cargo by its name, not by where it is installed.
 pub(crate) fn shown(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let program = Path::new(command.get_program());
+    let program = match program.file_name() {
+        Some(name) if name == "cargo" => name,
+        _ => program.as_os_str(),
+    };
+    let words = std::iter::once(program).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_shown_as_they_are_typed() {
+        assert_eq!(shown(Command::new("/opt/rust/bin/cargo").arg("test")), "cargo test");
+        assert_eq!(shown(Command::new("/b/cairn").arg("doctor")), "/b/cairn doctor");
+    }
 }

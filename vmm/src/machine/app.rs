@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::{io, thread};
 
 use cairn_abi::SessionKey;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::checkpoint::{Keeper, KeeperConfig};
 use crate::devices::bus::{Bus, BusError};
@@ -18,8 +19,9 @@ use crate::guest::app::elf::{Image, LoadError, Loaded};
 use crate::guest::app::facts::StartFacts;
 pub use crate::guest::app::files::Grant;
 use crate::guest::app::files::{Descriptors, Files, GuestPath, Layout, LayoutError, SharedPci};
+use crate::guest::app::mapping::SpaceError;
 use crate::guest::app::process::Process;
-use crate::guest::app::space::{AddressSpace, SpaceError};
+use crate::guest::app::space::AddressSpace;
 use crate::guest::app::stack::{MAX_ARGUMENTS, Start};
 use crate::host::mapping::Reservation;
 use crate::kvm::slots::SlotMap;
@@ -32,7 +34,7 @@ use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegisters};
 use crate::machine::{auxiliary, poller, script};
-use crate::memory::layout::{LARGE_PAGE, STACK_TOP};
+use crate::memory::layout::{LARGE_PAGE, STACK_TOP, to_usize};
 use crate::memory::page_table::{PageTables, SYSTEM_BASE, SYSTEM_SIZE};
 use crate::memory::program::ProgramMemory;
 use crate::virtio::PciFunction;
@@ -274,6 +276,7 @@ impl Machine {
 
 /// The program's view of files, with the unit's PCI function in its sysfs.
 fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> {
+    raise_descriptor_limit();
     let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(unit))));
     let layout = Layout {
         grants: config.grants.clone(),
@@ -286,6 +289,16 @@ fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> 
         .map_err(|source| RunError::Directory { directory, source })
 }
 
+/// Lets the monitor have as many descriptors as it may: each file in the program's private directories
+/// takes one. Where it can't be raised, those directories are full sooner.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
 /// What /proc/self tells of the start.
 fn start_facts(config: &AppConfig) -> StartFacts {
     let path = config.program.canonicalize().unwrap_or_else(|_| config.program.clone());
@@ -296,10 +309,10 @@ fn start_facts(config: &AppConfig) -> StartFacts {
 
 fn system_span(vm: &Vm) -> Result<Arc<Reservation>, RunError> {
     let what = "memory for page tables";
-    let len = usize::try_from(SYSTEM_SIZE).unwrap_or(usize::MAX);
-    let align = usize::try_from(LARGE_PAGE).unwrap_or(usize::MAX);
-    let system =
-        Arc::new(Reservation::anonymous(len, align).map_err(|source| RunError::Host { what, source })?);
+    let system = Arc::new(
+        Reservation::anonymous(to_usize(SYSTEM_SIZE), to_usize(LARGE_PAGE))
+            .map_err(|source| RunError::Host { what, source })?,
+    );
     vm.set_whole_slot(SYSTEM_SLOT, SYSTEM_BASE, &system)?;
     Ok(system)
 }

@@ -8,7 +8,7 @@ use cairn_engine::{Config, Engine, EngineError, LiveMemory, PageSet, Rule, Track
 use std::sync::atomic::Ordering;
 
 use crate::host::mapping::Reservation;
-use crate::memory::layout::PAGE;
+use crate::memory::layout::{PAGE, to_usize};
 
 /// Pages that are compared: 16 MiB with their mirror, more than a core's own cache.
 const PAGES: usize = 2048;
@@ -42,7 +42,7 @@ pub enum EngineProbeError {
 /// # Errors
 /// [`EngineProbeError`].
 pub fn measure() -> Result<EngineCosts, EngineProbeError> {
-    let align = usize::try_from(PAGE).unwrap_or(usize::MAX);
+    let align = to_usize(PAGE);
     let memory = Reservation::anonymous(PAGES * align, align)?;
     let write = |words: &[usize], value: u64| {
         for page in 0..PAGES {

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::guest::app::cpu::{self, Cpu, Event};
+use crate::guest::app::mapping::Place;
 use crate::guest::app::process::Segments;
-use crate::guest::app::space::{AddressSpace, Place};
+use crate::guest::app::space::AddressSpace;
 use crate::host::mapping::Reservation;
 use crate::kvm::slots::SlotMap;
 use crate::kvm::system::{KvmError, System};
-use crate::memory::layout::{LARGE_PAGE, LOWEST, PAGE, PCI_REGISTERS};
+use crate::memory::layout::{LARGE_PAGE, LOWEST, PAGE, PCI_REGISTERS, to_usize};
 use crate::memory::page_table::{PageTables, SYSTEM_BASE, SYSTEM_SIZE};
 use crate::memory::program::ProgramMemory;
 use crate::memory::rights::Rights;
@@ -69,7 +70,7 @@ pub fn measure() -> Result<Costs, ProbeError> {
     slots().isolate(&data).map_err(|error| setup(&error))?;
     guest.pass()?;
     slots().start_log(&data).map_err(|error| setup(&error))?;
-    let mut bitmap = vec![u64::MAX; usize::try_from(PAGES / 64).unwrap_or(0)];
+    let mut bitmap = vec![u64::MAX; to_usize(PAGES / 64)];
     slots().clear_dirty_log(&data, 0, &bitmap).map_err(|error| setup(&error))?;
     let fault_ns = guest.pass()? / PAGES;
     let start = Instant::now();
@@ -91,9 +92,10 @@ impl Guest {
         let vm = Arc::new(kvm.create_vm()?);
         let memory = Arc::new(ProgramMemory::new().map_err(ProbeError::Memory)?);
         let slots = Arc::new(Mutex::new(SlotMap::new(Arc::clone(&vm), Arc::clone(&memory))));
-        let len = usize::try_from(SYSTEM_SIZE).unwrap_or(usize::MAX);
-        let align = usize::try_from(LARGE_PAGE).unwrap_or(usize::MAX);
-        let system = Arc::new(Reservation::anonymous(len, align).map_err(ProbeError::Memory)?);
+        let system = Arc::new(
+            Reservation::anonymous(to_usize(SYSTEM_SIZE), to_usize(LARGE_PAGE))
+                .map_err(ProbeError::Memory)?,
+        );
         vm.set_whole_slot(0, SYSTEM_BASE, &system)?;
         let tables = PageTables::new(Arc::clone(&system), &cpu::USER_PAGES);
         let mut space = AddressSpace::new(Arc::clone(&memory), Arc::clone(&slots), tables, 1 << 30);

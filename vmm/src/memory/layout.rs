@@ -52,6 +52,12 @@ pub fn round_up(value: u64, unit: u64) -> Option<u64> {
     value.checked_next_multiple_of(unit)
 }
 
+/// A number of bytes as the host counts them; the same number on the 64-bit hosts that there are.
+#[must_use]
+pub fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
 /// `value` rounded down to a whole number of `unit`s, a power of two.
 #[must_use]
 pub fn round_down(value: u64, unit: u64) -> u64 {

@@ -219,6 +219,7 @@ fn flags(rights: Rights) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::layout::to_usize;
     use proptest::prelude::*;
 
     const BASE: u64 = 4 << 30;
@@ -271,7 +272,7 @@ mod tests {
             let mut model = vec![Rights::NONE; 3200];
             for (start, count, bits, large) in changes {
                 tables.map(&(BASE + start * PAGE..BASE + (start + count) * PAGE), rights(bits), large);
-                model[start as usize..(start + count) as usize].fill(rights(bits));
+                model[to_usize(start)..to_usize(start + count)].fill(rights(bits));
             }
             for (page, expected) in model.iter().enumerate() {
                 prop_assert_eq!(tables.rights(BASE + page as u64 * PAGE), *expected, "page {}", page);

@@ -10,7 +10,7 @@ use rangemap::RangeSet;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::host::mapping::Reservation;
-use crate::memory::layout::{LARGE_PAGE, PAGE, WINDOW_SIZE};
+use crate::memory::layout::{LARGE_PAGE, PAGE, WINDOW_SIZE, to_usize};
 use crate::memory::written::WrittenPages;
 
 /// Bytes that a string argument may have, with its end (Linux: PATH_MAX).
@@ -64,8 +64,7 @@ impl ProgramMemory {
     /// # Errors
     /// ENOMEM, when the VMM's own address space is limited (ulimit -v).
     pub fn new() -> io::Result<Self> {
-        let window =
-            Reservation::new(usize::try_from(WINDOW_SIZE).unwrap_or(usize::MAX), LARGE_PAGE as usize)?;
+        let window = Reservation::new(to_usize(WINDOW_SIZE), to_usize(LARGE_PAGE))?;
         Ok(Self { window, plain: RwLock::default(), regions: RwLock::default() })
     }
 

@@ -5,7 +5,7 @@ use cairn_vmm::devices::checkpoint::Effect;
 use cairn_vmm::devices::checkpoint::device::{Rest, Served};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::support::guest::{Guest, USED, register};
+use crate::support::guest::{AVAILABLE, DESCRIPTORS, Guest, HOLE, NEEDS_RESET, QUEUE_SIZE, USED, register};
 
 const NO_NOTIFY: u16 = 1;
 
@@ -52,4 +52,15 @@ fn the_driver_learns_whether_somebody_polls() {
     assert_eq!(flags(&guest), 0);
     guest.poll();
     assert!(!guest.function.device_mut().announce_polling(&guest.memory, false));
+}
+
+#[test]
+fn rings_that_break_while_a_request_is_left_are_unusable() {
+    let mut guest = Guest::new();
+    guest.bring_up_with(QUEUE_SIZE, [DESCRIPTORS, AVAILABLE, HOLE]);
+    guest.post(&guest.envelope(0, register(0x10_0000, 1, "a")));
+    assert_eq!(guest.poll().rest, Rest::ForNotification);
+    assert!(!guest.function.device_mut().announce_polling(&guest.memory, true));
+    assert_eq!(guest.poll(), Served { requests: 0, rest: Rest::Unusable });
+    assert_ne!(guest.status() & NEEDS_RESET, 0);
 }

@@ -10,7 +10,7 @@ impl std::fmt::Display for Size {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match [(1 << 30, 'G'), (1 << 20, 'M'), (1 << 10, 'K')]
             .into_iter()
-            .find(|(unit, _)| self.0 % unit == 0)
+            .find(|(unit, _)| self.0.is_multiple_of(*unit))
         {
             Some((unit, letter)) if self.0 != 0 => write!(f, "{}{letter}", self.0 / unit),
             _ => write!(f, "{}", self.0),

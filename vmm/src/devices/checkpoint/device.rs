@@ -125,12 +125,12 @@ impl CheckpointDevice {
         address_space: AddressSpace,
         host: &mut impl FnMut(Effect) -> Outcome,
     ) -> Served {
-        if let Some(queue) = &self.queue {
+        if let Some(queue) = self.queue.as_ref().filter(|_| !self.broken) {
             if self.left_at == Some(queue.position()) {
                 return Served { requests: 0, rest: Rest::ForNotification };
             }
             if let Ok(false) = queue.is_pending(memory) {
-                return Served { requests: 0, rest: if self.broken { Rest::Unusable } else { Rest::Empty } };
+                return Served { requests: 0, rest: Rest::Empty };
             }
         }
         self.drain(memory, Caller { address_space, notified: false }, host)

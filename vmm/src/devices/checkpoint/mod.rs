@@ -1,10 +1,9 @@
 //! The checkpoint device: takes requests for checkpoints from programs and says what is to be done.
 //!
-//! It takes no checkpoint itself. [`session`] decides: it turns a request into an [`Effect`](effect::Effect)
-//! for the engine, and the engine's [`Outcome`](effect::Outcome) into the reply. [`regions`] turns a
-//! program's claims about its memory into checked spans. [`device`] moves bytes between the queue and the
-//! session. The contract with programs, in the words of a device specification, is the documentation of
-//! [`cairn_abi`].
+//! It takes no checkpoint itself. [`session`] decides: it turns a request into an [`Effect`] for the engine,
+//! and the engine's [`Outcome`] into the reply. [`regions`] turns a program's claims about its memory into
+//! checked spans. [`device`] moves bytes between the queue and the session. The contract with programs, in
+//! the words of a device specification, is the documentation of [`cairn_abi`].
 //!
 //! A session's states:
 //!

@@ -6,6 +6,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The number of the last signal.
 pub const LAST: u64 = 64;
+/// Entries of a table by signal number, 0 unused.
+const ENTRIES: usize = 65;
 const DEFAULT: u64 = 0;
 const IGNORE: u64 = 1;
 
@@ -40,7 +42,7 @@ pub struct AltStack {
 /// Dispositions, the mask, and what is pending.
 #[derive(Debug)]
 pub struct Signals {
-    actions: [Action; LAST as usize + 1],
+    actions: [Action; ENTRIES],
     /// The blocked signals: bit n - 1 is signal n.
     pub blocked: u64,
     /// Signals that were sent while they were blocked.
@@ -65,7 +67,7 @@ pub enum Effect {
 impl Default for Signals {
     fn default() -> Self {
         let alt_stack = AltStack { base: 0, flags: libc::SS_DISABLE.cast_unsigned(), padding: 0, size: 0 };
-        Self { actions: [Action::default(); LAST as usize + 1], blocked: 0, pending: 0, alt_stack }
+        Self { actions: [Action::default(); ENTRIES], blocked: 0, pending: 0, alt_stack }
     }
 }
 

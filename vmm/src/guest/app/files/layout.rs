@@ -99,8 +99,9 @@ impl Layout {
         let mut devices = (FIRST_DEVICE..).map(|minor| libc::makedev(0, minor));
         let mut device = move || devices.next().unwrap_or_default();
 
-        let nothing = Arc::new(Budget::new(0));
-        let root = MemoryTree::new(GuestPath::root(), device(), 0o755, nothing).read_only();
+        // Only the monitor makes directories in the root.
+        let unlimited = Arc::new(Budget::new(u64::MAX));
+        let root = MemoryTree::new(GuestPath::root(), device(), 0o755, unlimited).read_only();
         let mut view =
             FileView::new(Box::new(root), MemoryTree::unnamed_files(device(), Arc::clone(&budget)));
         let (root_grants, grants): (Vec<Grant>, Vec<Grant>) =
@@ -127,7 +128,11 @@ impl Layout {
         }
 
         let directory = GuestPath::from_clean(self.working_directory.as_os_str().as_bytes());
-        view.mount_working_directory(&self.working_directory, &directory)?;
+        // Where a grant shows it, that grant says whether it can be changed.
+        let holds = |grant: &Grant| guest_path(grant).is_ok_and(|point| directory.inside(&point).is_some());
+        if !grants.iter().chain(&root_grants).any(holds) {
+            view.mount_working_directory(&self.working_directory, &directory)?;
+        }
         for grant in &grants {
             view.grant(grant)?;
         }

@@ -158,11 +158,11 @@ impl FileView {
         }
         self.act(caller, from, End::Name, |from_mount, from_inside, from_place| {
             self.act(caller, to, End::Name, |to_mount, to_inside, to_place| {
-                if from_mount.point != to_mount.point {
-                    return Err(Errno::EXDEV);
-                }
                 if self.holds_mounts(&from_place.path) || self.holds_mounts(&to_place.path) {
                     return Err(Errno::EBUSY);
+                }
+                if from_mount.point != to_mount.point {
+                    return Err(Errno::EXDEV);
                 }
                 check_changeable(caller, from_mount, from_inside)?;
                 from_mount.backend.rename(from_inside, to_inside, how)

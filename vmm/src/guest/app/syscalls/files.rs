@@ -191,7 +191,7 @@ pub(super) fn sendfile(process: &mut Process, &[to, from, offset, count, ..]: &A
     let (to, from) = pair(process, to, from)?;
     let mut at = read_offset(process, offset)?;
     let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
-    reserve(&to, None, count.min(from_size(&from, at)?))?;
+    reserve_copy(&to, None, (&from, at), count)?;
     let sent = host_sendfile(bytes_of(&to)?, bytes_of(&from)?, at.as_mut(), count)?;
     write_offset(process, offset, at)?;
     count_of(sent)
@@ -206,7 +206,7 @@ pub(super) fn copy_file_range(process: &mut Process, args: &Arguments) -> Answer
     let (mut from_at, mut to_at) = (read_offset(process, from_offset)?, read_offset(process, to_offset)?);
     let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
     let start = to_at.map(u64::try_from).transpose().map_err(|_| Errno::EINVAL)?;
-    reserve(&to, start, count.min(from_size(&from, from_at)?))?;
+    reserve_copy(&to, start, (&from, from_at), count)?;
     let copied = host_copy(bytes_of(&from)?, from_at.as_mut(), bytes_of(&to)?, to_at.as_mut(), count)?;
     write_offset(process, from_offset, from_at)?;
     write_offset(process, to_offset, to_at)?;
@@ -312,17 +312,29 @@ fn pair(process: &Process, to: u64, from: u64) -> Result<(Arc<OpenFile>, Arc<Ope
     Ok((table.get(int(to))?, table.get(int(from))?))
 }
 
-/// Bytes from `at` to the end of a file that is about to be copied.
-fn from_size(file: &OpenFile, at: Option<i64>) -> Result<usize, Errno> {
-    let status = file.status()?;
+/// Makes sure that a memory file may grow by a copy of what is in `from`, at `at` or where it stands.
+///
+/// A source without an end can't be accounted for beforehand: `EINVAL`, after which programs copy by reading
+/// and writing.
+fn reserve_copy(
+    to: &OpenFile,
+    to_at: Option<u64>,
+    (from, at): (&OpenFile, Option<i64>),
+    count: usize,
+) -> Result<(), Errno> {
+    if !matches!(to.object(), Object::Memory(_)) {
+        return Ok(());
+    }
+    let status = from.status()?;
     if status.kind() != libc::S_IFREG {
-        return Ok(usize::MAX / 2);
+        return Err(Errno::EINVAL);
     }
     let at = match at {
         Some(at) => at,
-        None => host_lseek(bytes_of(file)?, 0, Whence::SeekCur)?,
+        None => host_lseek(bytes_of(from)?, 0, Whence::SeekCur)?,
     };
-    Ok(usize::try_from(status.size.saturating_sub(at)).unwrap_or(0))
+    let left = usize::try_from(status.size.saturating_sub(at)).unwrap_or(0);
+    reserve(to, to_at, count.min(left))
 }
 
 fn read_offset(process: &Process, address: u64) -> Result<Option<i64>, Errno> {

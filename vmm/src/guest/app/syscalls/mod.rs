@@ -211,6 +211,8 @@ fn name_answer(process: &mut Process, call: Sysno, args: &Arguments) -> Answer {
         }
         // Optional to every C library, and of use only where threads migrate between CPUs.
         Sysno::rseq => Err(Errno::ENOSYS),
+        // There is no network, and C libraries look for a name service on it and go on without.
+        Sysno::socket | Sysno::socketpair => Err(Errno::EAFNOSUPPORT),
         _ => unknown(process, call),
     }
 }

@@ -53,8 +53,13 @@ impl HostTree {
             let (_, stat) = self.name(from)?;
             debug_assert!(is(&stat, libc::S_IFDIR), "name() insists on a directory");
         }
-        let (from_parent, from_name) = self.name_parent(from)?;
         let (to_parent, to_name) = self.name_parent(to)?;
+        if from.is_root() {
+            // It has no name here to give to the kernel, which would refuse a directory anyhow.
+            let missing = if to.directory { Errno::ENOENT } else { Errno::EPERM };
+            return Err(self.name(Inside::new(to.path)).map_or(missing, |_| Errno::EEXIST));
+        }
+        let (from_parent, from_name) = self.name_parent(from)?;
         linkat(&from_parent, from_name, &to_parent, &*slashed(to, to_name), AtFlags::empty())
     }
 

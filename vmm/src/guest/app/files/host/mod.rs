@@ -127,8 +127,14 @@ impl HostTree {
     /// Names the directory that holds a place, and gives the last name. `EBUSY` for the root.
     fn name_parent<'a>(&self, at: Inside<'a>) -> Answer<(OwnedFd, &'a [u8])> {
         let (directory, name) = at.split_last().ok_or(Errno::EBUSY)?;
-        let fd = self.open_at(directory, OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?;
-        Ok((fd, name))
+        match self.open_at(directory, OFlag::O_PATH | OFlag::O_DIRECTORY, 0) {
+            // The kernel says so of a symbolic link too, which the view would follow.
+            Err(Errno::ENOTDIR) => {
+                let stat = fstat(self.open_at(directory, OFlag::O_PATH, 0)?)?;
+                Err(if is(&stat, libc::S_IFLNK) { Errno::ELOOP } else { Errno::ENOTDIR })
+            }
+            fd => Ok((fd?, name)),
+        }
     }
 
     /// Refuses what lies in a directory that not every user may enter.

@@ -1,7 +1,7 @@
 //! Files that live in the monitor's memory, and the budget that they share.
 
 use std::{
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -13,6 +13,7 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     sys::{
         memfd::{MFdFlags, memfd_create},
+        resource::{Resource, getrlimit},
         stat::{Mode, fchmod, fstat},
     },
     unistd::{Whence, ftruncate, lseek},
@@ -27,10 +28,16 @@ use super::{
     BLOCK_BYTES, space,
 };
 
+/// Descriptors that files in memory leave free for the monitor and for what else the guest opens. Bounds
+/// what a guest can take from the monitor by filling its private directories.
+const RESERVED_DESCRIPTORS: u64 = 256;
+
 /// The bytes that all memory files of a guest may take together.
 #[derive(Debug)]
 pub struct Budget {
     limit: u64,
+    /// Descriptors that the monitor can have, as of the start.
+    descriptors: u64,
     used: Mutex<u64>,
 }
 
@@ -57,7 +64,8 @@ impl Budget {
     /// A budget of so many bytes.
     #[must_use]
     pub fn new(limit: u64) -> Self {
-        Self { limit, used: Mutex::new(0) }
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        Self { limit, descriptors, used: Mutex::new(0) }
     }
 
     /// The most bytes there can be.
@@ -72,14 +80,21 @@ impl Budget {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, bytes: u64) -> Answer<()> {
+    /// Whether enough descriptors are free after this one. The kernel gives the lowest free number, so a
+    /// high one means that all below are taken.
+    fn leaves_descriptors(&self, fd: &OwnedFd) -> bool {
+        let number = u64::try_from(fd.as_raw_fd()).unwrap_or(u64::MAX);
+        number.saturating_add(RESERVED_DESCRIPTORS) < self.descriptors
+    }
+
+    pub(super) fn take(&self, bytes: u64) -> Answer<()> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let sum = used.checked_add(bytes).filter(|sum| *sum <= self.limit).ok_or(Errno::ENOSPC)?;
         *used = sum;
         Ok(())
     }
 
-    fn give_back(&self, bytes: u64) {
+    pub(super) fn give_back(&self, bytes: u64) {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         *used = used.saturating_sub(bytes);
     }
@@ -88,11 +103,14 @@ impl Budget {
 impl MemoryFile {
     /// An empty file without a name.
     pub(super) fn new(budget: &Arc<Budget>, device: u64, inode: u64) -> Answer<Self> {
+        // To the guest its file system is full when the monitor's descriptors are used up.
         let memfd = memfd_create("cairn-guest-file", MFdFlags::MFD_CLOEXEC).map_err(|error| match error {
-            // The monitor's descriptors are used up; to the guest its file system is full.
             Errno::EMFILE | Errno::ENFILE => Errno::ENOSPC,
             other => other,
         })?;
+        if !budget.leaves_descriptors(&memfd) {
+            return Err(Errno::ENOSPC);
+        }
         Ok(Self {
             memfd,
             device,

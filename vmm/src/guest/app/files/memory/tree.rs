@@ -112,8 +112,7 @@ impl Tree {
 
     pub(super) fn make_directory(&mut self, at: Inside<'_>, mode: u32) -> Answer<()> {
         let (parent, name) = self.find_free_name(at)?;
-        self.insert(parent, name, Node::Directory(Directory::new(parent, mode)))?;
-        Ok(())
+        self.insert(parent, name, Node::Directory(Directory::new(parent, mode)))
     }
 
     pub(super) fn make_symlink(&mut self, target: &[u8], at: Inside<'_>) -> Answer<()> {
@@ -122,8 +121,7 @@ impl Tree {
             return Err(Errno::ENOENT);
         }
         let node = Symlink { target: target.to_vec(), links: 0, times: NodeTimes::now() };
-        self.insert(parent, name, Node::Symlink(node))?;
-        Ok(())
+        self.insert(parent, name, Node::Symlink(node))
     }
 
     /// Makes an empty file with a name.
@@ -289,7 +287,7 @@ impl Tree {
         self.put_name(b.0, b.1, a.2)
     }
 
-    fn insert(&mut self, parent: Inode, name: &[u8], node: Node) -> Answer<Inode> {
+    fn insert(&mut self, parent: Inode, name: &[u8], node: Node) -> Answer<()> {
         if self.nodes.len() >= MAX_NODES {
             return Err(Errno::ENOSPC);
         }
@@ -302,11 +300,16 @@ impl Tree {
             }
         };
         self.nodes.insert(inode, node);
-        self.put_name(parent, name, inode)?;
-        Ok(inode)
+        let named = self.put_name(parent, name, inode);
+        if named.is_err() {
+            self.nodes.remove(&inode);
+        }
+        named
     }
 
+    /// A name counts on the budget like a page: the monitor keeps it, and a link's target, in its own memory.
     fn put_name(&mut self, parent: Inode, name: &[u8], inode: Inode) -> Answer<()> {
+        self.budget.take(BLOCK_BYTES)?;
         let cookie = self.next_cookie;
         self.next_cookie += 1;
         let is_directory = self.is_directory(inode);
@@ -324,6 +327,7 @@ impl Tree {
         let inode = self.directory(parent)?.get(name).ok_or(Errno::ENOENT)?;
         let is_directory = self.is_directory(inode);
         self.directory_mut(parent)?.take(name, is_directory);
+        self.budget.give_back(BLOCK_BYTES);
         match self.nodes.get_mut(&inode) {
             Some(Node::File(file)) => file.set_links(file.links().saturating_sub(1)),
             Some(Node::Symlink(node)) => node.links = node.links.saturating_sub(1),

@@ -1,1 +1,188 @@
-//! Tests of the guest's files.
+//! Tests of the guest's files on temporary directories.
+
+mod descriptors;
+mod escapes;
+mod oracle;
+mod read_only;
+mod resolution;
+mod synthesized;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use nix::errno::Errno;
+
+use super::{
+    At, Descriptors, Files, Follow, Grant, Layout, Object, OpenFile, OpenRequest, Removal, Renaming, Status,
+    facts::NoProcess, listing::listed,
+};
+
+/// Bytes that the private files of a test may take.
+const PRIVATE_BYTES: u64 = 1 << 20;
+
+/// A guest's files over temporary directories: `/rw` can be changed, `/ro` can't.
+struct World {
+    host: tempfile::TempDir,
+    files: Files,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with_grants(|_| Vec::new())
+    }
+
+    /// As [`World::new`], with more grants below the temporary directory.
+    fn with_grants(more: impl FnOnce(&Path) -> Vec<Grant>) -> Self {
+        let host = tempfile::tempdir().unwrap();
+        for directory in ["rw", "ro", "outside"] {
+            std::fs::create_dir(host.path().join(directory)).unwrap();
+        }
+        std::fs::write(host.path().join("outside/secret"), "secret").unwrap();
+        let grant = |name: &str, writable| Grant {
+            host: host.path().join(name),
+            guest: Path::new("/").join(name),
+            writable,
+        };
+        let mut grants = vec![grant("rw", true), grant("ro", false)];
+        grants.extend(more(host.path()));
+        let layout = Layout {
+            grants,
+            working_directory: PathBuf::from("/"),
+            private_bytes: PRIVATE_BYTES,
+            functions: Vec::new(),
+        };
+        let (view, start) = layout.build().unwrap();
+        let files = Files::new(view, Descriptors::empty(), &start).unwrap();
+        Self { host, files }
+    }
+
+    /// A path on the host, below the temporary directory.
+    fn on_host(&self, path: &str) -> PathBuf {
+        self.host.path().join(path)
+    }
+
+    fn open(&mut self, path: &str, flags: i32) -> Result<i32, Errno> {
+        self.open_at(libc::AT_FDCWD, path, flags)
+    }
+
+    fn open_at(&mut self, directory: i32, path: &str, flags: i32) -> Result<i32, Errno> {
+        let at = self.files.at(directory, path.as_bytes())?;
+        self.files.open(&NoProcess, &at, OpenRequest::new(flags, 0o666), false)
+    }
+
+    fn file(&self, number: i32) -> Arc<OpenFile> {
+        self.files.descriptors().get(number).unwrap()
+    }
+
+    fn status(&self, path: &str, follow: Follow) -> Result<Status, Errno> {
+        self.run(path, |files, at| files.view().status(&files.caller(&NoProcess), at, follow))
+    }
+
+    fn exists(&self, path: &str) -> Result<(), Errno> {
+        self.status(path, Follow::Yes).map(drop)
+    }
+
+    fn read_link(&self, path: &str) -> Result<String, Errno> {
+        let target = self.run(path, |files, at| files.view().read_link(&files.caller(&NoProcess), at))?;
+        Ok(String::from_utf8(target).unwrap())
+    }
+
+    fn make_directory(&self, path: &str) -> Result<(), Errno> {
+        self.run(path, |files, at| files.view().make_directory(&files.caller(&NoProcess), at, 0o755))
+    }
+
+    fn make_symlink(&self, target: &str, path: &str) -> Result<(), Errno> {
+        self.run(path, |files, at| {
+            files.view().make_symlink(&files.caller(&NoProcess), target.as_bytes(), at)
+        })
+    }
+
+    fn remove(&self, path: &str, what: Removal) -> Result<(), Errno> {
+        self.run(path, |files, at| files.view().remove(&files.caller(&NoProcess), at, what))
+    }
+
+    fn rename(&self, from: &str, to: &str, how: Renaming) -> Result<(), Errno> {
+        let from = self.files.at(libc::AT_FDCWD, from.as_bytes())?;
+        self.run(to, |files, to| files.view().rename(&files.caller(&NoProcess), &from, to, how))
+    }
+
+    fn link(&self, from: &str, to: &str, follow: Follow) -> Result<(), Errno> {
+        let from = self.files.at(libc::AT_FDCWD, from.as_bytes())?;
+        self.run(to, |files, to| files.view().link(&files.caller(&NoProcess), &from, follow, to))
+    }
+
+    fn change_mode(&self, path: &str, mode: u32) -> Result<(), Errno> {
+        self.run(path, |files, at| files.view().change_mode(&files.caller(&NoProcess), at, mode))
+    }
+
+    fn access(&self, path: &str, mode: u32) -> Result<(), Errno> {
+        self.run(path, |files, at| files.view().access(&files.caller(&NoProcess), at, Follow::Yes, mode))
+    }
+
+    fn change_directory(&mut self, path: &str) -> Result<(), Errno> {
+        let at = self.files.at(libc::AT_FDCWD, path.as_bytes())?;
+        self.files.change_directory(&NoProcess, &at)
+    }
+
+    fn directory(&self) -> Result<String, Errno> {
+        self.files.directory().map(|path| path.to_string())
+    }
+
+    /// The sorted names in a directory, without the dots.
+    fn list(&mut self, path: &str) -> Result<Vec<String>, Errno> {
+        let number = self.open(path, libc::O_RDONLY | libc::O_DIRECTORY)?;
+        let file = self.file(number);
+        self.files.descriptors_mut().close(number)?;
+        let mut names = list_all(&file, 4096)?;
+        names.retain(|name| name != "." && name != "..");
+        names.sort();
+        Ok(names)
+    }
+
+    /// All of a file.
+    fn read(&mut self, path: &str) -> Result<Vec<u8>, Errno> {
+        let number = self.open(path, libc::O_RDONLY)?;
+        let file = self.file(number);
+        self.files.descriptors_mut().close(number)?;
+        read_all(&file)
+    }
+
+    fn write(&mut self, path: &str, bytes: &[u8]) -> Result<(), Errno> {
+        let number = self.open(path, libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC)?;
+        let file = self.file(number);
+        self.files.descriptors_mut().close(number)?;
+        if let Object::Memory(handle) = file.object() {
+            handle.reserve_write(None, bytes.len())?;
+        }
+        nix::unistd::write(file.host().ok_or(Errno::EBADF)?, bytes).map(drop)
+    }
+
+    fn run<T>(&self, path: &str, act: impl FnOnce(&Files, &At<'_>) -> Result<T, Errno>) -> Result<T, Errno> {
+        act(&self.files, &self.files.at(libc::AT_FDCWD, path.as_bytes())?)
+    }
+}
+
+/// Every name that a directory lists from where it stands.
+fn list_all(file: &OpenFile, limit: usize) -> Result<Vec<String>, Errno> {
+    let mut names = Vec::new();
+    loop {
+        let records = file.directory()?.read_entries(limit)?;
+        if records.is_empty() {
+            return Ok(names);
+        }
+        names.extend(listed(&records));
+    }
+}
+
+fn read_all(file: &OpenFile) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; 1 << 16];
+    let count = match file.object() {
+        Object::Synthesized(handle) => return handle.read(None, bytes.len()),
+        Object::PciBar(_) => return Err(Errno::EIO),
+        _ => nix::unistd::read(file.host().ok_or(Errno::EISDIR)?, &mut bytes)?,
+    };
+    bytes.truncate(count);
+    Ok(bytes)
+}
