@@ -10,7 +10,7 @@ pub const ROUNDS: u32 = 8;
 /// Cycles that are timed in each batch, however long they take.
 pub const MIN_BATCH: u32 = 2;
 /// The time of a `--quick` run that is planned with; the rest of a minute is for what can't be planned.
-pub const QUICK: Duration = Duration::from_secs(42);
+pub const QUICK: Duration = Duration::from_secs(40);
 /// Of the time of a cell, one part in so many is for cycles; the others are for start, warm-up, rollbacks, checks.
 const CYCLES_SHARE: u32 = 3;
 /// The least and the most time for the cycles of one engine in one cell of a run with a deadline.

@@ -10,7 +10,7 @@ use cairn_bench::budget::{Pace, QUICK};
 use cairn_bench::cell::{self, Cell};
 use cairn_bench::clock::Rate;
 use cairn_bench::driver::{Plan, Progress};
-use cairn_bench::engine::Programs;
+use cairn_bench::engine::{Poll, Programs};
 use cairn_bench::host::Host;
 use cairn_bench::pattern::Pattern;
 use cairn_bench::report::{JsonFile, Report};
@@ -62,6 +62,9 @@ struct Run {
     /// Seconds for the cycles of each engine in each cell.
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = seconds)]
     seconds: f64,
+    /// When the VM's host takes requests without an exit.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Poll::Auto)]
+    poll: Poll,
     /// The `cairn` command that runs the VM [default: the one beside this program].
     #[arg(long, value_name = "PATH")]
     cairn: Option<PathBuf>,
@@ -96,10 +99,10 @@ fn run(options: Run) -> Result<ExitCode> {
     let cells =
         if options.quick { cell::quick() } else { cell::all(&options.patterns, &options.region_mib)? };
     let rate = Rate::measure().context("the time-stamp counter of this machine does not count evenly")?;
-    let programs = Programs::find(options.cairn).context("which program this is")?;
+    let programs = Programs::find(options.cairn, options.poll).context("which program this is")?;
     let plan = Plan { cells, engines: distinct(options.engines), pace, programs, rate };
 
-    let mut report = Report::new(Host::look(rate.hz()));
+    let mut report = Report::new(Host::look(rate.hz()), options.poll);
     let bar = Bar::new(plan.steps());
     plan.run(&mut report, &bar);
     bar.0.finish_and_clear();

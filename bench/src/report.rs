@@ -8,6 +8,7 @@ use cairn_guest::EngineKind;
 use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
+use crate::engine::Poll;
 use crate::host::Host;
 use crate::pattern::Pattern;
 use crate::protocol::Figures;
@@ -23,6 +24,8 @@ pub struct Report {
     pub schema: u32,
     /// What it ran on.
     pub host: Host,
+    /// How `cairn` was asked to poll.
+    pub poll: Poll,
     /// What was measured and verified.
     pub cells: Vec<Measured>,
     /// What could not be measured here.
@@ -100,8 +103,8 @@ pub enum Outcome {
 impl Report {
     /// An empty report.
     #[must_use]
-    pub fn new(host: Host) -> Self {
-        Self { schema: SCHEMA, host, cells: Vec::new(), unavailable: Vec::new(), failed: Vec::new() }
+    pub fn new(host: Host, poll: Poll) -> Self {
+        Self { schema: SCHEMA, host, poll, cells: Vec::new(), unavailable: Vec::new(), failed: Vec::new() }
     }
 
     /// Adds how `engine` fared in `cell`. Figures without verified bytes are a failure.
@@ -206,7 +209,7 @@ mod tests {
             verified: true,
         };
         let cell = Cell::new(Pattern::Hot, 64, 10).unwrap();
-        let mut report = Report::new(Host::look(1));
+        let mut report = Report::new(Host::look(1), Poll::Auto);
         report.add(cell, EngineKind::Cairn, Outcome::Measured(figures, 11));
         report.add(cell, EngineKind::Fork, Outcome::Measured(Figures { verified: false, ..figures }, 11));
         report.add(cell, EngineKind::UffdWp, Outcome::Unavailable("no kernel for it".to_owned()));
@@ -216,7 +219,7 @@ mod tests {
     #[test]
     fn a_cell_has_the_fields_that_readers_rely_on() {
         let json = serde_json::to_value(report()).unwrap();
-        assert_eq!(json["schema"], 1);
+        assert_eq!((&json["schema"], &json["poll"]), (&1.into(), &"auto".into()));
         assert!(json["host"]["kernel"].is_string());
         let expected = serde_json::json!({
             "pattern": "hot", "region_mib": 64, "dirty_pages": 163, "engine": "cairn",

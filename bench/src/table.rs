@@ -111,16 +111,11 @@ fn base(rows: &[&Measured], dirty_pages: u32) -> u64 {
     cairn.or_else(|| cell().min_by_key(|row| row.cycle_ns.p50)).map_or(0, |row| row.cycle_ns.p50)
 }
 
-/// Region sizes and patterns in the order in which they were measured.
+/// Region sizes and patterns that were measured, small regions first.
 fn kinds(report: &Report) -> Vec<(u32, Pattern)> {
-    let mut kinds = Vec::new();
-    for row in &report.cells {
-        let kind = (row.region_mib, row.pattern);
-        if !kinds.contains(&kind) {
-            kinds.push(kind);
-        }
-    }
-    kinds
+    let sizes: BTreeSet<_> = report.cells.iter().map(|row| row.region_mib).collect();
+    let all = sizes.into_iter().flat_map(|size| Pattern::ALL.map(|pattern| (size, pattern)));
+    all.filter(|kind| report.cells.iter().any(|row| (row.region_mib, row.pattern) == *kind)).collect()
 }
 
 /// Reasons with the number of cells that each holds for.
@@ -185,6 +180,7 @@ fn three_digits(value: u64, unit: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Poll;
     use crate::host::Host;
     use crate::report::Median;
     use crate::stats::Quantiles;
@@ -234,7 +230,7 @@ mod tests {
 
     #[test]
     fn tables_name_every_engine_and_what_is_missing() {
-        let mut report = Report::new(Host::look(1));
+        let mut report = Report::new(Host::look(1), Poll::Auto);
         report.cells =
             vec![measured("cairn", 16, 100), measured("fork", 16, 1500), measured("cairn", 163, 200)];
         let absent = |engine: &str| Absent {

@@ -36,8 +36,6 @@ pub(crate) struct Versions {
     root: Option<usize>,
     /// The newest id ever given; 0 before the first.
     last: u64,
-    /// The newest id that was evicted; 0 before the first.
-    evicted: u64,
     history: NonZeroUsize,
     /// The buffers of a dropped delta, for the next: with a full history no checkpoint allocates.
     spare: Delta,
@@ -80,7 +78,6 @@ impl Versions {
             named: VecDeque::new(),
             root: None,
             last: 0,
-            evicted: 0,
             history,
             spare: Delta::default(),
             path: Vec::new(),
@@ -110,9 +107,14 @@ impl Versions {
     pub(crate) fn lookup(&self, id: CheckpointId) -> Lookup {
         match self.named.binary_search_by_key(&id, |&(id, _)| id) {
             Ok(at) => Lookup::Retained(self.named[at].1),
-            Err(_) if (1..=self.evicted).contains(&id.0) => Lookup::Evicted,
+            Err(_) if self.is_past(id) => Lookup::Evicted,
             Err(_) => Lookup::Unknown,
         }
+    }
+
+    /// Whether as many checkpoints as are retained were taken after this one: had nobody released any, it would be gone.
+    fn is_past(&self, id: CheckpointId) -> bool {
+        0 < id.0 && self.taken().checked_sub(id.0).is_some_and(|after| self.history.get() as u64 <= after)
     }
 
     /// The version in `node`, which `lookup` found.
@@ -186,9 +188,8 @@ impl Versions {
             None => self.give_spare(old),
         }
         if self.named.len() > self.history.get()
-            && let Some((id, node)) = self.named.pop_front()
+            && let Some((_, node)) = self.named.pop_front()
         {
-            self.evicted = id.0;
             self.unname(node);
         }
         id

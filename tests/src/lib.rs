@@ -1,23 +1,25 @@
 //! What the tests of the whole share: finding the built programs, and running them natively and in a guest.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 
-/// A program that this workspace builds, beside the running test; built now if it isn't there (that happens
-/// when a test is run by itself).
+/// A program that this workspace builds, brought up to date: cargo builds the programs of a test's own package
+/// before the test, and not those of others.
 ///
 /// # Panics
 /// When it can't be built.
 #[must_use]
 pub fn built(package: &str, name: &str) -> PathBuf {
-    let own = std::env::current_exe().expect("a test knows where it is");
-    let directory = own.parent().and_then(Path::parent).expect("a test is in target/PROFILE/deps").to_owned();
-    let program = directory.join(name);
-    if !program.is_file() {
+    static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let directory = directory();
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if !built.contains(name) {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         command.args(["build", "--quiet", "--package", package, "--bin", name]);
@@ -25,14 +27,21 @@ pub fn built(package: &str, name: &str) -> PathBuf {
             command.arg("--release");
         }
         assert!(command.status().is_ok_and(|status| status.success()), "{package}'s {name} can't be built");
+        built.insert(name.to_owned());
     }
-    program
+    directory.join(name)
 }
 
 /// A program of tests/guests.
 #[must_use]
 pub fn guest(name: &str) -> PathBuf {
-    built("cairn-tests", name)
+    directory().join(name)
+}
+
+/// Where cargo puts programs of the profile that the running test has.
+fn directory() -> PathBuf {
+    let own = std::env::current_exe().expect("a test knows where it is");
+    own.parent().and_then(Path::parent).expect("a test is in target/PROFILE/deps").to_owned()
 }
 
 /// `cairn run` with these options, to which a program is to be added.

@@ -24,7 +24,6 @@ pub(super) struct World {
     kept: BTreeMap<CheckpointId, Kept>,
     history: usize,
     taken: u64,
-    evicted: u64,
     names: u32,
     /// The checkpoint that memory derives from, retained or not, with its bytes.
     current: Option<(CheckpointId, Copies)>,
@@ -44,7 +43,6 @@ impl World {
             kept: BTreeMap::new(),
             history: config.history.get(),
             taken: 0,
-            evicted: 0,
             names: 0,
             current: None,
         }
@@ -92,8 +90,7 @@ impl World {
         self.kept.insert(id, Kept { parent, copies: before.clone() });
         self.current = Some((id, before));
         if self.kept.len() > self.history {
-            let (oldest, _) = self.kept.pop_first().unwrap();
-            self.evicted = oldest.0;
+            self.kept.pop_first();
         }
         self.check();
         Ok(id)
@@ -143,13 +140,17 @@ impl World {
         self.kept.keys().map(|id| self.engine.checkpoint_figures(*id).unwrap().bytes).sum()
     }
 
+    fn is_past(&self, id: CheckpointId) -> bool {
+        (1..=self.taken.saturating_sub(self.history as u64)).contains(&id.0)
+    }
+
     fn check_refusal(&self, id: CheckpointId, error: &EngineError) {
         match error {
             EngineError::NoCheckpoint(no) => {
-                assert!(*no == id && !self.kept.contains_key(&id) && (id.0 == 0 || id.0 > self.evicted));
+                assert!(*no == id && !self.kept.contains_key(&id) && !self.is_past(id));
             }
             EngineError::Evicted { id: no, oldest } => {
-                assert!(*no == id && !self.kept.contains_key(&id) && (1..=self.evicted).contains(&id.0));
+                assert!(*no == id && !self.kept.contains_key(&id) && self.is_past(id));
                 assert_eq!(*oldest, self.kept.keys().next().copied().unwrap_or(CheckpointId(0)));
             }
             EngineError::RegionSet { checkpoint, region, side, .. } => {

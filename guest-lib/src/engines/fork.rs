@@ -7,7 +7,7 @@ use cairn_abi::{CheckpointId, RegionId, RegionName};
 
 use super::resident::{self, Runs};
 use super::sys::pagemap::Pagemap;
-use super::sys::process::{DyingProcess, FrozenProcess, Lifeline};
+use super::sys::process::{DyingProcess, FrozenMemory, FrozenProcess, Lifeline};
 use super::sys::usage::Usage;
 use super::versions::Versions;
 use super::{Engine, Failure, Limits, MAX_BYTES, MAX_REGIONS};
@@ -53,7 +53,7 @@ impl ForkEngine {
         let lifeline = Lifeline::open()?;
         let probe = [1_u8; 8];
         let mut read = [0; 8];
-        FrozenProcess::new(&lifeline)?.read(probe.as_ptr().addr(), &mut read)?;
+        FrozenProcess::new(&lifeline)?.memory()?.read(probe.as_ptr().addr(), &mut read)?;
         Ok(Self {
             versions: Versions::new(history),
             dying: Vec::new(),
@@ -75,7 +75,11 @@ impl Engine for ForkEngine {
         Limits { history: self.versions.history(), regions: MAX_REGIONS, bytes: MAX_BYTES }
     }
 
-    fn register(&mut self, _name: &RegionName, _block: &Block) -> Result<RegionId, Failure> {
+    fn register(&mut self, _name: &RegionName, block: &Block) -> Result<RegionId, Failure> {
+        // Forking copies one entry for 2 MiB then, where it would copy 512.
+        if block.is_owned() {
+            block.prefer_huge_pages();
+        }
         self.regions += 1;
         self.last_region += 1;
         Ok(RegionId(self.last_region))
@@ -101,7 +105,7 @@ impl Engine for ForkEngine {
 
     fn rollback(&mut self, regions: &mut Regions, id: CheckpointId) -> Result<(), Failure> {
         let snapshot = &self.versions.with_regions(id, regions)?.snapshot;
-        snapshot.check_alive(id)?;
+        let memory = snapshot.memory(id)?;
         let mut pagemap = snapshot.pagemap();
         let mut window = vec![0; WINDOW];
         // Both in the order of the regions' slots, and the same regions.
@@ -111,7 +115,7 @@ impl Engine for ForkEngine {
             let live = entry.block.bytes_mut();
             for part in windows(&there) {
                 let wanted = &mut window[..part.len()];
-                snapshot.read(id, held, part.start, wanted)?;
+                memory.read(held.address + part.start, wanted).map_err(lost(id))?;
                 resident::restore_pages(&mut live[part], wanted);
             }
             for run in resident::difference(&touched, &there) {
@@ -155,7 +159,6 @@ impl Engine for ForkEngine {
     fn checkpoint_figures(&mut self, id: CheckpointId) -> Result<CheckpointFigures, Failure> {
         let version = self.versions.get(id)?;
         let parent = version.parent.and_then(|parent| self.versions.get(parent).ok());
-        version.snapshot.check_alive(id)?;
         let usage = Usage::of(version.snapshot.process.pid())
             .map_err(Error::system("reading what a snapshot costs"))?;
         let mut pages_changed = 0;
@@ -171,20 +174,17 @@ impl Engine for ForkEngine {
 }
 
 impl Snapshot {
-    /// Refuses if somebody killed the process.
-    fn check_alive(&self, id: CheckpointId) -> Result<(), Error> {
-        if self.process.is_alive() { Ok(()) } else { Err(Error::Lost { id, source: None }) }
+    /// Its memory, unless somebody killed the process.
+    fn memory(&self, id: CheckpointId) -> Result<FrozenMemory, Error> {
+        if !self.process.is_alive() {
+            return Err(Error::Lost { id, source: None });
+        }
+        self.process.memory().map_err(lost(id))
     }
 
     /// Where its memory is. Without that, all of it is read.
     fn pagemap(&self) -> Option<Pagemap> {
         Pagemap::of(self.process.pid()).ok()
-    }
-
-    /// Reads a region's bytes from `start` on.
-    fn read(&self, id: CheckpointId, held: &Held, start: usize, buffer: &mut [u8]) -> Result<(), Error> {
-        let read = self.process.read(held.address + start, buffer);
-        read.map_err(|error| Error::Lost { id, source: Some(error) })
     }
 
     /// Pages of a region that differ from `before`, or from zeros.
@@ -196,13 +196,18 @@ impl Snapshot {
     ) -> Result<u64, Error> {
         let mut pagemap = if before.is_some() { None } else { self.pagemap() };
         let there = held.resident(pagemap.as_mut());
+        let memory = self.memory(id)?;
+        let before = match before {
+            Some((id, snapshot, held)) => Some((id, snapshot.memory(id)?, held)),
+            None => None,
+        };
         let (mut now, mut then) = (vec![0; WINDOW], vec![0; WINDOW]);
         let mut changed = 0;
         for part in windows(&there) {
             let (now, then) = (&mut now[..part.len()], &mut then[..part.len()]);
-            self.read(id, held, part.start, now)?;
-            if let Some((id, snapshot, held)) = before {
-                snapshot.read(id, held, part.start, then)?;
+            memory.read(held.address + part.start, now).map_err(lost(id))?;
+            if let Some((id, memory, held)) = &before {
+                memory.read(held.address + part.start, then).map_err(lost(*id))?;
             }
             changed += resident::count_differing_pages(now, then);
         }
@@ -215,6 +220,11 @@ impl Held {
     fn resident(&self, pagemap: Option<&mut Pagemap>) -> Runs {
         resident::runs_in(self.address..self.address + self.len, pagemap.filter(|_| self.sparse))
     }
+}
+
+/// For `map_err`: reading a child's memory fails when the child is gone.
+fn lost(id: CheckpointId) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Lost { id, source: Some(source) }
 }
 
 /// `runs` in parts of at most [`WINDOW`] bytes.

@@ -39,7 +39,7 @@ const MAX_BYTES: u64 = cairn_engine::MAX_REGION_BYTES;
 const NEEDS_DEVICE: &str = "this machine has no checkpoint device: start the program with `cairn run`, or \
      choose a user-level engine (CAIRN_ENGINE=user-compare)";
 /// What `fork` asks of the system.
-const NEEDS_FORK: &str = "it needs to fork and to read the child's memory (Linux 5.3, process_vm_readv); \
+const NEEDS_FORK: &str = "it needs to fork and to read the child's memory (Linux 5.3, /proc/PID/mem); \
      choose another engine";
 /// What `uffd-wp` asks of the system.
 const NEEDS_USERFAULTFD: &str = "it needs userfaultfd with asynchronous write protection and PAGEMAP_SCAN \

@@ -22,6 +22,8 @@ pub(super) struct Version<S> {
 pub(super) struct Versions<S> {
     history: u32,
     newest: u64,
+    /// The newest id that was evicted.
+    evicted: u64,
     kept: VecDeque<Version<S>>,
     /// The checkpoint that memory derives from.
     pub(super) current: Option<CheckpointId>,
@@ -30,7 +32,7 @@ pub(super) struct Versions<S> {
 
 impl<S> Versions<S> {
     pub(super) fn new(history: u32) -> Self {
-        Self { history, newest: 0, kept: VecDeque::new(), current: None, rollbacks: 0 }
+        Self { history, newest: 0, evicted: 0, kept: VecDeque::new(), current: None, rollbacks: 0 }
     }
 
     pub(super) fn history(&self) -> u32 {
@@ -50,12 +52,15 @@ impl<S> Versions<S> {
     /// Adds `snapshot` of `regions` as the newest. Gives back the oldest if it made room.
     pub(super) fn add(&mut self, regions: &Regions, snapshot: S) -> (CheckpointId, Option<S>) {
         let full = self.retained() >= self.history;
-        let evicted = if full { self.kept.pop_front().map(|version| version.snapshot) } else { None };
+        let oldest = if full { self.kept.pop_front() } else { None };
+        if let Some(oldest) = &oldest {
+            self.evicted = oldest.id.0;
+        }
         self.newest += 1;
         let id = CheckpointId(self.newest);
         let parent = self.current.replace(id);
         self.kept.push_back(Version { id, parent, snapshot, regions: sorted(regions) });
-        (id, evicted)
+        (id, oldest.map(|version| version.snapshot))
     }
 
     pub(super) fn get(&self, id: CheckpointId) -> Result<&Version<S>, Failure> {
@@ -81,14 +86,9 @@ impl<S> Versions<S> {
         self.kept.iter()
     }
 
-    /// Why `id` isn't kept: when as many were taken after it as are retained, it had to go anyhow.
+    /// Why `id` isn't kept. One that was released is called evicted once a newer one was.
     fn absent(&self, id: CheckpointId) -> Failure {
-        let issued = id.0 > 0 && id.0 <= self.newest;
-        if issued && self.newest - id.0 >= u64::from(self.history) {
-            Failure::Evicted
-        } else {
-            Failure::NoCheckpoint
-        }
+        if (1..=self.evicted).contains(&id.0) { Failure::Evicted } else { Failure::NoCheckpoint }
     }
 }
 

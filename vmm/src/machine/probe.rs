@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::guest::app::cpu::{self, Cpu, Event};
+use crate::guest::app::mapping::Place;
 use crate::guest::app::process::Segments;
-use crate::guest::app::space::{AddressSpace, Place};
+use crate::guest::app::space::AddressSpace;
 use crate::host::mapping::Reservation;
 use crate::kvm::slots::SlotMap;
 use crate::kvm::system::{KvmError, System};

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::memory::layout::PAGE;
+use crate::memory::layout::{PAGE, to_usize};
 
 /// The pages of one region that system calls may have written. A bit stays until it's taken back.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl WrittenPages {
     }
 
     fn word(&self, page: u64) -> &AtomicU64 {
-        &self.words[usize::try_from(page / 64).unwrap_or(usize::MAX)]
+        &self.words[to_usize(page / 64)]
     }
 }
 

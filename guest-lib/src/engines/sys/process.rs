@@ -1,7 +1,9 @@
 //! A child process that holds a copy of this one's memory and does nothing else.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::ptr;
 
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
@@ -58,21 +60,10 @@ impl FrozenProcess {
         result == 0 && unsafe { info.si_pid() } == 0
     }
 
-    /// Fills `buffer` with the child's bytes from `address` on.
-    pub(crate) fn read(&self, address: usize, buffer: &mut [u8]) -> io::Result<()> {
-        let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        let remote = libc::iovec {
-            iov_base: ptr::with_exposed_provenance_mut::<libc::c_void>(address),
-            iov_len: buffer.len(),
-        };
-        // SAFETY: the kernel writes into `buffer`, at most its length, and reads the child's memory,
-        // where a bad address is an error.
-        let count = unsafe { libc::process_vm_readv(self.pid, &raw const local, 1, &raw const remote, 1, 0) };
-        match usize::try_from(count) {
-            Ok(count) if count == buffer.len() => Ok(()),
-            Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(_) => Err(io::Error::last_os_error()),
-        }
+    /// The child's memory, to be read. Not by process_vm_readv: that pins pages, for which the kernel
+    /// gives the child a copy of each page that it shares.
+    pub(crate) fn memory(&self) -> io::Result<FrozenMemory> {
+        File::open(format!("/proc/{}/mem", self.pid)).map(FrozenMemory)
     }
 
     /// Ends the child without waiting until its memory is given back; [`DyingProcess::is_gone`] does.
@@ -88,6 +79,17 @@ impl Drop for FrozenProcess {
     fn drop(&mut self) {
         let dying = DyingProcess { pid: self.pid, gone: false };
         dying.kill();
+    }
+}
+
+/// The memory of a [`FrozenProcess`]. It stays readable until the child ends.
+#[derive(Debug)]
+pub(crate) struct FrozenMemory(File);
+
+impl FrozenMemory {
+    /// Fills `buffer` with the bytes from `address` on.
+    pub(crate) fn read(&self, address: usize, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(buffer, address as u64)
     }
 }
 

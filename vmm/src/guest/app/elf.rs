@@ -10,7 +10,8 @@ use object::LittleEndian as LE;
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::pod;
 
-use crate::guest::app::space::{AddressSpace, FileSource, Place, SpaceError};
+use crate::guest::app::mapping::{FileSource, Place, SpaceError};
+use crate::guest::app::space::AddressSpace;
 use crate::memory::layout::{DEVICES, LOWEST, PAGE, PROGRAM_BASE, WINDOW_SIZE, round_down, round_up};
 use crate::memory::rights::Rights;
 

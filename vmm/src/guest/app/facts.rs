@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::guest::app::files::{GuestPath, MappingFacts, ProcessFacts, Usage, random_uuid};
+use crate::guest::app::mapping::{Content, Mapping};
 use crate::guest::app::process::PID;
-use crate::guest::app::space::{AddressSpace, Content};
+use crate::guest::app::space::AddressSpace;
 use crate::guest::app::syscalls::limit;
 use crate::memory::layout::STACK_TOP;
 
@@ -74,13 +75,13 @@ impl ProcessFacts for Facts<'_> {
     }
 
     fn mappings(&self) -> Vec<MappingFacts> {
-        let facts = |(range, mapping): (&std::ops::Range<u64>, &crate::guest::app::space::Mapping)| {
+        let facts = |(range, mapping): (&std::ops::Range<u64>, &Mapping)| {
             let (shared, offset, name) = match &mapping.content {
                 Content::Anonymous => (false, 0, ""),
                 Content::Shared => (true, 0, ""),
                 Content::Heap => (false, 0, "[heap]"),
                 Content::Stack => (false, 0, "[stack]"),
-                Content::Device => (true, 0, "[device]"),
+                Content::Device { .. } => (true, 0, "[device]"),
                 Content::File { path, delta, shared } => (*shared, delta.wrapping_add(range.start), &**path),
             };
             MappingFacts {

@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod elf;
 pub mod facts;
 pub mod files;
+pub mod mapping;
 pub mod process;
 pub mod signals;
 pub mod space;

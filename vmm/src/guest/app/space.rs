@@ -12,139 +12,15 @@ use nix::errno::Errno;
 use nix::sys::mman::MmapAdvise;
 use rangemap::RangeMap;
 
-use crate::kvm::slots::{SlotError, SlotMap};
+use crate::guest::app::mapping::{Content, FileSource, Mapping, Place, SpaceError};
+use crate::kvm::slots::SlotMap;
 use crate::memory::layout::{
-    LARGE_PAGE, LOWEST, MMAP_BOTTOM, PAGE, PCI_REGISTERS, STACK_SIZE, STACK_TOP, is_program, round_down,
-    round_up,
+    LARGE_PAGE, MMAP_BOTTOM, PAGE, PCI_REGISTERS, STACK_SIZE, STACK_TOP, is_program, round_down, round_up,
+    to_usize,
 };
 use crate::memory::page_table::PageTables;
 use crate::memory::program::ProgramMemory;
 use crate::memory::rights::Rights;
-
-/// Why a mapping can't be made or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum SpaceError {
-    /// More memory than the guest has.
-    #[error("the guest's memory ({limit} bytes) is used up; give it more with --memory")]
-    Memory {
-        /// What it has.
-        limit: u64,
-    },
-    /// No gap is long enough.
-    #[error("the address space has no gap that is long enough")]
-    Full,
-    /// Not an address range that a program can have, or nothing is mapped there.
-    #[error("the address range is not one that a program can map")]
-    Range,
-    /// Something is mapped there already, and the request forbids to replace it.
-    #[error("something is mapped there already")]
-    Taken,
-    /// The host's kernel refused.
-    #[error("the host refused the mapping")]
-    Host(#[source] Errno),
-    /// KVM refused.
-    #[error(transparent)]
-    Slots(#[from] SlotError),
-}
-
-impl SpaceError {
-    /// What a system call answers.
-    #[must_use]
-    pub fn errno(&self) -> Errno {
-        match self {
-            Self::Memory { .. } | Self::Full | Self::Slots(_) => Errno::ENOMEM,
-            Self::Range => Errno::EINVAL,
-            Self::Taken => Errno::EEXIST,
-            Self::Host(errno) => *errno,
-        }
-    }
-}
-
-/// Where a mapping goes.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Place {
-    /// There, instead of whatever is there (MAP_FIXED).
-    Exactly(Range<u64>),
-    /// There, if nothing is (MAP_FIXED_NOREPLACE).
-    IfFree(Range<u64>),
-    /// There if nothing is, else anywhere.
-    Near(Range<u64>),
-    /// Anywhere: this many bytes.
-    Anywhere(u64),
-}
-
-/// Which file a mapping shows.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct FileSource {
-    /// Its path in the guest.
-    pub path: Arc<str>,
-    /// The offset of the mapping's first byte, a whole number of pages.
-    pub offset: u64,
-}
-
-/// What a mapping shows.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Content {
-    /// Private memory, zeroed at first.
-    Anonymous,
-    /// The heap (brk).
-    Heap,
-    /// The stack.
-    Stack,
-    /// A file.
-    File {
-        /// Its path.
-        path: Arc<str>,
-        /// File offset minus address, so that neighbours of one mapping are equal.
-        delta: u64,
-        /// Whether stores reach the file.
-        shared: bool,
-    },
-    /// Anonymous memory of MAP_SHARED. With one process it differs from private memory only in name.
-    Shared,
-    /// A PCI function's registers.
-    Device,
-}
-
-/// One mapping.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Mapping {
-    /// What the program may do.
-    pub rights: Rights,
-    /// What it shows.
-    pub content: Content,
-    /// Whether it counts against the guest's memory: private memory that is or was writable.
-    charged: bool,
-}
-
-impl Mapping {
-    fn new(rights: Rights, content: Content) -> Self {
-        let private = !matches!(content, Content::File { shared: true, .. } | Content::Device);
-        Self { rights, content, charged: private && rights.write }
-    }
-
-    fn is_memory(&self) -> bool {
-        matches!(self.content, Content::Anonymous | Content::Heap | Content::Stack | Content::Shared)
-    }
-
-    /// Whether other threads may read and write it by raw pointers.
-    fn is_plain(&self) -> bool {
-        self.is_memory() && self.rights.includes(Rights::DATA)
-    }
-}
-
-impl std::fmt::Display for Mapping {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let content = match &self.content {
-            Content::Anonymous | Content::Shared => "anonymous memory",
-            Content::Heap => "the heap",
-            Content::Stack => "the stack",
-            Content::File { path, .. } => path,
-            Content::Device => "device registers",
-        };
-        write!(f, "{} {content}", self.rights)
-    }
-}
 
 /// Called before memory of a registered region changes its place or its rights, so that the region
 /// ends first.
@@ -218,7 +94,7 @@ impl AddressSpace {
     /// Bytes that count against the limit.
     #[must_use]
     pub fn charged(&self) -> u64 {
-        self.mappings.iter().map(|(range, mapping)| charge(range, mapping)).sum()
+        self.mappings.iter().map(|(range, mapping)| mapping.charge(range)).sum()
     }
 
     /// The highest gap of `len` bytes (page-aligned), aligned to `align`.
@@ -282,10 +158,11 @@ impl AddressSpace {
         if !inside || registers.is_empty() || rights.execute {
             return Err(SpaceError::Range);
         }
-        for page in registers.clone().step_by(usize::try_from(PAGE).unwrap_or(usize::MAX)) {
+        for page in registers.clone().step_by(to_usize(PAGE)) {
             self.tables.map_device(page, true);
+            let times = self.times_mapped(page) + 1;
+            self.mappings.insert(page..page + PAGE, Mapping::new(rights, Content::Device { times }));
         }
-        self.mappings.insert(registers.clone(), Mapping::new(rights, Content::Device));
         Ok(registers)
     }
 
@@ -295,8 +172,7 @@ impl AddressSpace {
     /// [`SpaceError`].
     pub fn unmap(&mut self, range: &Range<u64>) -> Result<(), SpaceError> {
         if PCI_REGISTERS.start <= range.start && range.end <= PCI_REGISTERS.end {
-            self.tables.map(range, Rights::NONE, false);
-            self.mappings.remove(range.clone());
+            self.unmap_device(range);
             return Ok(());
         }
         if !is_program(range) {
@@ -472,7 +348,7 @@ impl AddressSpace {
     fn admit(&self, range: &Range<u64>, mapping: &Mapping) -> Result<(), SpaceError> {
         if mapping.charged {
             let replaced: u64 =
-                self.mappings.overlapping(range).map(|(piece, old)| charge(&clip(piece, range), old)).sum();
+                self.mappings.overlapping(range).map(|(piece, old)| old.charge(&clip(piece, range))).sum();
             self.check_limit((range.end - range.start).saturating_sub(replaced))?;
         }
         Ok(self.slots.lock().unwrap_or_else(PoisonError::into_inner).ensure(range)?)
@@ -481,6 +357,29 @@ impl AddressSpace {
     fn check_limit(&self, more: u64) -> Result<(), SpaceError> {
         let fits = self.charged().checked_add(more).is_some_and(|sum| sum <= self.limit);
         if fits { Ok(()) } else { Err(SpaceError::Memory { limit: self.limit }) }
+    }
+
+    /// Each mapping of a page of registers is at the same address, so it goes with the last one.
+    fn unmap_device(&mut self, range: &Range<u64>) {
+        for page in range.clone().step_by(to_usize(PAGE)) {
+            match self.mappings.get(&page).cloned() {
+                Some(mapping) if 1 < self.times_mapped(page) => {
+                    let content = Content::Device { times: self.times_mapped(page) - 1 };
+                    self.mappings.insert(page..page + PAGE, Mapping { content, ..mapping });
+                }
+                _ => {
+                    self.tables.map(&(page..page + PAGE), Rights::NONE, false);
+                    self.mappings.remove(page..page + PAGE);
+                }
+            }
+        }
+    }
+
+    fn times_mapped(&self, page: u64) -> u32 {
+        match self.mappings.get(&page) {
+            Some(Mapping { content: Content::Device { times }, .. }) => *times,
+            _ => 0,
+        }
     }
 
     /// Takes away whatever is in `range`.
@@ -574,16 +473,6 @@ impl AddressSpace {
     }
 }
 
-impl Mapping {
-    fn is_private(&self) -> bool {
-        !matches!(self.content, Content::File { shared: true, .. } | Content::Device)
-    }
-}
-
-fn charge(range: &Range<u64>, mapping: &Mapping) -> u64 {
-    if mapping.charged { range.end - range.start } else { 0 }
-}
-
 fn clip(piece: &Range<u64>, range: &Range<u64>) -> Range<u64> {
     piece.start.max(range.start)..piece.end.min(range.end)
 }
@@ -591,5 +480,3 @@ fn clip(piece: &Range<u64>, range: &Range<u64>) -> Range<u64> {
 fn align_for(len: u64) -> u64 {
     if LARGE_PAGE <= len { LARGE_PAGE } else { PAGE }
 }
-
-const _: () = assert!(LOWEST.is_multiple_of(PAGE));

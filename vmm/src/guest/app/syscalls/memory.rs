@@ -6,8 +6,8 @@ use nix::errno::Errno;
 use nix::sys::mman::MapFlags;
 
 use crate::guest::app::files::Object;
+use crate::guest::app::mapping::{FileSource, Place, SpaceError};
 use crate::guest::app::process::Process;
-use crate::guest::app::space::{FileSource, Place, SpaceError};
 use crate::guest::app::syscalls::{Answer, Arguments, int};
 use crate::memory::layout::{PAGE, WINDOW_SIZE, round_up};
 use crate::memory::rights::Rights;

@@ -210,6 +210,10 @@ fn name_answer(process: &mut Process, call: Sysno, args: &Arguments) -> Answer {
         | Sysno::removexattr
         | Sysno::lremovexattr
         | Sysno::fremovexattr => metadata::attributes(process, call, args),
+        // Optional to every C library, and of use only where threads migrate between CPUs.
+        Sysno::rseq => Err(Errno::ENOSYS),
+        // There is no network, and C libraries look for a name service on it and go on without.
+        Sysno::socket | Sysno::socketpair => Err(Errno::EAFNOSUPPORT),
         _ => unknown(process, call),
     }
 }
