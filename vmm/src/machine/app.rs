@@ -304,7 +304,7 @@ fn start_facts(config: &AppConfig) -> StartFacts {
     let path = config.program.canonicalize().unwrap_or_else(|_| config.program.clone());
     let texts = |texts: &[CString]| texts.iter().flat_map(|text| text.as_bytes_with_nul()).copied().collect();
     let executable = GuestPath::from_clean(path.as_os_str().as_encoded_bytes());
-    StartFacts::new(executable, texts(&config.arguments), texts(&config.environment), Vec::new())
+    StartFacts::new(executable, texts(&config.arguments), texts(&config.environment))
 }
 
 fn system_span(vm: &Vm) -> Result<Arc<Reservation>, RunError> {

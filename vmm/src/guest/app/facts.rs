@@ -17,7 +17,6 @@ pub struct StartFacts {
     executable: GuestPath,
     arguments: Vec<u8>,
     environment: Vec<u8>,
-    auxiliary: Vec<u8>,
     release: String,
     boot_id: String,
     started: Instant,
@@ -32,16 +31,14 @@ pub struct Facts<'a> {
 }
 
 impl StartFacts {
-    /// A program at `executable` in the guest. Arguments and environment are zero-terminated strings, the
-    /// auxiliary vector is as it lies on the stack.
+    /// A program at `executable` in the guest. Arguments and environment are zero-terminated strings.
     #[must_use]
-    pub fn new(executable: GuestPath, arguments: Vec<u8>, environment: Vec<u8>, auxiliary: Vec<u8>) -> Self {
+    pub fn new(executable: GuestPath, arguments: Vec<u8>, environment: Vec<u8>) -> Self {
         let release = nix::sys::utsname::uname().map(|host| host.release().to_string_lossy().into_owned());
         Self {
             executable,
             arguments,
             environment,
-            auxiliary,
             release: release.unwrap_or_default(),
             boot_id: random_uuid(),
             started: Instant::now(),
@@ -68,10 +65,6 @@ impl ProcessFacts for Facts<'_> {
 
     fn environment(&self) -> Vec<u8> {
         self.start.environment.clone()
-    }
-
-    fn auxiliary_vector(&self) -> Vec<u8> {
-        self.start.auxiliary.clone()
     }
 
     fn mappings(&self) -> Vec<MappingFacts> {

@@ -86,6 +86,14 @@ impl Descriptors {
         Ok(())
     }
 
+    /// Whether another descriptor fits.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn check_room(&self) -> Answer<()> {
+        self.lowest_free(0).map(drop)
+    }
+
     /// Gives an open file the lowest free number.
     ///
     /// # Errors
@@ -146,10 +154,14 @@ impl Descriptors {
     }
 
     fn insert_from(&mut self, file: Arc<OpenFile>, lowest: usize, close_on_exec: bool) -> Answer<i32> {
-        let taken = |index: &usize| self.slots.get(*index).is_some_and(Option::is_some);
-        let index = (lowest..self.limit).find(|index| !taken(index)).ok_or(Errno::EMFILE)?;
+        let index = self.lowest_free(lowest)?;
         self.put(index, Slot { file, close_on_exec });
         i32::try_from(index).map_err(|_| Errno::EMFILE)
+    }
+
+    fn lowest_free(&self, lowest: usize) -> Answer<usize> {
+        let taken = |index: &usize| self.slots.get(*index).is_some_and(Option::is_some);
+        (lowest..self.limit).find(|index| !taken(index)).ok_or(Errno::EMFILE)
     }
 
     fn put(&mut self, index: usize, slot: Slot) {

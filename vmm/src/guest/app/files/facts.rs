@@ -21,9 +21,6 @@ pub trait ProcessFacts {
     /// The environment at the start, each variable ended by a zero.
     fn environment(&self) -> Vec<u8>;
 
-    /// The auxiliary vector as it was put on the stack.
-    fn auxiliary_vector(&self) -> Vec<u8>;
-
     /// The mappings in the order of their addresses.
     fn mappings(&self) -> Vec<MappingFacts>;
 
@@ -102,10 +99,6 @@ impl ProcessFacts for NoProcess {
     }
 
     fn environment(&self) -> Vec<u8> {
-        Vec::new()
-    }
-
-    fn auxiliary_vector(&self) -> Vec<u8> {
         Vec::new()
     }
 

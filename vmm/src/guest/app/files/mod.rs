@@ -130,6 +130,8 @@ impl Files {
         request: OpenRequest,
         close_on_exec: bool,
     ) -> Result<i32, Errno> {
+        // Before the file is made or cut: with no number left for it, nothing may happen.
+        self.descriptors.check_room()?;
         let file = self.view.open(&self.caller(facts), at, &request.masked(self.umask))?;
         self.descriptors.insert(file, close_on_exec)
     }

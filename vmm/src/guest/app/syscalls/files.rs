@@ -221,7 +221,12 @@ fn receive(process: &Process, file: u64, spans: &[(u64, u64)], offset: Option<i6
             let memory = process.memory();
             let into: Result<Vec<HostBuffer>, Errno> =
                 spans.iter().map(|(address, len)| memory.incoming(*address, *len)).collect();
-            count_of(transfer::read(bytes_of(&file)?, &into?, offset)?)
+            let count = transfer::read(bytes_of(&file)?, &into?, offset);
+            // Again: a checkpoint may have been taken after the first mark and before the bytes came.
+            for (address, len) in spans {
+                memory.touch(&(*address..address.saturating_add(*len)));
+            }
+            count_of(count?)
         }
         Object::Directory(_) => Err(Errno::EISDIR),
         Object::Synthesized(handle) => receive_synthesized(process, handle, spans, offset),

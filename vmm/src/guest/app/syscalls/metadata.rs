@@ -5,9 +5,10 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, fchmod as host_fchmod, futimens};
 use nix::sys::time::TimeSpec;
+use syscalls::Sysno;
 
 use crate::guest::app::files::{
-    At, FileView, Follow, Object, OpenFile, PERMISSIONS, Space, Status, Times, check_owner,
+    At, Caller, FileView, Follow, Object, OpenFile, PERMISSIONS, Space, Status, Times, check_owner,
 };
 use crate::guest::app::process::Process;
 use crate::guest::app::syscalls::{Answer, Arguments, int, low, view_at};
@@ -190,16 +191,25 @@ pub(super) fn umask(process: &mut Process, &[mask, ..]: &Arguments) -> Answer {
     Ok(u64::from(process.files.set_umask(low(mask))))
 }
 
-/// No file of the guest has extended attributes: on the host some are rights.
-pub(super) fn attributes(process: &mut Process, &[path, ..]: &Arguments) -> Answer {
-    view_at(process, libc::AT_FDCWD, path, |view, caller, at| view.status(caller, at, Follow::No))?;
-    Err(Errno::EOPNOTSUPP)
-}
-
-/// As [`attributes`], by a descriptor.
-pub(super) fn file_attributes(process: &mut Process, &[file, ..]: &Arguments) -> Answer {
-    process.files.descriptors().get(int(file))?;
-    Err(Errno::EOPNOTSUPP)
+/// The calls on extended attributes. No file of the guest has any, and none can be given: on the host some
+/// are rights.
+pub(super) fn attributes(process: &mut Process, call: Sysno, args: &Arguments) -> Answer {
+    let &[file, ..] = args;
+    match call {
+        Sysno::fgetxattr | Sysno::flistxattr | Sysno::fsetxattr | Sysno::fremovexattr => {
+            process.files.descriptors().get(int(file))?;
+        }
+        _ => {
+            let look =
+                |view: &FileView, caller: &Caller<'_>, at: &At<'_>| view.status(caller, at, Follow::No);
+            view_at(process, libc::AT_FDCWD, file, look)?;
+        }
+    }
+    match call {
+        Sysno::listxattr | Sysno::llistxattr | Sysno::flistxattr => Ok(0),
+        Sysno::getxattr | Sysno::lgetxattr | Sysno::fgetxattr => Err(Errno::ENODATA),
+        _ => Err(Errno::EOPNOTSUPP),
+    }
 }
 
 /// The file of `directory` itself, when the path is empty and `AT_EMPTY_PATH` says that this is meant.
@@ -228,7 +238,7 @@ fn changeable(process: &Process, file: u64) -> Result<Arc<OpenFile>, Errno> {
 fn by_path(
     process: &Process,
     file: &OpenFile,
-    act: impl FnOnce(&FileView, &crate::guest::app::files::Caller<'_>, &At<'_>) -> Result<(), Errno>,
+    act: impl FnOnce(&FileView, &Caller<'_>, &At<'_>) -> Result<(), Errno>,
 ) -> Answer {
     let path = file.current_path()?;
     let at = At::new(path.clone(), path.as_bytes());

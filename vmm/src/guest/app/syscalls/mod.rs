@@ -200,15 +200,16 @@ fn name_answer(process: &mut Process, call: Sysno, args: &Arguments) -> Answer {
         Sysno::umask => metadata::umask(process, args),
         Sysno::getxattr
         | Sysno::lgetxattr
+        | Sysno::fgetxattr
         | Sysno::setxattr
         | Sysno::lsetxattr
+        | Sysno::fsetxattr
         | Sysno::listxattr
         | Sysno::llistxattr
+        | Sysno::flistxattr
         | Sysno::removexattr
-        | Sysno::lremovexattr => metadata::attributes(process, args),
-        Sysno::fgetxattr | Sysno::fsetxattr | Sysno::flistxattr | Sysno::fremovexattr => {
-            metadata::file_attributes(process, args)
-        }
+        | Sysno::lremovexattr
+        | Sysno::fremovexattr => metadata::attributes(process, call, args),
         // Optional to every C library, and of use only where threads migrate between CPUs.
         Sysno::rseq => Err(Errno::ENOSYS),
         // There is no network, and C libraries look for a name service on it and go on without.

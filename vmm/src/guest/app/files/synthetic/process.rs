@@ -11,7 +11,6 @@ type Render = fn(&Caller<'_>) -> Vec<u8>;
 /// What ordinary programs read of themselves. There is no `mem`: a program has its memory already, and
 /// through that file a debugger's rights would come in.
 const FILES: &[(&str, Render)] = &[
-    ("auxv", |caller| caller.facts.auxiliary_vector()),
     ("cgroup", |_| b"0::/\n".to_vec()),
     ("cmdline", |caller| caller.facts.arguments()),
     ("comm", |caller| [&command(caller)[..], b"\n"].concat()),
