@@ -40,7 +40,10 @@ fn words_are_counted_through_a_corruption() {
 fn heat_survives_a_nan() {
     let heat = |args: &[&str]| {
         let mut command = cairn_run(&[]);
-        command.arg(built("cairn-examples", "heat")).args(["--size", "64", "--steps", "60", "--every", "10"]).args(args);
+        command
+            .arg(built("cairn-examples", "heat"))
+            .args(["--size", "64", "--steps", "60", "--every", "10"])
+            .args(args);
         run(&mut command, b"").unwrap()
     };
     let (plain, faulty) = (heat(&[]), heat(&["--nan-at", "35"]));
@@ -71,7 +74,9 @@ fn threads_that_serve_a_guest_are_confined() {
     let mut confined = Vec::new();
     for task in fs::read_dir(format!("/proc/{}/task", child.id())).unwrap() {
         let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+        let field = |name: &str| {
+            status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
+        };
         // KVM adds a thread of its own, which inherits.
         if ["poller", "vcpu"].contains(&field("Name:").as_str()) {
             confined.push((field("Name:"), field("Seccomp:"), field("NoNewPrivs:")));

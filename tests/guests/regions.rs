@@ -34,7 +34,9 @@ fn written_by_system_calls() -> Result<(), Error> {
     let mut random = File::open("/dev/urandom").expect("/dev/urandom");
     let mut versions = Vec::new();
     for round in 0..7 {
-        random.read_exact(&mut session.slice_mut(&region)[PAGE * round..PAGE * (round + 3) + 100]).expect("random bytes");
+        random
+            .read_exact(&mut session.slice_mut(&region)[PAGE * round..PAGE * (round + 3) + 100])
+            .expect("random bytes");
         let id = session.checkpoint()?;
         versions.push((id, session.slice(&region).to_vec()));
     }
@@ -119,9 +121,9 @@ fn many_and_large() -> Result<(), Error> {
 fn beside_ordinary_memory() -> Result<(), Error> {
     let mut session = open()?;
     let mut blocks: Vec<Vec<u64>> = Vec::new();
-    for round in 0..20_u64 {
+    for (round, len) in (0..20_u64).zip((1000..).step_by(1000)) {
         blocks.push(vec![round; 100_000]);
-        let region = session.region::<u64>(&format!("round {round}"), 1000 * (1 + round as usize))?;
+        let region = session.region::<u64>(&format!("round {round}"), len)?;
         session.slice_mut(&region).fill(round);
         let id = session.checkpoint()?;
         session.slice_mut(&region).fill(0);
@@ -144,7 +146,8 @@ fn unmapped_under_the_session() -> Result<(), Error> {
     let layout = Layout::from_size_align(16 * PAGE, PAGE).expect("a layout");
     // SAFETY: an anonymous mapping at a place of the kernel's choice.
     let start = unsafe {
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         libc::mmap(std::ptr::null_mut(), layout.size(), protection, flags, -1, 0)
     };
     assert_ne!(start, libc::MAP_FAILED);

@@ -22,7 +22,7 @@ fn main() -> io::Result<()> {
 }
 
 fn memory() {
-    let mut blocks: Vec<Vec<u8>> = (0..200).map(|index| vec![index as u8; 1 << (index % 21)]).collect();
+    let mut blocks: Vec<Vec<u8>> = (0..200_u8).map(|index| vec![index; 1 << (index % 21)]).collect();
     blocks.retain(|block| block.len() % 3 != 1);
     for block in &mut blocks {
         block.resize(block.len() * 2 + 7, 1);
