@@ -12,6 +12,45 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A *region* is memory of the program that a *session* watches. A *checkpoint* is a committed version
+//! of all regions of the session, all or nothing; its id is never used again. Rolling back keeps newer
+//! checkpoints. The newest [`Session::history`] checkpoints are retained, one more evicts the oldest.
+//! The set of regions belongs to a checkpoint: it can be rolled back to while exactly its regions exist.
+//!
+//! # Engines
+//!
+//! [`Session::open`] takes the hypervisor's checkpoint device when the machine has one, else
+//! `user-compare`; the environment variable `CAIRN_ENGINE` names another, and [`Session::engine`] says
+//! which it is. All keep the same [`contract`].
+//!
+//! | engine | learns of writes by | keeps | when to use it |
+//! |---|---|---|---|
+//! | `cairn` | the hypervisor's dirty log, and comparing pages that are always written | mirror and deltas, outside the guest | whenever the device is there: a crash of program or kernel can't reach the checkpoints |
+//! | `user-compare` | as `uffd-wp`, else as `mprotect`; pages that are written at every epoch stay writable and are compared | mirror and deltas, in the process | without the device |
+//! | `uffd-wp` | userfaultfd: the kernel lifts the protection at the write and PAGEMAP_SCAN tells where (Linux 6.7) | mirror and deltas, in the process | when written pages are rarely the same ones |
+//! | `mprotect` | SIGSEGV at the first write to a page | mirror and deltas, in the process | on kernels before 6.7 |
+//! | `fork` | the kernel copies a page at its first write | a child process per checkpoint | huge regions of which little changes and to which rollbacks are rare |
+//! | `full-copy` | not at all | a copy of every region per checkpoint | small or densely written regions, and as a yardstick |
+//!
+//! What is not alike:
+//! - `mprotect` (and `user-compare` on top of it): a system call that writes into a region, such as `read`,
+//!   fails with EFAULT where the page is protected. Read into other memory and copy. The SIGSEGV handler
+//!   is installed once and passes all other faults on to the handler that was there before; a handler
+//!   that the program installs later must pass them back.
+//! - `fork`: a program that replaces itself with `exec` without ending its session leaves the children
+//!   behind until its process ends.
+//! - [`Session::checkpoint_figures`] of `full-copy` and `fork` count changed pages when asked, against the
+//!   parent while that is retained and else against zeros.
+//!
+//! A forked child of the program has a copy of the regions and no session: every call but the slices
+//! answers [`Error::OtherProcess`] there, or the device's refusal.
+//!
+//! # Unsafe code
+//!
+//! It is in `memory` (the bytes of regions), `session` (handing adopted memory on), `engines::device`,
+//! `engines::tracked` and `engines::mprotect` (promises about the memory that they hand on),
+//! `engines::sys` (the kernel's interfaces) and `contract::pages`.
 
 pub mod contract;
 mod element;

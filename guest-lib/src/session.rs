@@ -40,9 +40,9 @@ const MAX_DROPPED_NAMES: usize = 1024;
 /// # fn main() -> Result<(), cairn_guest::Error> {
 /// let mut session = cairn_guest::Session::open()?;
 /// let table = session.region::<u64>("table", 16)?;
-/// let id = session.checkpoint()?;
 /// let slice = session.slice(&table);
-/// println!("{}", slice[0]);
+/// let id = session.checkpoint()?;
+/// println!("{}", session.slice(&table)[0]);
 /// # Ok(())
 /// # }
 /// ```
@@ -66,9 +66,9 @@ const MAX_DROPPED_NAMES: usize = 1024;
 /// let mut session = cairn_guest::Session::open()?;
 /// let table = session.region::<u64>("table", 16)?;
 /// let id = session.checkpoint()?;
-/// session.rollback(id)?;
 /// let slice = session.slice_mut(&table);
-/// slice[0] = 1;
+/// session.rollback(id)?;
+/// session.slice_mut(&table)[0] = 1;
 /// # Ok(())
 /// # }
 /// ```
@@ -316,10 +316,16 @@ impl Session {
     /// Refuses in a child of the process that opened the session: the engine's helpers (processes,
     /// descriptors) are its parent's. The device knows its session's address space by itself.
     fn own(&self) -> Result<(), Error> {
-        if self.kind != EngineKind::Cairn && process::id() != self.process {
+        if self.kind != EngineKind::Cairn && self.is_copy() {
             return Err(Error::OtherProcess);
         }
         Ok(())
+    }
+
+    /// Whether this is the copy that a fork made. Asks the system, which in a guest may cost more than
+    /// a checkpoint.
+    fn is_copy(&self) -> bool {
+        process::id() != self.process
     }
 
     /// A name that no region has.
@@ -383,11 +389,11 @@ impl Session {
 }
 
 impl Drop for Session {
-    /// In a child of the process that opened it, leaves everything as it is: letting go of watched
-    /// memory would act on the parent's descriptors and processes, and the child's copy of the memory
-    /// may still be write-protected.
+    /// In a child of the process that opened it, leaves everything as it is: letting go would act on the
+    /// parent's device, descriptors and processes, and the child's copy of the memory may still be
+    /// write-protected.
     fn drop(&mut self) {
-        if self.own().is_err() {
+        if self.is_copy() {
             let regions = Regions::new(self.regions.session());
             mem::forget(mem::replace(&mut self.regions, regions));
             mem::forget(mem::replace(&mut self.backend, engines::inert()));

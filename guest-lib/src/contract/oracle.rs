@@ -36,8 +36,6 @@ struct Model {
     tracked: Vec<Tracked>,
     kept: BTreeMap<CheckpointId, Content>,
     newest: u64,
-    /// The newest id that was evicted.
-    evicted: u64,
     names: u64,
 }
 
@@ -111,7 +109,7 @@ impl Model {
         ensure(id.0 > self.newest, format_args!("checkpoint {id} came after {}", self.newest))?;
         self.newest = id.0;
         if self.kept.len() as u64 == u64::from(session.history()) {
-            self.evicted = self.kept.pop_first().map_or(0, |(id, _)| id.0);
+            self.kept.pop_first();
         }
         let content = self.tracked.iter().map(|tracked| (tracked.name.clone(), tracked.expected.clone()));
         self.kept.insert(id, content.collect());
@@ -128,7 +126,7 @@ impl Model {
         let id = self.some_id(random);
         let Some(content) = self.kept.get(&id) else {
             report.refusals += 1;
-            return ensure_refused(session.rollback(id), "rollback", self.absent(id));
+            return ensure_refused(session.rollback(id), "rollback", self.absent(session, id));
         };
         if !self.has_regions_of(content) {
             report.refusals += 1;
@@ -159,7 +157,7 @@ impl Model {
             return Ok(());
         }
         report.refusals += 1;
-        ensure_refused(session.release(id), "release", self.absent(id))
+        ensure_refused(session.release(id), "release", self.absent(session, id))
     }
 
     fn register(&mut self, session: &mut Session, random: &mut Random) -> Result<(), Finding> {
@@ -206,9 +204,11 @@ impl Model {
         self.kept.keys().nth(index).copied().unwrap_or(CheckpointId(0))
     }
 
-    /// The only right reason to refuse an id that isn't kept.
-    fn absent(&self, id: CheckpointId) -> impl Fn(&Error) -> bool + use<> {
-        let evicted = (1..=self.evicted).contains(&id.0);
+    /// The only right reason to refuse an id that isn't kept: it is evicted if as many were taken after
+    /// it as are retained, released or not.
+    fn absent(&self, session: &Session, id: CheckpointId) -> impl Fn(&Error) -> bool + use<> {
+        let taken_after = self.newest.saturating_sub(id.0);
+        let evicted = id.0 > 0 && taken_after >= u64::from(session.history());
         move |error| match error {
             Error::Evicted { .. } => evicted,
             Error::NoCheckpoint { .. } => !evicted,

@@ -134,8 +134,11 @@ impl Engine for ForkEngine {
     }
 
     /// The history is what only the children have: all memory of theirs and ours, pages that several
-    /// share counted once, less all that we have.
+    /// share counted once, less all that we have. With two such sessions in a process it is less than that:
+    /// what the other's children share is not counted.
     fn figures(&mut self) -> Result<SessionFigures, Failure> {
+        // A child on its way out would be a sharer that nobody counts; dropping waits for it.
+        self.dying.clear();
         let failed = || Error::system("reading what the snapshots cost");
         let own = Usage::own().map_err(failed())?;
         let (mut shared, mut tables) = (own.proportional, 0);

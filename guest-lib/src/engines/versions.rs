@@ -22,8 +22,6 @@ pub(super) struct Version<S> {
 pub(super) struct Versions<S> {
     history: u32,
     newest: u64,
-    /// The newest id that was evicted.
-    evicted: u64,
     kept: VecDeque<Version<S>>,
     /// The checkpoint that memory derives from.
     pub(super) current: Option<CheckpointId>,
@@ -32,7 +30,7 @@ pub(super) struct Versions<S> {
 
 impl<S> Versions<S> {
     pub(super) fn new(history: u32) -> Self {
-        Self { history, newest: 0, evicted: 0, kept: VecDeque::new(), current: None, rollbacks: 0 }
+        Self { history, newest: 0, kept: VecDeque::new(), current: None, rollbacks: 0 }
     }
 
     pub(super) fn history(&self) -> u32 {
@@ -53,9 +51,6 @@ impl<S> Versions<S> {
     pub(super) fn add(&mut self, regions: &Regions, snapshot: S) -> (CheckpointId, Option<S>) {
         let full = self.retained() >= self.history;
         let oldest = if full { self.kept.pop_front() } else { None };
-        if let Some(oldest) = &oldest {
-            self.evicted = oldest.id.0;
-        }
         self.newest += 1;
         let id = CheckpointId(self.newest);
         let parent = self.current.replace(id);
@@ -86,9 +81,14 @@ impl<S> Versions<S> {
         self.kept.iter()
     }
 
-    /// Why `id` isn't kept. One that was released is called evicted once a newer one was.
+    /// Why `id` isn't kept. If as many were taken after it as are retained, it would be gone by now had
+    /// nobody released it.
     fn absent(&self, id: CheckpointId) -> Failure {
-        if (1..=self.evicted).contains(&id.0) { Failure::Evicted } else { Failure::NoCheckpoint }
+        let taken_after = self.newest.checked_sub(id.0).filter(|_| id.0 > 0);
+        match taken_after {
+            Some(after) if after >= u64::from(self.history) => Failure::Evicted,
+            _ => Failure::NoCheckpoint,
+        }
     }
 }
 

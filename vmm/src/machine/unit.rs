@@ -98,7 +98,9 @@ impl Unit {
             }
             Event::Notified { .. } => self.notified(),
         }
-        self.announce();
+        if !self.policy.polls() {
+            self.announce(false);
+        }
     }
 
     /// Ends the regions that share memory with `range`.
@@ -120,15 +122,15 @@ impl Unit {
         self.policy.notified(Instant::now(), self.announced && pollable);
     }
 
-    /// Tells the driver when polling has begun or ended. What came in between is served at once.
-    fn announce(&mut self) {
-        if self.announced == self.policy.polls() {
+    /// Tells the driver whether somebody polls. What it made available in between is served at once.
+    fn announce(&mut self, polling: bool) {
+        if self.announced == polling {
             return;
         }
-        self.announced = self.policy.polls();
+        self.announced = polling;
         let memory = Arc::clone(&self.memory);
         let view = memory.view();
-        if self.function.device_mut().announce_polling(&view, self.announced) {
+        if self.function.device_mut().announce_polling(&view, polling) {
             let keeper = &mut self.keeper;
             self.function
                 .device_mut()
@@ -136,10 +138,13 @@ impl Unit {
         }
     }
 
+    /// What the poller does over and over. The driver is told that it polls by the poller itself, so that
+    /// nobody waits for a thread that is still waking up.
     fn look(&mut self, check_time: bool) -> Look {
         if !self.policy.polls() {
             return Look::Over;
         }
+        self.announce(true);
         let memory = Arc::clone(&self.memory);
         let view = memory.view();
         let keeper = &mut self.keeper;
@@ -154,8 +159,11 @@ impl Unit {
         } else if check_time {
             self.policy.found_nothing(Instant::now());
         }
-        self.announce();
-        if self.policy.polls() { Look::Nothing } else { Look::Over }
+        if self.policy.polls() {
+            return Look::Nothing;
+        }
+        self.announce(false);
+        Look::Over
     }
 }
 
