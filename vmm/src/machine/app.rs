@@ -9,6 +9,7 @@ use std::{io, thread};
 
 use cairn_abi::SessionKey;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
 
 use crate::checkpoint::{Keeper, KeeperConfig};
 use crate::devices::bus::{Bus, BusError};
@@ -285,8 +286,11 @@ fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> 
         functions: vec![function],
     };
     let (view, directory) = layout.build()?;
-    Files::new(view, Descriptors::standard(), &directory)
-        .map_err(|source| RunError::Directory { directory, source })
+    let mut files = Files::new(view, Descriptors::standard(), &directory)
+        .map_err(|source| RunError::Directory { directory, source })?;
+    // The program's mask is applied where its files are made; the monitor's own would come on top.
+    files.set_umask(umask(Mode::empty()).bits());
+    Ok(files)
 }
 
 /// Lets the monitor have as many descriptors as it may: each file in the program's private directories
