@@ -82,6 +82,8 @@ const ALLOWED: &[i64] = &[
     libc::SYS_fallocate,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
+    libc::SYS_sync,
+    libc::SYS_syncfs,
     libc::SYS_sync_file_range,
     libc::SYS_fadvise64,
     libc::SYS_flock,

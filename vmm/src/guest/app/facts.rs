@@ -28,6 +28,7 @@ pub struct Facts<'a> {
     pub(super) space: &'a AddressSpace,
     pub(super) limits: &'a [(u64, [u64; 2])],
     pub(super) start: &'a StartFacts,
+    pub(super) name: &'a [u8; 16],
 }
 
 impl StartFacts {
@@ -57,6 +58,10 @@ impl ProcessFacts for Facts<'_> {
 
     fn executable(&self) -> GuestPath {
         self.start.executable.clone()
+    }
+
+    fn name(&self) -> Vec<u8> {
+        self.name.iter().copied().take_while(|byte| *byte != 0).collect()
     }
 
     fn arguments(&self) -> Vec<u8> {

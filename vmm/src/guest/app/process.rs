@@ -30,6 +30,8 @@ pub struct Process {
     pub name: [u8; 16],
     /// Resource limits that it set itself, by number: soft and hard.
     pub limits: Vec<(u64, [u64; 2])>,
+    /// How nice it says it is: -20 to 19.
+    pub nice: i32,
     /// Names of system calls that were refused because they aren't there, each once.
     pub refused: Vec<&'static str>,
 }
@@ -55,6 +57,7 @@ impl Process {
             segments: Segments::default(),
             name: [0; 16],
             limits: Vec::new(),
+            nice: 0,
             refused: Vec::new(),
         };
         let len = name.len().min(15);
@@ -65,12 +68,13 @@ impl Process {
     /// What /proc tells of it.
     #[must_use]
     pub fn facts(&self) -> Facts<'_> {
-        Facts { space: &self.space, limits: &self.limits, start: &self.start }
+        Facts { space: &self.space, limits: &self.limits, start: &self.start, name: &self.name }
     }
 
     /// Its files, to change them, and what /proc tells of it meanwhile.
     pub fn files_and_facts(&mut self) -> (&mut Files, Facts<'_>) {
-        (&mut self.files, Facts { space: &self.space, limits: &self.limits, start: &self.start })
+        let facts = Facts { space: &self.space, limits: &self.limits, start: &self.start, name: &self.name };
+        (&mut self.files, facts)
     }
 
     /// Its memory.

@@ -103,7 +103,12 @@ impl Signals {
 
     /// The lowest pending signal that is no longer blocked, taken off the list.
     pub fn take_unblocked(&mut self) -> Option<u64> {
-        let ready = self.pending & !self.blocked;
+        self.take_pending(!self.blocked)
+    }
+
+    /// The lowest pending signal of `set`, taken off the list.
+    pub fn take_pending(&mut self, set: u64) -> Option<u64> {
+        let ready = self.pending & set;
         if ready == 0 {
             return None;
         }
@@ -165,6 +170,7 @@ mod tests {
         let mut signals = Signals { blocked: 1 << (libc::SIGINT - 1), ..Signals::default() };
         assert_eq!(signals.send(libc::SIGINT as u64), Effect::Pending);
         assert_eq!(signals.take_unblocked(), None);
+        assert_eq!(signals.take_pending(1 << (libc::SIGTERM - 1)), None);
         signals.blocked = 0;
         assert_eq!(signals.take_unblocked(), Some(libc::SIGINT as u64));
         assert_eq!(signals.take_unblocked(), None);

@@ -15,6 +15,9 @@ pub trait ProcessFacts {
     /// The program, where the guest sees it.
     fn executable(&self) -> GuestPath;
 
+    /// Its name, which it may have set itself; at most 15 bytes.
+    fn name(&self) -> Vec<u8>;
+
     /// The arguments, each ended by a zero.
     fn arguments(&self) -> Vec<u8>;
 
@@ -92,6 +95,10 @@ impl ProcessFacts for NoProcess {
 
     fn executable(&self) -> GuestPath {
         GuestPath::root()
+    }
+
+    fn name(&self) -> Vec<u8> {
+        Vec::new()
     }
 
     fn arguments(&self) -> Vec<u8> {

@@ -136,6 +136,12 @@ impl Layout {
         let holds = |grant: &Grant| guest_path(grant).is_ok_and(|point| directory.inside(&point).is_some());
         if !grants.iter().chain(&root_grants).any(holds) {
             view.mount_working_directory(&self.working_directory, &directory)?;
+            if PRIVATE_DIRECTORIES.iter().any(|private| private.as_bytes() == directory.as_bytes()) {
+                tracing::warn!(
+                    "the program has a {directory} of its own, empty at first, and sees none of your files there: \
+                     --dir {directory} shows them, --dir {directory}:rw lets it change them"
+                );
+            }
         }
         for grant in &grants {
             view.grant(grant)?;

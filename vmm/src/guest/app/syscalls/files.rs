@@ -99,6 +99,15 @@ pub(super) fn preadv(process: &mut Process, &[file, spans, count, offset, ..]: &
     receive(process, file, &spans, Some(position(offset)?))
 }
 
+/// Flags ask for ways of reading that a host's file may not have; programs go on without.
+pub(super) fn preadv2(process: &mut Process, args: &Arguments) -> Answer {
+    match args {
+        [.., flags] if *flags != 0 => Err(Errno::EOPNOTSUPP),
+        [.., u64::MAX, _, _] => readv(process, args),
+        _ => preadv(process, args),
+    }
+}
+
 pub(super) fn write(process: &mut Process, &[file, from, len, ..]: &Arguments) -> Answer {
     send(process, file, &[(from, len)], None)
 }
@@ -115,6 +124,15 @@ pub(super) fn writev(process: &mut Process, &[file, spans, count, ..]: &Argument
 pub(super) fn pwritev(process: &mut Process, &[file, spans, count, offset, ..]: &Arguments) -> Answer {
     let spans = read_spans(process, spans, count)?;
     send(process, file, &spans, Some(position(offset)?))
+}
+
+/// As [`preadv2`].
+pub(super) fn pwritev2(process: &mut Process, args: &Arguments) -> Answer {
+    match args {
+        [.., flags] if *flags != 0 => Err(Errno::EOPNOTSUPP),
+        [.., u64::MAX, _, _] => writev(process, args),
+        _ => pwritev(process, args),
+    }
 }
 
 pub(super) fn lseek(process: &mut Process, &[file, offset, whence, ..]: &Arguments) -> Answer {
@@ -168,6 +186,20 @@ pub(super) fn fsync(process: &mut Process, &[file, ..]: &Arguments) -> Answer {
 pub(super) fn fdatasync(process: &mut Process, &[file, ..]: &Arguments) -> Answer {
     let file = process.files.descriptors().get(int(file))?;
     host_fdatasync(file.host().ok_or(Errno::EINVAL)?).map(|()| 0)
+}
+
+/// The whole host's files, since nothing less holds all that the program has written.
+pub(super) fn sync() -> Answer {
+    nix::unistd::sync();
+    Ok(0)
+}
+
+pub(super) fn syncfs(process: &mut Process, &[file, ..]: &Arguments) -> Answer {
+    let file = process.files.descriptors().get(int(file))?;
+    match file.host() {
+        Some(fd) => nix::unistd::syncfs(fd).map(|()| 0),
+        None => Ok(0),
+    }
 }
 
 pub(super) fn fadvise(process: &mut Process, &[file, offset, len, advice, ..]: &Arguments) -> Answer {

@@ -5,7 +5,7 @@ use syscalls::Sysno;
 use zerocopy::IntoBytes;
 
 use crate::guest::app::process::{PARENT_PID, PID, Process};
-use crate::guest::app::syscalls::{Answer, Arguments};
+use crate::guest::app::syscalls::{Answer, Arguments, low};
 use crate::memory::kernel;
 use crate::memory::layout::{STACK_SIZE, WINDOW_SIZE};
 
@@ -41,6 +41,39 @@ pub(super) fn real_effective_saved(process: &mut Process, call: Sysno, args: &Ar
         process.memory().write(*address, &id)?;
     }
     Ok(0)
+}
+
+/// The program has one user id, and may set it again.
+pub(super) fn set_user(call: Sysno, args: &Arguments) -> Answer {
+    let own = nix::unistd::geteuid().as_raw();
+    let count = match call {
+        Sysno::setuid => 1,
+        Sysno::setreuid => 2,
+        _ => 3,
+    };
+    set_ids(own, &args[..count])
+}
+
+/// As [`set_user`], of the group.
+pub(super) fn set_group(call: Sysno, args: &Arguments) -> Answer {
+    let own = nix::unistd::getegid().as_raw();
+    let count = match call {
+        Sysno::setgid => 1,
+        Sysno::setregid => 2,
+        _ => 3,
+    };
+    set_ids(own, &args[..count])
+}
+
+/// All bits set leave an id as it is, where there is more than one.
+fn set_ids(own: u32, ids: &[u64]) -> Answer {
+    let keeps = |id: u32| id == own || ids.len() > 1 && id == u32::MAX;
+    if ids.iter().all(|id| keeps(low(*id))) { Ok(0) } else { Err(Errno::EPERM) }
+}
+
+/// Linux on x86-64 is the only personality; all bits set ask for it.
+pub(super) fn personality(&[persona, ..]: &Arguments) -> Answer {
+    if [0, u32::MAX].contains(&low(persona)) { Ok(0) } else { Err(Errno::EINVAL) }
 }
 
 pub(super) fn uname(process: &mut Process, &[to, ..]: &Arguments) -> Answer {

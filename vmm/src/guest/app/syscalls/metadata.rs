@@ -18,6 +18,7 @@ const CWD: u64 = libc::AT_FDCWD.cast_unsigned() as u64;
 const SYNC_FLAGS: i32 = libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
 /// The bits of access(2).
 const ACCESS_BITS: u64 = 7;
+const MICROSECONDS: i64 = 1_000_000;
 
 pub(super) fn stat(process: &mut Process, &[path, to, ..]: &Arguments) -> Answer {
     newfstatat(process, &[CWD, path, to, 0, 0, 0])
@@ -143,6 +144,40 @@ pub(super) fn utimensat(process: &mut Process, &[directory, path, times, flags, 
     };
     view_at(process, int(directory), path, |view, caller, at| view.change_times(caller, at, follow, &times))?;
     Ok(0)
+}
+
+/// `struct utimbuf`: whole seconds.
+pub(super) fn utime(process: &mut Process, &[path, times, ..]: &Arguments) -> Answer {
+    let times = match times {
+        0 => read_times(process, 0)?,
+        address => {
+            let [accessed, modified]: [i64; 2] = process.memory().read(address)?;
+            Times { accessed: TimeSpec::new(accessed, 0), modified: TimeSpec::new(modified, 0) }
+        }
+    };
+    set_times(process, path, &times)
+}
+
+/// Two of `struct timeval`: microseconds.
+pub(super) fn utimes(process: &mut Process, &[path, times, ..]: &Arguments) -> Answer {
+    let mut times = match times {
+        0 => return set_times(process, path, &read_times(process, 0)?),
+        address => process.memory().read::<[[i64; 2]; 2]>(address)?,
+    };
+    for [_, fraction] in &mut times {
+        if !(0..MICROSECONDS).contains(fraction) {
+            return Err(Errno::EINVAL);
+        }
+        *fraction *= 1000;
+    }
+    let [accessed, modified] = times.map(|[seconds, nanoseconds]| TimeSpec::new(seconds, nanoseconds));
+    set_times(process, path, &Times { accessed, modified })
+}
+
+fn set_times(process: &Process, path: u64, times: &Times) -> Answer {
+    let set =
+        |view: &FileView, caller: &Caller<'_>, at: &At<'_>| view.change_times(caller, at, Follow::Yes, times);
+    view_at(process, libc::AT_FDCWD, path, set).map(|()| 0)
 }
 
 fn read_times(process: &Process, address: u64) -> Result<Times, Errno> {

@@ -8,7 +8,9 @@ mod memory;
 mod metadata;
 mod pipes;
 mod poll;
+mod scheduling;
 mod signals;
+mod sockets;
 mod terminal;
 mod time;
 
@@ -47,7 +49,13 @@ pub fn dispatch(process: &mut Process, number: u64, args: &Arguments) -> Flow {
         Sysno::exit | Sysno::exit_group => Flow::Exit((args[0] & 0xff) as u8),
         Sysno::kill | Sysno::tgkill | Sysno::tkill => signals::send(process, call, args),
         Sysno::rt_sigprocmask => signals::set_mask(process, args),
-        Sysno::write | Sysno::writev | Sysno::pwrite64 | Sysno::pwritev | Sysno::sendfile => {
+        Sysno::rt_sigsuspend => signals::suspend(process, args),
+        Sysno::write
+        | Sysno::writev
+        | Sysno::pwrite64
+        | Sysno::pwritev
+        | Sysno::pwritev2
+        | Sysno::sendfile => {
             let answer = answer(process, call, args);
             written(process, answer)
         }
@@ -67,10 +75,12 @@ fn answer(process: &mut Process, call: Sysno, args: &Arguments) -> Answer {
         Sysno::brk => Ok(process.space.set_heap_end(args[0])),
         Sysno::madvise => memory::madvise(process, args),
         Sysno::msync => memory::msync(process, args),
-        Sysno::mlock | Sysno::munlock | Sysno::mlockall | Sysno::munlockall => Ok(0),
+        Sysno::mlock | Sysno::mlock2 | Sysno::munlock | Sysno::mlockall | Sysno::munlockall => Ok(0),
 
         Sysno::rt_sigaction => signals::set_action(process, args),
         Sysno::rt_sigpending => signals::pending(process, args),
+        Sysno::rt_sigtimedwait => signals::timed_wait(process, args),
+        Sysno::pause => signals::pause(),
         Sysno::sigaltstack => signals::alt_stack(process, args),
 
         Sysno::clock_gettime => time::clock_gettime(process, args),
@@ -82,6 +92,10 @@ fn answer(process: &mut Process, call: Sysno, args: &Arguments) -> Answer {
         Sysno::times => time::times(process, args),
         Sysno::getrusage => time::getrusage(process, args),
         Sysno::futex => time::futex(process, args),
+        Sysno::getitimer => time::getitimer(process, args),
+        Sysno::setitimer => time::setitimer(process, args),
+        // As for setitimer.
+        Sysno::alarm if args[0] == 0 => Ok(0),
 
         Sysno::getpid | Sysno::gettid | Sysno::set_tid_address | Sysno::getpgrp => identity::pid(),
         Sysno::getppid => identity::parent_pid(),
@@ -90,6 +104,13 @@ fn answer(process: &mut Process, call: Sysno, args: &Arguments) -> Answer {
         Sysno::getgid | Sysno::getegid => Ok(u64::from(nix::unistd::getegid().as_raw())),
         Sysno::getresuid | Sysno::getresgid => identity::real_effective_saved(process, call, args),
         Sysno::getgroups => Ok(0),
+        Sysno::setuid | Sysno::setreuid | Sysno::setresuid => identity::set_user(call, args),
+        Sysno::setgid | Sysno::setregid | Sysno::setresgid => identity::set_group(call, args),
+        // The program leads its session and its group already.
+        Sysno::setsid | Sysno::setpgid | Sysno::setgroups => Err(Errno::EPERM),
+        // Only its own children can be waited for, and it has none.
+        Sysno::wait4 | Sysno::waitid => Err(Errno::ECHILD),
+        Sysno::personality => identity::personality(args),
         Sysno::uname => identity::uname(process, args),
         Sysno::sysinfo => identity::sysinfo(process, args),
         Sysno::prctl => identity::prctl(process, args),
@@ -97,6 +118,15 @@ fn answer(process: &mut Process, call: Sysno, args: &Arguments) -> Answer {
         Sysno::prlimit64 => identity::prlimit(process, args),
         Sysno::getrlimit => identity::getrlimit(process, args),
         Sysno::setrlimit => identity::setrlimit(process, args),
+        Sysno::getpriority => scheduling::getpriority(process, args),
+        Sysno::setpriority => scheduling::setpriority(process, args),
+        Sysno::sched_getscheduler => scheduling::getscheduler(args),
+        Sysno::sched_setscheduler => scheduling::setscheduler(process, args),
+        Sysno::sched_getparam => scheduling::getparam(process, args),
+        Sysno::sched_get_priority_max => scheduling::most_priority(args),
+        Sysno::sched_get_priority_min => scheduling::least_priority(args),
+        Sysno::sched_rr_get_interval => scheduling::round_robin_interval(process, args),
+        Sysno::sched_setaffinity => scheduling::setaffinity(process, args),
         Sysno::sched_getaffinity => identity::sched_getaffinity(process, args),
         Sysno::getcpu => identity::getcpu(process, args),
         Sysno::sched_yield | Sysno::set_robust_list => Ok(0),
@@ -117,16 +147,20 @@ fn file_answer(process: &mut Process, call: Sysno, args: &Arguments) -> Answer {
         Sysno::pread64 => files::pread(process, args),
         Sysno::readv => files::readv(process, args),
         Sysno::preadv => files::preadv(process, args),
+        Sysno::preadv2 => files::preadv2(process, args),
         Sysno::write => files::write(process, args),
         Sysno::pwrite64 => files::pwrite(process, args),
         Sysno::writev => files::writev(process, args),
         Sysno::pwritev => files::pwritev(process, args),
+        Sysno::pwritev2 => files::pwritev2(process, args),
         Sysno::lseek => files::lseek(process, args),
         Sysno::ftruncate => files::ftruncate(process, args),
         Sysno::truncate => files::truncate(process, args),
         Sysno::fallocate => files::fallocate(process, args),
         Sysno::fsync => files::fsync(process, args),
         Sysno::fdatasync => files::fdatasync(process, args),
+        Sysno::sync => files::sync(),
+        Sysno::syncfs => files::syncfs(process, args),
         Sysno::fadvise64 => files::fadvise(process, args),
         Sysno::sendfile => files::sendfile(process, args),
         Sysno::copy_file_range => files::copy_file_range(process, args),
@@ -195,6 +229,8 @@ fn name_answer(process: &mut Process, call: Sysno, args: &Arguments) -> Answer {
         Sysno::fchown => metadata::fchown(process, args),
         Sysno::fchownat => metadata::fchownat(process, args),
         Sysno::utimensat => metadata::utimensat(process, args),
+        Sysno::utime => metadata::utime(process, args),
+        Sysno::utimes => metadata::utimes(process, args),
         Sysno::statfs => metadata::statfs(process, args),
         Sysno::fstatfs => metadata::fstatfs(process, args),
         Sysno::umask => metadata::umask(process, args),
@@ -214,6 +250,20 @@ fn name_answer(process: &mut Process, call: Sysno, args: &Arguments) -> Answer {
         Sysno::rseq => Err(Errno::ENOSYS),
         // There is no network, and C libraries look for a name service on it and go on without.
         Sysno::socket | Sysno::socketpair => Err(Errno::EAFNOSUPPORT),
+        Sysno::getpeername
+        | Sysno::getsockname
+        | Sysno::getsockopt
+        | Sysno::setsockopt
+        | Sysno::bind
+        | Sysno::connect
+        | Sysno::listen
+        | Sysno::accept
+        | Sysno::accept4
+        | Sysno::recvfrom
+        | Sysno::recvmsg
+        | Sysno::sendto
+        | Sysno::sendmsg
+        | Sysno::shutdown => sockets::on_descriptor(process, args),
         _ => unknown(process, call),
     }
 }

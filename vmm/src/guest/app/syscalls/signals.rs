@@ -5,12 +5,17 @@ use syscalls::Sysno;
 
 use crate::guest::app::process::{PID, Process};
 use crate::guest::app::signals::{Action, AltStack, Effect, LAST};
+use crate::guest::app::syscalls::time::Time;
 use crate::guest::app::syscalls::{Answer, Arguments, Flow};
 
 /// Bytes of a signal set: what the kernel's interface calls sigsetsize.
 const SET_SIZE: u64 = 8;
 /// The smallest alternative stack that Linux takes.
 const MINSIGSTKSZ: u64 = 2048;
+/// Bytes of `siginfo_t`.
+const INFORMATION_BYTES: usize = 128;
+/// Signals that no mask holds back.
+const UNBLOCKABLE: u64 = 1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1);
 
 pub(super) fn set_action(process: &mut Process, &[number, new, old, size, ..]: &Arguments) -> Answer {
     if size != SET_SIZE {
@@ -52,7 +57,7 @@ fn change_mask(process: &mut Process, &[how, new, old, size, ..]: &Arguments) ->
             libc::SIG_SETMASK => set,
             _ => return Err(Errno::EINVAL),
         };
-        process.signals.blocked = mask & !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
+        process.signals.blocked = mask & !UNBLOCKABLE;
     }
     if old != 0 {
         process.memory().write(old, &before)?;
@@ -66,6 +71,71 @@ pub(super) fn pending(process: &mut Process, &[set, size, ..]: &Arguments) -> An
     }
     process.memory().write(set, &process.signals.pending)?;
     Ok(0)
+}
+
+/// rt_sigsuspend: a signal that waits already ends the program or is ignored; no other will come.
+pub(super) fn suspend(process: &mut Process, &[set, size, ..]: &Arguments) -> Flow {
+    if size != SET_SIZE {
+        return Flow::Answer(Err(Errno::EINVAL));
+    }
+    let mask: u64 = match process.memory().read(set) {
+        Ok(mask) => mask,
+        Err(errno) => return Flow::Answer(Err(errno)),
+    };
+    let before = std::mem::replace(&mut process.signals.blocked, mask & !UNBLOCKABLE);
+    while let Some(number) = process.signals.take_unblocked() {
+        match effect(process.signals.effect(number), number) {
+            Flow::Answer(Ok(_)) => {}
+            ends => {
+                process.signals.blocked = before;
+                return ends;
+            }
+        }
+    }
+    wait_for_ever()
+}
+
+/// Takes a signal of the set that waits; if none does, none will come, and the time passes.
+pub(super) fn timed_wait(process: &mut Process, &[set, to, timeout, size, ..]: &Arguments) -> Answer {
+    if size != SET_SIZE {
+        return Err(Errno::EINVAL);
+    }
+    let set: u64 = process.memory().read(set)?;
+    if let Some(number) = process.signals.take_pending(set & !UNBLOCKABLE) {
+        if to != 0 {
+            process.memory().write_bytes(to, &information(number))?;
+        }
+        return Ok(number);
+    }
+    if timeout == 0 {
+        wait_for_ever();
+    }
+    let span: Time = process.memory().read(timeout)?;
+    std::thread::sleep(span.duration()?);
+    Err(Errno::EAGAIN)
+}
+
+pub(super) fn pause() -> Answer {
+    wait_for_ever()
+}
+
+/// The program's only hope is a signal, and nobody sends it one: it waits until cairn is ended.
+fn wait_for_ever() -> ! {
+    tracing::warn!("the program waits for a signal that nobody can send");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// `siginfo_t` of a signal that the program sent itself: number, error, code (SI_USER), a gap, then the
+/// sender's process and user.
+fn information(number: u64) -> [u8; INFORMATION_BYTES] {
+    let mut bytes = [0; INFORMATION_BYTES];
+    let user = u64::from(nix::unistd::geteuid().as_raw());
+    for (offset, field) in [(0, number), (16, PID), (20, user)] {
+        bytes[offset..offset + 4].copy_from_slice(&field.to_le_bytes()[..4]);
+    }
+    bytes
 }
 
 pub(super) fn alt_stack(process: &mut Process, &[new, old, ..]: &Arguments) -> Answer {

@@ -31,6 +31,12 @@ pub(super) fn ioctl(process: &mut Process, &[number, request, argument, ..]: &Ar
             calls::terminal(host(&file)?)?;
             memory.write(argument, &i32::try_from(PID).unwrap_or(i32::MAX)).map(|()| 0)
         }
+        libc::TIOCSPGRP => {
+            calls::terminal(host(&file)?)?;
+            let group: i32 = memory.read(argument)?;
+            // It is there already, and there is no other group.
+            if u64::try_from(group) == Ok(PID) { Ok(0) } else { Err(Errno::EPERM) }
+        }
         _ => Err(Errno::ENOTTY),
     }
 }

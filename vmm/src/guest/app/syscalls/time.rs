@@ -5,10 +5,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_getres as host_getres, clock_gettime as host_gettime};
+use syscalls::Sysno;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::guest::app::process::Process;
-use crate::guest::app::syscalls::{Answer, Arguments};
+use crate::guest::app::syscalls::{Answer, Arguments, unknown};
 
 /// `struct timespec` on x86-64; also `struct timeval`, whose second word counts microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -130,8 +131,26 @@ pub(super) fn getrusage(process: &mut Process, &[who, to, ..]: &Arguments) -> An
     };
     let mut usage = [0_i64; size_of::<libc::rusage>() / 8];
     usage[..2].copy_from_slice(&[used.seconds, used.fraction / 1000]);
+    if who != libc::RUSAGE_CHILDREN {
+        // Most resident memory so far, in KiB: what is charged now is as near as is known.
+        usage[4] = i64::try_from(process.space.charged() >> 10).unwrap_or(i64::MAX);
+    }
     process.memory().write(to, &usage)?;
     Ok(0)
+}
+
+/// No timer can be set, so none runs.
+pub(super) fn getitimer(process: &mut Process, &[_, to, ..]: &Arguments) -> Answer {
+    process.memory().write(to, &[0_u64; 4]).map(|()| 0)
+}
+
+/// Without delivery of signals, a timer can only be switched off.
+pub(super) fn setitimer(process: &mut Process, &[which, new, old, ..]: &Arguments) -> Answer {
+    let [_, value]: [[i64; 2]; 2] = if new == 0 { [[0; 2]; 2] } else { process.memory().read(new)? };
+    if value != [0; 2] {
+        return unknown(process, Sysno::setitimer);
+    }
+    if old == 0 { Ok(0) } else { getitimer(process, &[which, old, 0, 0, 0, 0]) }
 }
 
 /// With one thread, nobody else can change the word: a wait ends by its time, if at all.

@@ -13,7 +13,7 @@ type Render = fn(&Caller<'_>) -> Vec<u8>;
 const FILES: &[(&str, Render)] = &[
     ("cgroup", |_| b"0::/\n".to_vec()),
     ("cmdline", |caller| caller.facts.arguments()),
-    ("comm", |caller| [&command(caller)[..], b"\n"].concat()),
+    ("comm", |caller| [&caller.facts.name()[..], b"\n"].concat()),
     ("environ", |caller| caller.facts.environment()),
     ("limits", limits),
     ("maps", maps),
@@ -24,9 +24,6 @@ const FILES: &[(&str, Render)] = &[
     ("statm", statm),
     ("status", status),
 ];
-
-/// Longest command name (Linux `TASK_COMM_LEN` less the zero).
-const COMMAND_BYTES: usize = 15;
 
 /// Names and units of the resource limits, in the order of their numbers.
 const LIMITS: [(&str, &str); 16] = [
@@ -97,12 +94,6 @@ fn descriptor(caller: &Caller<'_>, name: &[u8]) -> Option<i32> {
     let number: i32 = std::str::from_utf8(name).ok()?.parse().ok()?;
     let spelled = number.to_string().as_bytes() == name;
     (spelled && caller.descriptors.get(number).is_ok()).then_some(number)
-}
-
-fn command(caller: &Caller<'_>) -> Vec<u8> {
-    let path = caller.facts.executable();
-    let name = path.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    name[..name.len().min(COMMAND_BYTES)].to_vec()
 }
 
 fn limits(caller: &Caller<'_>) -> Vec<u8> {
@@ -180,7 +171,7 @@ fn stat(caller: &Caller<'_>) -> Vec<u8> {
     let usage = caller.facts.usage();
     let id = caller.facts.id();
     let mut text = format!("{id} (").into_bytes();
-    text.extend(command(caller));
+    text.extend(caller.facts.name());
     // From `state` to `cmajflt`.
     text.extend_from_slice(format!(") R 0 {id} {id} 0 -1 0 0 0 0 0").as_bytes());
     let times = format!(" {} {} 0 0 20 0 1 0 0", ticks(usage.user), ticks(usage.system));
@@ -208,7 +199,7 @@ fn status(caller: &Caller<'_>) -> Vec<u8> {
     let id = caller.facts.id();
     let (user, group) = caller.facts.owner();
     let mut text = b"Name:\t".to_vec();
-    text.extend(command(caller));
+    text.extend(caller.facts.name());
     text.extend_from_slice(
         format!(
             "\nUmask:\t{:04o}\nState:\tR (running)\nTgid:\t{id}\nNgid:\t0\nPid:\t{id}\nPPid:\t0\nTracerPid:\t0\n\
