@@ -8,6 +8,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm};
 
+use crate::kvm::vcpu::Exit;
 use crate::kvm::vm::Vm;
 
 /// The device file.
@@ -47,6 +48,9 @@ pub enum KvmError {
         #[source]
         source: kvm_ioctls::Error,
     },
+    /// A vCPU doesn't get through its first instructions, which are the monitor's.
+    #[error("this host's KVM can't run a program: its first instructions ended with {0:?}")]
+    Unfit(Exit),
 }
 
 /// Makes an error of a refused request.
