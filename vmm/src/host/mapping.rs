@@ -182,21 +182,27 @@ impl Reservation {
         Errno::result(done).map(drop)
     }
 
-    /// Moves the pages of `from` to `to`, instead of what was there; where `to` is longer, what
-    /// follows is more of the same mapping.
+    /// Moves the pages of `from` to `to`, of the same length, instead of what was there.
+    ///
+    /// The source stays mapped until it is cleared: were it unmapped even for a moment, another thread's
+    /// mapping could land there.
     ///
     /// # Errors
-    /// What mremap says; EINVAL when one isn't inside or they overlap.
+    /// What mremap says; EINVAL when one isn't inside, they overlap or differ in length, and on kernels
+    /// before 5.13 for what isn't private memory.
     pub fn relocate(&self, from: &Range<u64>, to: &Range<u64>) -> Result<(), Errno> {
-        let ((source, len), (target, new_len)) = (self.check(from)?, self.check(to)?);
-        if from.start < to.end && to.start < from.end {
+        let ((source, len), (target, target_len)) = (self.check(from)?, self.check(to)?);
+        if len != target_len || from.start < to.end && to.start < from.end {
             return Err(Errno::EINVAL);
         }
-        let flags = mman::MRemapFlags::MREMAP_MAYMOVE | mman::MRemapFlags::MREMAP_FIXED;
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
         // SAFETY: both spans are inside the reservation, which this value owns, and apart.
-        unsafe {
-            let (source, target) = (self.base.add(source).cast(), self.base.add(target).cast());
-            mman::mremap(source, len.get(), new_len.get(), flags, Some(target))?;
+        let moved = unsafe {
+            let (source, target) = (self.base.add(source).as_ptr(), self.base.add(target).as_ptr());
+            libc::mremap(source.cast(), len.get(), len.get(), flags, target)
+        };
+        if moved == libc::MAP_FAILED {
+            return Err(Errno::last());
         }
         self.clear(from.clone())
     }
@@ -265,5 +271,6 @@ mod tests {
         memory.relocate(&(0x1000..0x3000), &(0x5000..0x7000)).unwrap();
         assert_eq!(memory.word(0x5008).load(Ordering::Relaxed), 42);
         assert_eq!(memory.relocate(&(0x5000..0x7000), &(0x6000..0x8000)), Err(Errno::EINVAL));
+        assert_eq!(memory.relocate(&(0x5000..0x6000), &(0x1000..0x3000)), Err(Errno::EINVAL));
     }
 }
