@@ -391,8 +391,22 @@ fn unit(
     let keeping = KeeperConfig { history: config.history, max_region_bytes: config.memory };
     let keeper = Keeper::new(Arc::clone(slots), Arc::clone(memory), keeping);
     let spare_core = thread::available_parallelism().is_ok_and(|cores| 1 < cores.get());
-    let policy = PollPolicy::new(config.poll, spare_core);
+    let policy = PollPolicy::new(poll_mode(config.poll), spare_core);
     Ok(Unit::new(function, keeper, Arc::clone(memory), root, policy))
+}
+
+/// How requests are taken: never while the vCPU runs, where a checkpoint could then miss writes.
+fn poll_mode(wanted: PollMode) -> PollMode {
+    if !System::logs_in_buffer() {
+        return wanted;
+    }
+    if wanted == PollMode::Always {
+        tracing::warn!(
+            "requests are not polled for: this CPU keeps the dirty log in a buffer (PML) that KVM reads when \
+             the program stops; load kvm_intel or kvm_amd with pml=0 to have them polled"
+        );
+    }
+    PollMode::Never
 }
 
 fn fresh_key() -> SessionKey {

@@ -243,7 +243,8 @@ impl AddressSpace {
     /// `may_move`, or at `fixed`. Answers where it is.
     ///
     /// # Errors
-    /// [`SpaceError`]: EFAULT when `old` isn't one mapping, `Full` when there is no room.
+    /// [`SpaceError`]: EFAULT when `old` isn't one mapping, `Full` when there is no room, ENOMEM when
+    /// what should grow is a file's.
     pub fn remap(
         &mut self,
         old: &Range<u64>,
@@ -269,6 +270,10 @@ impl AddressSpace {
         if fixed.is_none() && mapping.is_memory() && is_program(&grown) && self.is_free(&grown) {
             self.map_memory(Place::Exactly(grown), mapping.rights, mapping.content)?;
             return Ok(old.start);
+        }
+        if old_len < new_len && !mapping.is_memory() {
+            // More of the file would have to be mapped, and its descriptor may be gone.
+            return Err(SpaceError::Host(Errno::ENOMEM));
         }
         match fixed {
             Some(start) => {
@@ -384,7 +389,7 @@ impl AddressSpace {
 
     /// Takes away whatever is in `range`.
     fn release(&mut self, range: &Range<u64>) -> Result<(), SpaceError> {
-        if self.is_free(range) {
+        if range.is_empty() || self.is_free(range) {
             return Ok(());
         }
         self.leave(range);
@@ -453,15 +458,21 @@ impl AddressSpace {
             return Err(SpaceError::Range);
         }
         self.admit(&new, &Mapping { charged: false, ..mapping.clone() })?;
+        let len = (old.end - old.start).min(new.end - new.start);
+        let (kept, moved) = (old.start..old.start + len, new.start..new.start + len);
         self.release(&new)?;
-        self.leave(old);
-        self.tables.map(old, Rights::NONE, false);
-        self.memory.window().relocate(old, &new).map_err(SpaceError::Host)?;
-        self.mappings.remove(old.clone());
+        self.release(&(kept.end..old.end))?;
+        self.leave(&kept);
+        self.tables.map(&kept, Rights::NONE, false);
+        self.memory.window().relocate(&kept, &moved).map_err(SpaceError::Host)?;
+        self.mappings.remove(kept.clone());
         if let Content::File { delta, .. } = &mut mapping.content {
             *delta = delta.wrapping_add(old.start).wrapping_sub(new.start);
         }
-        Ok(self.enter(new, mapping)?.start)
+        if moved.end < new.end {
+            self.map_memory(Place::Exactly(moved.end..new.end), mapping.rights, mapping.content.clone())?;
+        }
+        Ok(self.enter(moved, mapping)?.start)
     }
 
     /// Makes KVM forget, if the page tables changed in a way that it can't follow.
