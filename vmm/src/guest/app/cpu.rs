@@ -21,6 +21,8 @@ use crate::memory::page_table::{PageTables, SYSTEM_PAGES, SYSTEM_VIRTUAL};
 
 /// Offsets in the system span.
 const SYSCALL_STUB: u64 = SYSTEM_PAGES.start;
+/// A SYSCALL of our own, by which we learn how the host's behaves.
+const PROBE: u64 = SYSCALL_STUB + 16;
 const EXCEPTION_STUBS: u64 = SYSCALL_STUB + PAGE;
 const INTERRUPT_DESCRIPTORS: u64 = EXCEPTION_STUBS + PAGE;
 const DESCRIPTORS: u64 = INTERRUPT_DESCRIPTORS + PAGE;
@@ -39,6 +41,8 @@ const FLAG_ALWAYS: u64 = 1 << 1;
 
 /// Vectors whose frame begins with an error code (Intel SDM volume 3, table 6-1).
 const WITH_ERROR: [u64; 10] = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
+/// The vector of what the CPU forbids to programs.
+const GENERAL_PROTECTION: u64 = 13;
 /// The page fault's vector.
 pub const PAGE_FAULT: u64 = 14;
 
@@ -158,13 +162,20 @@ impl Cpu {
     /// # Errors
     /// [`KvmError`] when KVM itself fails.
     pub fn run(&mut self, load: &mut dyn FnMut(u64, &mut [u8])) -> Result<Event, KvmError> {
+        if self.stub.is_none()
+            && let Err(failure) = self.probe()?
+        {
+            return Ok(Event::Failed { failure, instruction: SYSTEM_VIRTUAL + PROBE });
+        }
         Ok(match self.vcpu.run(load)? {
-            Exit::Store { address: SYSCALL_PORT, .. } => self.call()?,
+            Exit::Store { address: SYSCALL_PORT, .. } => self.call(),
             Exit::Store { address: EXCEPTION_PORT, value, .. } => {
                 Event::Exception(self.exception(value & 0xff)?)
             }
             Exit::Store { address, value, len } => Event::Store { address, value, len },
             Exit::Load | Exit::Interrupted => Event::Nothing,
+            // The CPU forbids ports to programs; where CPL 0 is emulated, KVM may let them through.
+            Exit::Port => self.forbidden(),
             Exit::NoMemory => Event::NoMemory { instruction: self.vcpu.regs().rip },
             Exit::Failed(failure) => Event::Failed { failure, instruction: self.vcpu.regs().rip },
         })
@@ -206,17 +217,49 @@ impl Cpu {
         Ok(())
     }
 
-    fn call(&mut self) -> Result<Event, KvmError> {
-        if self.stub.is_none() {
-            let at_cpl_3 = self.vcpu.sregs()?.cs.selector & 3 == 3;
-            self.stub = Some(if at_cpl_3 { Stub::Unprivileged } else { Stub::Privileged });
+    /// Makes a SYSCALL before the program runs. A program's own first call is no witness: it could store to
+    /// the port at CPL 3, and be returned to at CPL 0 ever after.
+    fn probe(&mut self) -> Result<Result<(), Failure>, KvmError> {
+        let (regs, sregs) = (self.vcpu.regs(), self.vcpu.sregs()?);
+        self.vcpu.set_regs(&kvm_regs { rip: SYSTEM_VIRTUAL + PROBE, rflags: FLAG_ALWAYS, ..regs });
+        loop {
+            match self.vcpu.run(&mut |_, _| {})? {
+                Exit::Store { address: SYSCALL_PORT, .. } => break,
+                Exit::Interrupted => {}
+                Exit::Failed(failure) => return Ok(Err(failure)),
+                exit => {
+                    tracing::error!(?exit, "SYSCALL doesn't lead to its stub");
+                    return Ok(Err(Failure::Other(u32::MAX)));
+                }
+            }
         }
+        let at_cpl_3 = self.vcpu.sregs()?.cs.selector & 3 == 3;
+        self.stub = Some(if at_cpl_3 { Stub::Unprivileged } else { Stub::Privileged });
+        self.vcpu.set_sregs(&sregs)?;
+        self.vcpu.set_regs(&regs);
+        Ok(Ok(()))
+    }
+
+    fn call(&self) -> Event {
         let regs = self.vcpu.regs();
         if WINDOW_SIZE <= regs.rcx {
             // No SYSCALL of the program leaves such a return address: it stored to the port by itself.
-            return Ok(Event::NoMemory { instruction: regs.rip });
+            return self.forbidden();
         }
-        Ok(Event::Call(regs.rax, [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9]))
+        Event::Call(regs.rax, [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9])
+    }
+
+    /// What the CPU would have made of what it should have stopped.
+    fn forbidden(&self) -> Event {
+        let regs = self.vcpu.regs();
+        Event::Exception(Exception {
+            vector: GENERAL_PROTECTION,
+            error: 0,
+            address: 0,
+            instruction: regs.rip,
+            stack: regs.rsp,
+            flags: regs.rflags,
+        })
     }
 
     fn exception(&self, vector: u64) -> Result<Exception, KvmError> {
@@ -239,6 +282,7 @@ fn write_stubs(system: &Reservation) {
     stub.extend(low_half(SYSCALL_PORT).to_le_bytes());
     stub.extend([0x48, 0x0f, 0x07]);
     write(system, SYSCALL_STUB, &stub);
+    write(system, PROBE, &[0x0f, 0x05]);
     for vector in 0..=u8::MAX {
         // movb $vector, EXCEPTION_PORT; hlt
         let mut stub = vec![0xc6, 0x04, 0x25];
