@@ -69,8 +69,8 @@ fn what_is_no_attack_works() {
 
 #[test]
 fn a_program_exhausts_what_it_was_given_and_no_more() {
-    for name in ["history", "manymappings"] {
-        let (status, err) = attack("512M", name);
+    for (memory, name) in [("64M", "history"), ("512M", "manymappings")] {
+        let (status, err) = attack(memory, name);
         assert_eq!(status, 0, "{name}: {err}");
     }
 }

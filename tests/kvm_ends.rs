@@ -39,6 +39,9 @@ fn faults_say_where_and_what_is_mapped_there() {
     expect("overflow", segv, &["wrote to memory that it can't write"]);
     expect("divide", 128 + libc::SIGFPE, &["divided by zero", "SIGFPE"]);
     expect("invalid", 128 + libc::SIGILL, &["invalid instruction", "SIGILL"]);
+    expect("breakpoint", 128 + libc::SIGTRAP, &["breakpoint", "SIGTRAP"]);
+    expect("port", segv, &["broke a protection of the CPU"]);
+    expect("compatibility", segv, &["broke a protection of the CPU"]);
 }
 
 #[test]

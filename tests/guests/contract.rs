@@ -1,4 +1,4 @@
-//! Guest program: the engines' contract, on the device. Arguments: SEED STEPS [ENGINE].
+//! Guest program: the engines' contract, on the device. Arguments: SEED STEPS.
 
 use std::process::ExitCode;
 

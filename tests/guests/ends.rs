@@ -20,6 +20,12 @@ fn main() {
         },
         // SAFETY: an instruction that is defined to be invalid.
         "invalid" => unsafe { std::arch::asm!("ud2") },
+        // SAFETY: meant to trap.
+        "breakpoint" => unsafe { std::arch::asm!("int3") },
+        // SAFETY: meant to fault: programs may not use I/O ports.
+        "port" => unsafe { std::arch::asm!("out 0x80, al") },
+        // SAFETY: meant to fault: no such code segment.
+        "compatibility" => unsafe { std::arch::asm!("push 0x1b", "lea rax, [rip]", "push rax", "retfq") },
         "overflow" => println!("{}", recurse(1)),
         // SAFETY: raise takes any number.
         "sigterm" => unsafe {

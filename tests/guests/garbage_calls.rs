@@ -17,7 +17,8 @@ const ARENA_LEN: u64 = 64 * PAGE;
 const CONSTANT: u64 = ARENA + (1 << 30);
 /// Where mappings come and go.
 const SPARE: u64 = ARENA + (2 << 30);
-const SPARE_PAGES: u64 = 1100;
+const SPARE_COUNT: usize = 1100;
+const SPARE_PAGES: u64 = SPARE_COUNT as u64;
 const NULL_PATHS: u64 = 32;
 
 const PATHS: [&[u8]; 20] = [
@@ -46,10 +47,8 @@ const PATHS: [&[u8]; 20] = [
 fn main() {
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<u64>().expect("a number"));
     let (seed, calls) = (arguments.next().unwrap_or(1), arguments.next().unwrap_or(5000));
-    let mut garbage = Garbage {
-        random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
-        pages: [None; SPARE_PAGES as usize],
-    };
+    let mut garbage =
+        Garbage { random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1), pages: [None; SPARE_COUNT] };
     garbage.prepare();
     for index in 0..calls {
         if garbage.random.below(4) == 0 {
@@ -100,7 +99,7 @@ impl Random {
 struct Garbage {
     random: Random,
     /// What the first word of each spare page is; none where it's unknown whether the page is there.
-    pages: [Option<u64>; SPARE_PAGES as usize],
+    pages: [Option<u64>; SPARE_COUNT],
 }
 
 fn call(number: i64, args: [u64; 6]) -> u64 {

@@ -92,10 +92,10 @@ fn many_and_large() -> Result<(), Error> {
     for index in 0..63 {
         regions.push(session.region::<u64>(&format!("region {index}"), 8 * PAGE)?);
     }
-    // Longer than an extent of memslots, so that several are cut.
-    let large = session.region::<u64>("large", 600 * MIB / 8)?;
+    // Together more than 4 GiB, and longer than an extent of memslots, so that many are cut.
+    let large = session.region::<u64>("large", 4096 * MIB / 8)?;
     assert!(session.region::<u8>("one too many", 1).is_err());
-    let step = 50 * MIB / 8;
+    let step = 340 * MIB / 8;
     for (index, region) in regions.iter().enumerate() {
         session.slice_mut(region)[index] = index as u64;
     }

@@ -37,6 +37,9 @@ pub(crate) fn run(installing: Installing) -> Result<bool> {
     for (name, args) in checks {
         verdicts.push(announced(name, cargo(args)?));
     }
+    let mut documentation = cargo(["doc", "--workspace", "--no-deps", "--quiet"])?;
+    documentation.env("RUSTDOCFLAGS", "--deny warnings");
+    verdicts.push(announced("docs", documentation));
     let mut tests = cargo(["test", "--workspace", "--no-fail-fast"])?;
     let mut doc_tests = cargo(["test", "--workspace", "--doc", "--no-fail-fast"])?;
     select(&mut tests, &targets, kvm.is_ok());

@@ -10,6 +10,9 @@ use std::sync::atomic::AtomicU64;
 use nix::errno::Errno;
 use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
 
+/// Bytes of the host's page.
+const PAGE: usize = 4096;
+
 /// A span of the VMM's address space, reserved without access, whose parts can be given content.
 ///
 /// Offsets are bytes from its start. Whoever changes a part that somebody else reads by a raw
@@ -182,23 +185,44 @@ impl Reservation {
         Errno::result(done).map(drop)
     }
 
-    /// Moves the pages of `from` to `to`, instead of what was there; where `to` is longer, what
-    /// follows is more of the same mapping.
+    /// Moves the pages of `from` to `to`, of the same length, instead of what was there.
+    ///
+    /// The source stays mapped until it is cleared: were it unmapped even for a moment, another thread's
+    /// mapping could land there.
     ///
     /// # Errors
-    /// What mremap says; EINVAL when one isn't inside or they overlap.
+    /// What mremap says; EINVAL when one isn't inside, they overlap or differ in length, and on kernels
+    /// before 5.13 for what isn't private memory.
     pub fn relocate(&self, from: &Range<u64>, to: &Range<u64>) -> Result<(), Errno> {
-        let ((source, len), (target, new_len)) = (self.check(from)?, self.check(to)?);
-        if from.start < to.end && to.start < from.end {
+        let ((source, len), (target, target_len)) = (self.check(from)?, self.check(to)?);
+        if len != target_len || from.start < to.end && to.start < from.end {
             return Err(Errno::EINVAL);
         }
-        let flags = mman::MRemapFlags::MREMAP_MAYMOVE | mman::MRemapFlags::MREMAP_FIXED;
-        // SAFETY: both spans are inside the reservation, which this value owns, and apart.
-        unsafe {
-            let (source, target) = (self.base.add(source).cast(), self.base.add(target).cast());
-            mman::mremap(source, len.get(), new_len.get(), flags, Some(target))?;
-        }
+        self.relocate_pieces(source, target, len.get())?;
         self.clear(from.clone())
+    }
+
+    /// mremap takes one mapping of the host at a time, and may not take what the guest has as one: then
+    /// the halves are tried.
+    fn relocate_pieces(&self, source: usize, target: usize, len: usize) -> Result<(), Errno> {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+        // SAFETY: the caller checked that both spans are inside the reservation, which this value owns,
+        // and apart.
+        let moved = unsafe {
+            let (source, target) = (self.base.add(source).as_ptr(), self.base.add(target).as_ptr());
+            libc::mremap(source.cast(), len, len, flags, target)
+        };
+        if moved != libc::MAP_FAILED {
+            return Ok(());
+        }
+        let half = len / 2 / PAGE * PAGE;
+        match Errno::last() {
+            Errno::EFAULT if half != 0 => {
+                self.relocate_pieces(source, target, half)?;
+                self.relocate_pieces(source + half, target + half, len - half)
+            }
+            errno => Err(errno),
+        }
     }
 
     fn check(&self, range: &Range<u64>) -> Result<(usize, NonZeroUsize), Errno> {
@@ -262,8 +286,13 @@ mod tests {
     fn pages_move_with_their_content() {
         let memory = Reservation::anonymous(0x8000, 0x1000).unwrap();
         memory.word(0x1008).store(42, Ordering::Relaxed);
+        // Two mappings for the host, as their advice differs.
+        memory.advise(&(0x2000..0x3000), MmapAdvise::MADV_NOHUGEPAGE).unwrap();
+        memory.word(0x2ff8).store(43, Ordering::Relaxed);
         memory.relocate(&(0x1000..0x3000), &(0x5000..0x7000)).unwrap();
+        assert_eq!(memory.word(0x6ff8).load(Ordering::Relaxed), 43);
         assert_eq!(memory.word(0x5008).load(Ordering::Relaxed), 42);
         assert_eq!(memory.relocate(&(0x5000..0x7000), &(0x6000..0x8000)), Err(Errno::EINVAL));
+        assert_eq!(memory.relocate(&(0x5000..0x6000), &(0x1000..0x3000)), Err(Errno::EINVAL));
     }
 }

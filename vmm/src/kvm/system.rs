@@ -8,6 +8,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm};
 
+use crate::kvm::vcpu::Exit;
 use crate::kvm::vm::Vm;
 
 /// The device file.
@@ -47,12 +48,19 @@ pub enum KvmError {
         #[source]
         source: kvm_ioctls::Error,
     },
+    /// A vCPU doesn't get through its first instructions, which are the monitor's.
+    #[error("this host's KVM can't run a program: its first instructions ended with {0:?}")]
+    Unfit(Exit),
 }
 
 /// Makes an error of a refused request.
 pub(crate) fn refused(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
     move |source| KvmError::Refused { what, source }
 }
+
+/// Parameters of KVM's modules that say whether page-modification logging is in use.
+const LOGGING_PARAMETERS: [&str; 2] =
+    ["/sys/module/kvm_intel/parameters/pml", "/sys/module/kvm_amd/parameters/pml"];
 
 /// An open /dev/kvm that has what the monitor needs.
 #[derive(Debug)]
@@ -128,6 +136,16 @@ impl System {
             .map_err(refused("the list of CPU features"))
     }
 
+    /// Whether the CPU keeps the dirty log in a buffer of its own (page-modification logging).
+    ///
+    /// KVM takes the buffer over at each exit. Reading the log while the vCPU runs makes it exit too, but
+    /// doesn't wait for that (`kvm_arch_sync_dirty_log` in Linux arch/x86/kvm/x86.c): the latest writes
+    /// may be missing. So the log is complete only while the vCPU is outside.
+    #[must_use]
+    pub fn logs_in_buffer() -> bool {
+        LOGGING_PARAMETERS.iter().any(|path| std::fs::read_to_string(path).is_ok_and(|value| is_on(&value)))
+    }
+
     /// What this KVM runs on, from /proc/cpuinfo's flags.
     #[must_use]
     pub fn kind() -> Kind {
@@ -141,5 +159,21 @@ impl System {
         } else {
             Kind::Software
         }
+    }
+}
+
+/// Whether a module's parameter of type bool is on, as sysfs shows it.
+fn is_on(value: &str) -> bool {
+    matches!(value.trim_end(), "Y" | "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_on;
+
+    #[test]
+    fn parameters_are_y_or_n() {
+        assert!(is_on("Y\n") && is_on("1\n") && is_on("Y"));
+        assert!(!is_on("N\n") && !is_on("0\n") && !is_on(""));
     }
 }

@@ -1,6 +1,6 @@
 //! A vCPU: running it, and why it stopped.
 
-use kvm_bindings::{kvm_msr_entry, kvm_regs, kvm_sregs};
+use kvm_bindings::{kvm_msr_entry, kvm_regs, kvm_sregs, kvm_xcrs};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
 use crate::kvm::system::{KvmError, refused};
@@ -125,6 +125,16 @@ impl Vcpu {
     /// [`KvmError::Refused`].
     pub fn set_sregs(&self, sregs: &kvm_sregs) -> Result<(), KvmError> {
         self.fd.set_sregs(sregs).map_err(refused("the special registers"))
+    }
+
+    /// Sets which vector state the program may use: XCR0.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn set_components(&self, components: u64) -> Result<(), KvmError> {
+        let mut registers = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+        registers.xcrs[0].value = components;
+        self.fd.set_xcrs(&registers).map_err(refused("the vector state (XCR0)"))
     }
 
     /// Sets model-specific registers: pairs of index and value.

@@ -9,6 +9,7 @@ use std::{io, thread};
 
 use cairn_abi::SessionKey;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
 
 use crate::checkpoint::{Keeper, KeeperConfig};
 use crate::devices::bus::{Bus, BusError};
@@ -285,8 +286,11 @@ fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> 
         functions: vec![function],
     };
     let (view, directory) = layout.build()?;
-    Files::new(view, Descriptors::standard(), &directory)
-        .map_err(|source| RunError::Directory { directory, source })
+    let mut files = Files::new(view, Descriptors::standard(), &directory)
+        .map_err(|source| RunError::Directory { directory, source })?;
+    // The program's mask is applied where its files are made; the monitor's own would come on top.
+    files.set_umask(umask(Mode::empty()).bits());
+    Ok(files)
 }
 
 /// Lets the monitor have as many descriptors as it may: each file in the program's private directories
@@ -392,8 +396,22 @@ fn unit(
     };
     let keeper = Keeper::new(Arc::clone(slots), Arc::clone(memory), keeping);
     let spare_core = thread::available_parallelism().is_ok_and(|cores| 1 < cores.get());
-    let policy = PollPolicy::new(config.poll, spare_core);
+    let policy = PollPolicy::new(poll_mode(config.poll), spare_core);
     Ok(Unit::new(function, keeper, Arc::clone(memory), root, policy))
+}
+
+/// How requests are taken: never while the vCPU runs, where a checkpoint could then miss writes.
+fn poll_mode(wanted: PollMode) -> PollMode {
+    if !System::logs_in_buffer() {
+        return wanted;
+    }
+    if wanted == PollMode::Always {
+        tracing::warn!(
+            "requests are not polled for: this CPU keeps the dirty log in a buffer (PML) that KVM reads when \
+             the program stops; load kvm_intel or kvm_amd with pml=0 to have them polled"
+        );
+    }
+    PollMode::Never
 }
 
 fn fresh_key() -> SessionKey {

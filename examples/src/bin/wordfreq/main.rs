@@ -14,15 +14,19 @@ use clap::Parser;
 use crate::count::Counting;
 use crate::input::Input;
 
-/// Counts the words of texts and survives damage to its own table of counts.
-///
-/// The result is that of
-///
-///     cat FILE... | tr -cs '[:alnum:]' '\n' | grep . | sort | uniq -c
-///
-/// under LC_ALL=C: a word is a run of ASCII letters and digits, words are sorted by their bytes.
+/// What `--help` says first.
+const ABOUT: &str = "\
+Counts the words of texts and survives damage to its own table of counts.
+
+The result is that of
+
+    cat FILE... | tr -cs '[:alnum:]' '\\n' | grep . | sort | uniq -c
+
+under LC_ALL=C: a word is a run of ASCII letters and digits, words are sorted by their bytes.";
+
+/// The command line.
 #[derive(Parser)]
-#[command(verbatim_doc_comment, version)]
+#[command(about = ABOUT, version)]
 struct Args {
     /// The texts, read as if they were one.
     #[arg(required = true, value_name = "FILE")]

@@ -62,7 +62,12 @@ fn print_kvm(system: &System) {
     line(DEVICE, "usable");
     line("kind", kind);
     line("memory slots", &system.capability(Cap::NrMemslots).to_string());
-    line("dirty log", "bitmap with manual protection");
+    let buffered = if System::logs_in_buffer() {
+        ", by a buffer of the CPU (PML): requests are never polled for"
+    } else {
+        ""
+    };
+    line("dirty log", &format!("bitmap with manual protection{buffered}"));
     let ring = system.capability(Cap::DirtyLogRing);
     line("dirty ring", &if ring == 0 { "no".to_owned() } else { format!("up to {} entries", ring / 16) });
 }

@@ -11,6 +11,7 @@ use cairn_vmm::machine::app::{self, AppConfig, DEFAULT_MEMORY, Grant, LEAST_MEMO
 use cairn_vmm::machine::end::{End, Ended};
 use cairn_vmm::machine::poll_policy::PollMode;
 use clap::{Args, ValueEnum};
+use nix::sys::signal::Signal;
 
 use crate::size::Size;
 
@@ -75,8 +76,9 @@ impl Run {
         let Ended { end, refused } = app::run(&self.config()?)?;
         match &end {
             End::Faulted(fault) => eprintln!("cairn: {fault}"),
+            // A reader that has seen enough is no news.
+            End::Killed(Signal::SIGPIPE) | End::Exited(_) => {}
             End::Killed(signal) => eprintln!("cairn: the program was killed by {signal}"),
-            End::Exited(_) => {}
         }
         if end != End::Exited(0) && !refused.is_empty() {
             eprintln!(

@@ -2,7 +2,8 @@
 //!
 //! A system call arrives as a store to the syscall port, made by the stub that MSR_LSTAR names. On
 //! VMX and SVM the stub runs at CPL 0 and its SYSRET goes back; where CPL 0 is emulated, SYSCALL stays
-//! at CPL 3 and the VMM sets the return itself. An exception arrives as a store of its vector to the
+//! at CPL 3 and the VMM sets the return itself. Which it is shows at the vCPU's first instruction, a
+//! SYSCALL of ours. An exception arrives as a store of its vector to the
 //! exception port, by a stub of that vector; the CPU has left its frame on the interrupt stack.
 
 use std::sync::Arc;
@@ -21,8 +22,8 @@ use crate::memory::page_table::{PageTables, SYSTEM_PAGES, SYSTEM_VIRTUAL};
 
 /// Offsets in the system span.
 const SYSCALL_STUB: u64 = SYSTEM_PAGES.start;
-/// A SYSCALL of our own, by which we learn how the host's behaves.
-const PROBE: u64 = SYSCALL_STUB + 16;
+/// Where the vCPU starts: behind the stub, in the same page.
+const START_STUB: u64 = SYSCALL_STUB + STUB_SIZE;
 const EXCEPTION_STUBS: u64 = SYSCALL_STUB + PAGE;
 const INTERRUPT_DESCRIPTORS: u64 = EXCEPTION_STUBS + PAGE;
 const DESCRIPTORS: u64 = INTERRUPT_DESCRIPTORS + PAGE;
@@ -38,7 +39,11 @@ const MSR_SYSCALL_MASK: u32 = 0xc000_0084;
 /// Flags that a program may have when it goes on: all that POPF at CPL 3 can set, and IF.
 const USER_FLAGS: u64 = 0x24_4fd5 | 1 << 9;
 const FLAG_ALWAYS: u64 = 1 << 1;
+/// A program starts with these: interrupts on.
+const START_FLAGS: u64 = FLAG_ALWAYS | 1 << 9;
 
+/// The vector of INT3, the only one that a program may raise by an INT instruction.
+const BREAKPOINT: u64 = 3;
 /// Vectors whose frame begins with an error code (Intel SDM volume 3, table 6-1).
 const WITH_ERROR: [u64; 10] = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
 /// The vector of what the CPU forbids to programs.
@@ -109,7 +114,7 @@ enum Stub {
 pub struct Cpu {
     vcpu: Vcpu,
     system: Arc<Reservation>,
-    stub: Option<Stub>,
+    stub: Stub,
     segments: Segments,
 }
 
@@ -133,7 +138,8 @@ impl Cpu {
         write_tables(&system);
         tables.map_device(SYSCALL_PORT, true);
         tables.map_device(EXCEPTION_PORT, false);
-        let mut vcpu = vm.create_vcpu(0, &kvm.supported_cpuid()?)?;
+        let features = kvm.supported_cpuid()?;
+        let mut vcpu = vm.create_vcpu(0, &features)?;
         let mut sregs = vcpu.sregs()?;
         let tables = Tables {
             page_table: tables.root(),
@@ -141,20 +147,23 @@ impl Cpu {
             descriptors: SYSTEM_VIRTUAL + DESCRIPTORS,
             task: SYSTEM_VIRTUAL + TASK_STATE,
         };
-        state::enter_user(&mut sregs, &tables);
+        let components = state::components(features.as_slice());
+        state::enter_user(&mut sregs, &tables, components);
         vcpu.set_sregs(&sregs)?;
+        if let Some(components) = components {
+            vcpu.set_components(components)?;
+        }
         vcpu.set_msrs(&[
             (MSR_STAR, state::STAR),
             (MSR_LSTAR, SYSTEM_VIRTUAL + SYSCALL_STUB),
             (MSR_SYSCALL_MASK, state::SYSCALL_MASK),
         ])?;
-        vcpu.set_regs(&kvm_regs {
-            rip: entry,
-            rsp: stack,
-            rflags: FLAG_ALWAYS | 1 << 9,
-            ..Default::default()
-        });
-        Ok(Self { vcpu, system, stub: None, segments: Segments::default() })
+        let stub = start(&mut vcpu)?;
+        let mut cpu = Self { vcpu, system, stub, segments: Segments::default() };
+        let regs = kvm_regs { rcx: entry, r11: START_FLAGS, rsp: stack, ..cpu.vcpu.regs() };
+        cpu.vcpu.set_regs(&regs);
+        cpu.answer(0, Segments::default())?;
+        Ok(cpu)
     }
 
     /// Runs the program until it needs something. `load` answers loads from device registers.
@@ -162,11 +171,6 @@ impl Cpu {
     /// # Errors
     /// [`KvmError`] when KVM itself fails.
     pub fn run(&mut self, load: &mut dyn FnMut(u64, &mut [u8])) -> Result<Event, KvmError> {
-        if self.stub.is_none()
-            && let Err(failure) = self.probe()?
-        {
-            return Ok(Event::Failed { failure, instruction: SYSTEM_VIRTUAL + PROBE });
-        }
         Ok(match self.vcpu.run(load)? {
             Exit::Store { address: SYSCALL_PORT, .. } => self.call(),
             Exit::Store { address: EXCEPTION_PORT, value, .. } => {
@@ -188,7 +192,7 @@ impl Cpu {
     pub fn answer(&mut self, value: u64, segments: Segments) -> Result<(), KvmError> {
         let mut regs = self.vcpu.regs();
         regs.rax = value;
-        if self.stub == Some(Stub::Unprivileged) {
+        if self.stub == Stub::Unprivileged {
             regs.rip = regs.rcx;
             regs.rflags = regs.r11 & USER_FLAGS | FLAG_ALWAYS;
         }
@@ -215,29 +219,6 @@ impl Cpu {
         regs.rflags = exception.flags & USER_FLAGS | FLAG_ALWAYS;
         self.vcpu.set_regs(&regs);
         Ok(())
-    }
-
-    /// Makes a SYSCALL before the program runs. A program's own first call is no witness: it could store to
-    /// the port at CPL 3, and be returned to at CPL 0 ever after.
-    fn probe(&mut self) -> Result<Result<(), Failure>, KvmError> {
-        let (regs, sregs) = (self.vcpu.regs(), self.vcpu.sregs()?);
-        self.vcpu.set_regs(&kvm_regs { rip: SYSTEM_VIRTUAL + PROBE, rflags: FLAG_ALWAYS, ..regs });
-        loop {
-            match self.vcpu.run(&mut |_, _| {})? {
-                Exit::Store { address: SYSCALL_PORT, .. } => break,
-                Exit::Interrupted => {}
-                Exit::Failed(failure) => return Ok(Err(failure)),
-                exit => {
-                    tracing::error!(?exit, "SYSCALL doesn't lead to its stub");
-                    return Ok(Err(Failure::Other(u32::MAX)));
-                }
-            }
-        }
-        let at_cpl_3 = self.vcpu.sregs()?.cs.selector & 3 == 3;
-        self.stub = Some(if at_cpl_3 { Stub::Unprivileged } else { Stub::Privileged });
-        self.vcpu.set_sregs(&sregs)?;
-        self.vcpu.set_regs(&regs);
-        Ok(Ok(()))
     }
 
     fn call(&self) -> Event {
@@ -276,13 +257,33 @@ impl Cpu {
     }
 }
 
+/// Runs the vCPU up to its first system call, which is ours, and sees at which level that arrives.
+///
+/// A program's own first call can't show it: one that stores to the port by itself, or jumps to the
+/// stub, is at CPL 3 everywhere. Taken for a host whose SYSCALL stays there, the next true SYSCALL
+/// would leave the program at CPL 0.
+fn start(vcpu: &mut Vcpu) -> Result<Stub, KvmError> {
+    let rip = SYSTEM_VIRTUAL + START_STUB;
+    vcpu.set_regs(&kvm_regs { rip, rflags: START_FLAGS, ..Default::default() });
+    loop {
+        match vcpu.run(&mut |_, bytes| bytes.fill(0))? {
+            Exit::Interrupted => {}
+            Exit::Store { address: SYSCALL_PORT, .. } => break,
+            exit => return Err(KvmError::Unfit(exit)),
+        }
+    }
+    let unprivileged = vcpu.sregs()?.cs.selector & 3 == 3;
+    Ok(if unprivileged { Stub::Unprivileged } else { Stub::Privileged })
+}
+
 fn write_stubs(system: &Reservation) {
     // mov %al, SYSCALL_PORT; sysretq
     let mut stub = vec![0x88, 0x04, 0x25];
     stub.extend(low_half(SYSCALL_PORT).to_le_bytes());
     stub.extend([0x48, 0x0f, 0x07]);
     write(system, SYSCALL_STUB, &stub);
-    write(system, PROBE, &[0x0f, 0x05]);
+    // syscall
+    write(system, START_STUB, &[0x0f, 0x05]);
     for vector in 0..=u8::MAX {
         // movb $vector, EXCEPTION_PORT; hlt
         let mut stub = vec![0xc6, 0x04, 0x25];
@@ -294,7 +295,8 @@ fn write_stubs(system: &Reservation) {
 
 fn write_tables(system: &Reservation) {
     for vector in 0..256 {
-        let [low, high] = interrupt_gate(SYSTEM_VIRTUAL + EXCEPTION_STUBS + vector * STUB_SIZE);
+        let level = if vector == BREAKPOINT { 3 } else { 0 };
+        let [low, high] = interrupt_gate(SYSTEM_VIRTUAL + EXCEPTION_STUBS + vector * STUB_SIZE, level);
         set(system, INTERRUPT_DESCRIPTORS + vector * 16, low);
         set(system, INTERRUPT_DESCRIPTORS + vector * 16 + 8, high);
     }
@@ -305,14 +307,18 @@ fn write_tables(system: &Reservation) {
     let top = (SYSTEM_VIRTUAL + INTERRUPT_STACK_TOP).to_le_bytes();
     write(system, TASK_STATE + 4, &top);
     write(system, TASK_STATE + 36, &top);
+    // The map of I/O ports that CPL 3 may use begins behind the segment's end: none. At 0 it would be
+    // these zeros, which allow the lowest 800 ports.
+    write(system, TASK_STATE + 102, &u16::to_le_bytes(state::TASK_LIMIT + 1));
 }
 
 /// A 64-bit interrupt gate on the first interrupt stack, so that the frame is always in one place.
-fn interrupt_gate(handler: u64) -> [u64; 2] {
+/// INT instructions reach it from `level` (CPL) inwards.
+fn interrupt_gate(handler: u64, level: u64) -> [u64; 2] {
     const PRESENT_INTERRUPT_GATE: u64 = 0x8e00 << 32;
     const INTERRUPT_STACK_1: u64 = 1 << 32;
     let low = handler & 0xffff | u64::from(state::SYSTEM_CODE) << 16 | (handler >> 16 & 0xffff) << 48;
-    [low | PRESENT_INTERRUPT_GATE | INTERRUPT_STACK_1, handler >> 32]
+    [low | PRESENT_INTERRUPT_GATE | INTERRUPT_STACK_1 | level << 45, handler >> 32]
 }
 
 fn write(system: &Reservation, offset: u64, bytes: &[u8]) {

@@ -361,7 +361,7 @@ impl AddressSpace {
 
     /// Takes away whatever is in `range`.
     fn release(&mut self, range: &Range<u64>) -> Result<(), SpaceError> {
-        if self.is_free(range) {
+        if range.is_empty() || self.is_free(range) {
             return Ok(());
         }
         self.leave(range);

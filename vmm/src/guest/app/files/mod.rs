@@ -1,8 +1,8 @@
 //! The files of the guest: what it sees, what it has open, and how its paths are found.
 //!
 //! The program in the guest is hostile. It reaches the host's files only through [`view::FileView`], which
-//! holds a mount table of the guest's own: directories of the host that were granted ([`host`]), trees in
-//! memory ([`memory`]) and files that the monitor makes up ([`synthetic`]). Symbolic links are followed in
+//! holds a mount table of the guest's own: directories of the host that were granted (`host`), trees in
+//! memory (`memory`) and files that the monitor makes up (`synthetic`). Symbolic links are followed in
 //! that tree, by the monitor, and never by the host's kernel.
 
 mod backend;

@@ -14,7 +14,8 @@ impl AddressSpace {
     /// `may_move`, or at `fixed`. Answers where it is.
     ///
     /// # Errors
-    /// [`SpaceError`]: EFAULT when `old` isn't one mapping, `Full` when there is no room.
+    /// [`SpaceError`]: EFAULT when `old` isn't one mapping, `Full` when there is no room, ENOMEM when
+    /// what should grow is a file's.
     pub fn remap(
         &mut self,
         old: &Range<u64>,
@@ -41,6 +42,10 @@ impl AddressSpace {
             self.map_memory(Place::Exactly(grown), mapping.rights, mapping.content)?;
             return Ok(old.start);
         }
+        if old_len < new_len && !mapping.is_memory() {
+            // More of the file would have to be mapped, and its descriptor may be gone.
+            return Err(SpaceError::Host(Errno::ENOMEM));
+        }
         match fixed {
             Some(start) => {
                 self.relocate(old, start..start.checked_add(new_len).ok_or(SpaceError::Range)?, mapping)
@@ -64,16 +69,25 @@ impl AddressSpace {
         }
         self.admit(&new, &Mapping { charged: false, ..mapping.clone() })?;
         self.release(&new)?;
-        self.leave(old);
-        self.tables.map(old, Rights::NONE, false);
-        if let Err(errno) = self.memory.window().relocate(old, &new) {
-            self.reinstate(old);
+        let len = (old.end - old.start).min(new.end - new.start);
+        let (kept, moved) = (old.start..old.start + len, new.start..new.start + len);
+        self.release(&(kept.end..old.end))?;
+        let more = moved.end..new.end;
+        if !more.is_empty() {
+            // First, because it may fail: the pages move when all else is done.
+            self.map_memory(Place::Exactly(more.clone()), mapping.rights, mapping.content.clone())?;
+        }
+        self.leave(&kept);
+        self.tables.map(&kept, Rights::NONE, false);
+        if let Err(errno) = self.memory.window().relocate(&kept, &moved) {
+            self.reinstate(&kept);
+            self.release(&more)?;
             return Err(SpaceError::Host(errno));
         }
-        self.mappings.remove(old.clone());
+        self.mappings.remove(kept);
         if let Content::File { delta, .. } = &mut mapping.content {
             *delta = delta.wrapping_add(old.start).wrapping_sub(new.start);
         }
-        Ok(self.enter(new, mapping)?.start)
+        Ok(self.enter(moved, mapping)?.start)
     }
 }

@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod escapes;
+mod hostile;
 mod layout;
 mod oracle;
 mod read_only;
