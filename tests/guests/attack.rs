@@ -102,7 +102,7 @@ fn memory(attack: &str) -> bool {
             "protectself" => {
                 let page = main as fn() as usize & !(PAGE - 1);
                 libc::mprotect(std::ptr::with_exposed_provenance_mut(page), PAGE, libc::PROT_READ);
-                main();
+                black_box(main as fn())();
             }
             "manymappings" => many_mappings(),
             _ => return false,
