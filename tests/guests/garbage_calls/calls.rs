@@ -213,3 +213,27 @@ pub(crate) const CALLS: &[i64] = &[
     libc::SYS_fremovexattr,
     libc::SYS_epoll_create1,
 ];
+
+/// Names of files that are there, aren't, or are something else.
+pub(crate) const PATHS: [&[u8]; 20] = [
+    b"/tmp\0",
+    b"/tmp/a\0",
+    b"/tmp/b/\0",
+    b"/tmp/b/c\0",
+    b"/tmp/../tmp/a\0",
+    b"/\0",
+    b".\0",
+    b"\0",
+    b"/dev/null\0",
+    b"/dev/zero\0",
+    b"/dev/urandom\0",
+    b"/proc\0",
+    b"/proc/self/maps\0",
+    b"/proc/self/fd\0",
+    b"/proc/self/fd/5\0",
+    b"/proc/self/exe\0",
+    b"/sys/bus/pci/devices/0000:00:01.0/resource0\0",
+    b"/sys/bus/pci/devices/0000:00:01.0/config\0",
+    b"/usr/lib\0",
+    b"/etc/passwd/\xff\xfe\0",
+];

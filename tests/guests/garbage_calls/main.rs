@@ -11,7 +11,7 @@ use std::hint::black_box;
 
 use cairn_guest::Session;
 
-use crate::calls::{AT_PATH, BY_DESCRIPTOR, BY_PATH, CALLS, NEVER};
+use crate::calls::{AT_PATH, BY_DESCRIPTOR, BY_PATH, CALLS, NEVER, PATHS};
 
 const PAGE: u64 = 4096;
 /// Where buffers are: readable and writable, then a hole.
@@ -24,29 +24,6 @@ const SPARE: u64 = ARENA + (2 << 30);
 const SPARE_COUNT: usize = 1100;
 const SPARE_PAGES: u64 = SPARE_COUNT as u64;
 const NULL_PATHS: u64 = 32;
-
-const PATHS: [&[u8]; 20] = [
-    b"/tmp\0",
-    b"/tmp/a\0",
-    b"/tmp/b/\0",
-    b"/tmp/b/c\0",
-    b"/tmp/../tmp/a\0",
-    b"/\0",
-    b".\0",
-    b"\0",
-    b"/dev/null\0",
-    b"/dev/zero\0",
-    b"/dev/urandom\0",
-    b"/proc\0",
-    b"/proc/self/maps\0",
-    b"/proc/self/fd\0",
-    b"/proc/self/fd/5\0",
-    b"/proc/self/exe\0",
-    b"/sys/bus/pci/devices/0000:00:01.0/resource0\0",
-    b"/sys/bus/pci/devices/0000:00:01.0/config\0",
-    b"/usr/lib\0",
-    b"/etc/passwd/\xff\xfe\0",
-];
 
 fn main() {
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<u64>().expect("a number"));
