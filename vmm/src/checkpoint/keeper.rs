@@ -22,6 +22,8 @@ pub struct KeeperConfig {
     pub history: NonZeroUsize,
     /// Bytes that all regions may have together.
     pub max_region_bytes: u64,
+    /// Bytes that all checkpoints may have together; one that needs more fails, and the others hold.
+    pub max_history_bytes: u64,
 }
 
 /// The engine of one session after the other, and the memslots of its regions.
@@ -175,10 +177,16 @@ fn engine(
     config: KeeperConfig,
 ) -> Engine<BitmapTracker> {
     let tracker = BitmapTracker::new(Arc::clone(slots), Arc::clone(memory));
-    let KeeperConfig { history, max_region_bytes } = config;
+    let KeeperConfig { history, max_region_bytes, max_history_bytes } = config;
     Engine::new(
         tracker,
-        Config { history, max_region_bytes, rule: Rule::TwoDirtyEpochs, ..Config::default() },
+        Config {
+            history,
+            max_region_bytes,
+            max_history_bytes,
+            rule: Rule::TwoDirtyEpochs,
+            ..Config::default()
+        },
     )
 }
 

@@ -32,6 +32,8 @@ pub enum Exit {
     Interrupted,
     /// Memory of a slot that the VMM's own mapping doesn't have (the instruction is not done).
     NoMemory,
+    /// An access to an I/O port.
+    Port,
     /// KVM couldn't go on; the text says why.
     Failed(Failure),
 }
@@ -77,6 +79,7 @@ impl Vcpu {
                 load(address, bytes);
                 Ok(Exit::Load)
             }
+            Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => Ok(Exit::Port),
             Ok(VcpuExit::Intr) => Ok(Exit::Interrupted),
             Ok(VcpuExit::MemoryFault { .. }) => Ok(Exit::NoMemory),
             Ok(VcpuExit::InternalError) => Ok(Exit::Failed(Failure::Emulation)),

@@ -388,7 +388,12 @@ fn unit(
     let device = CheckpointDevice::new(limits, Box::new(fresh_key));
     let address = u32::try_from(REGISTERS.start).unwrap_or(u32::MAX);
     let function = PciFunction::new(device, IDENTITY, address).map_err(DeviceError::Function)?;
-    let keeping = KeeperConfig { history: config.history, max_region_bytes: config.memory };
+    let keeping = KeeperConfig {
+        history: config.history,
+        max_region_bytes: config.memory,
+        // What a guest can make its host keep stays in proportion to what it was given.
+        max_history_bytes: config.memory,
+    };
     let keeper = Keeper::new(Arc::clone(slots), Arc::clone(memory), keeping);
     let spare_core = thread::available_parallelism().is_ok_and(|cores| 1 < cores.get());
     let policy = PollPolicy::new(poll_mode(config.poll), spare_core);

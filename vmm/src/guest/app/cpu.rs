@@ -46,6 +46,8 @@ const START_FLAGS: u64 = FLAG_ALWAYS | 1 << 9;
 const BREAKPOINT: u64 = 3;
 /// Vectors whose frame begins with an error code (Intel SDM volume 3, table 6-1).
 const WITH_ERROR: [u64; 10] = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
+/// The vector of what the CPU forbids to programs.
+const GENERAL_PROTECTION: u64 = 13;
 /// The page fault's vector.
 pub const PAGE_FAULT: u64 = 14;
 
@@ -176,6 +178,8 @@ impl Cpu {
             }
             Exit::Store { address, value, len } => Event::Store { address, value, len },
             Exit::Load | Exit::Interrupted => Event::Nothing,
+            // The CPU forbids ports to programs; where CPL 0 is emulated, KVM may let them through.
+            Exit::Port => self.forbidden(),
             Exit::NoMemory => Event::NoMemory { instruction: self.vcpu.regs().rip },
             Exit::Failed(failure) => Event::Failed { failure, instruction: self.vcpu.regs().rip },
         })
@@ -221,9 +225,22 @@ impl Cpu {
         let regs = self.vcpu.regs();
         if WINDOW_SIZE <= regs.rcx {
             // No SYSCALL of the program leaves such a return address: it stored to the port by itself.
-            return Event::NoMemory { instruction: regs.rip };
+            return self.forbidden();
         }
         Event::Call(regs.rax, [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9])
+    }
+
+    /// What the CPU would have made of what it should have stopped.
+    fn forbidden(&self) -> Event {
+        let regs = self.vcpu.regs();
+        Event::Exception(Exception {
+            vector: GENERAL_PROTECTION,
+            error: 0,
+            address: 0,
+            instruction: regs.rip,
+            stack: regs.rsp,
+            flags: regs.rflags,
+        })
     }
 
     fn exception(&self, vector: u64) -> Result<Exception, KvmError> {

@@ -4,6 +4,8 @@
 //! list of mappings here, the page tables, the window (the VMM's own mapping, from which KVM learns of
 //! it), and the plain spans that other threads read memory by.
 
+mod moves;
+
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +23,10 @@ use crate::memory::layout::{
 use crate::memory::page_table::PageTables;
 use crate::memory::program::ProgramMemory;
 use crate::memory::rights::Rights;
+
+/// Most mappings that a program may have (Linux: vm.max_map_count). In the window each takes two of the
+/// host's own mappings at most, itself and the gap after it, of which the host gives a process 65,530.
+const MAX_MAPPINGS: usize = 30_000;
 
 /// Called before memory of a registered region changes its place or its rights, so that the region
 /// ends first.
@@ -140,8 +146,8 @@ impl AddressSpace {
         let range = self.place(place, PAGE)?;
         let delta = source.offset.wrapping_sub(range.start);
         let mapping = Mapping::new(rights, Content::File { path: source.path, delta, shared });
-        self.admit(&range, &mapping)?;
         let offset = i64::try_from(source.offset).map_err(|_| SpaceError::Range)?;
+        self.admit(&range, &mapping)?;
         self.release(&range)?;
         let placed = self.memory.window().place_file(range.clone(), rights.host(), shared, file, offset);
         placed.map_err(SpaceError::Host)?;
@@ -160,7 +166,7 @@ impl AddressSpace {
         }
         for page in registers.clone().step_by(to_usize(PAGE)) {
             self.tables.map_device(page, true);
-            let times = self.times_mapped(page) + 1;
+            let times = self.times_mapped(page).saturating_add(1);
             self.mappings.insert(page..page + PAGE, Mapping::new(rights, Content::Device { times }));
         }
         Ok(registers)
@@ -178,6 +184,13 @@ impl AddressSpace {
         if !is_program(range) {
             return Err(SpaceError::Range);
         }
+        let splits = self
+            .mappings
+            .get_key_value(&range.start)
+            .is_some_and(|(whole, _)| whole.start < range.start && range.end < whole.end);
+        if splits {
+            self.check_count()?;
+        }
         self.release(range)
     }
 
@@ -190,6 +203,7 @@ impl AddressSpace {
         if self.mappings.gaps(range).next().is_some() || !is_program(range) {
             return Err(SpaceError::Host(Errno::ENOMEM));
         }
+        self.check_count()?;
         let pieces: Vec<(Range<u64>, Mapping)> = self
             .mappings
             .overlapping(range)
@@ -237,54 +251,6 @@ impl AddressSpace {
     pub fn map_stack(&mut self) -> Result<(), SpaceError> {
         self.map_memory(Place::Exactly(STACK_TOP - STACK_SIZE..STACK_TOP), Rights::DATA, Content::Stack)
             .map(drop)
-    }
-
-    /// Makes the mapping at `old` (its length) `new_len` bytes long, elsewhere if it must and
-    /// `may_move`, or at `fixed`. Answers where it is.
-    ///
-    /// # Errors
-    /// [`SpaceError`]: EFAULT when `old` isn't one mapping, `Full` when there is no room, ENOMEM when
-    /// what should grow is a file's.
-    pub fn remap(
-        &mut self,
-        old: &Range<u64>,
-        new_len: u64,
-        may_move: bool,
-        fixed: Option<u64>,
-    ) -> Result<u64, SpaceError> {
-        let mapping = match self.mappings.get_key_value(&old.start) {
-            Some((range, mapping)) if old.end <= range.end && is_program(old) => mapping.clone(),
-            _ => return Err(SpaceError::Host(Errno::EFAULT)),
-        };
-        let old_len = old.end - old.start;
-        if fixed.is_none() && new_len <= old_len {
-            if new_len < old_len {
-                self.unmap(&(old.start + new_len..old.end))?;
-            }
-            return Ok(old.start);
-        }
-        if mapping.charged {
-            self.check_limit(new_len.saturating_sub(old_len))?;
-        }
-        let grown = old.end..old.start.checked_add(new_len).ok_or(SpaceError::Range)?;
-        if fixed.is_none() && mapping.is_memory() && is_program(&grown) && self.is_free(&grown) {
-            self.map_memory(Place::Exactly(grown), mapping.rights, mapping.content)?;
-            return Ok(old.start);
-        }
-        if old_len < new_len && !mapping.is_memory() {
-            // More of the file would have to be mapped, and its descriptor may be gone.
-            return Err(SpaceError::Host(Errno::ENOMEM));
-        }
-        match fixed {
-            Some(start) => {
-                self.relocate(old, start..start.checked_add(new_len).ok_or(SpaceError::Range)?, mapping)
-            }
-            None if may_move => {
-                let range = self.place(Place::Anywhere(new_len), align_for(new_len))?;
-                self.relocate(old, range, mapping)
-            }
-            None => Err(SpaceError::Full),
-        }
     }
 
     /// Drops the content of private memory in `range` (MADV_DONTNEED).
@@ -349,8 +315,14 @@ impl AddressSpace {
         !self.mappings.overlaps(range)
     }
 
-    /// Checks the limit and makes sure of memslots, before anything changes.
+    /// Whether there may be more mappings. A change makes two more at most, where it cuts one in three.
+    fn check_count(&self) -> Result<(), SpaceError> {
+        if self.mappings.len() < MAX_MAPPINGS { Ok(()) } else { Err(SpaceError::Host(Errno::ENOMEM)) }
+    }
+
+    /// Checks the limits and makes sure of memslots, before anything changes.
     fn admit(&self, range: &Range<u64>, mapping: &Mapping) -> Result<(), SpaceError> {
+        self.check_count()?;
         if mapping.charged {
             let replaced: u64 =
                 self.mappings.overlapping(range).map(|(piece, old)| old.charge(&clip(piece, range))).sum();
@@ -394,9 +366,24 @@ impl AddressSpace {
         }
         self.leave(range);
         self.tables.map(range, Rights::NONE, false);
-        self.memory.window().clear(range.clone()).map_err(SpaceError::Host)?;
+        if let Err(errno) = self.memory.window().clear(range.clone()) {
+            self.reinstate(range);
+            return Err(SpaceError::Host(errno));
+        }
         self.mappings.remove(range.clone());
         self.settle()
+    }
+
+    /// After a change of the window that the host refused: the page tables and the plain spans say again
+    /// what the list of mappings says.
+    fn reinstate(&mut self, range: &Range<u64>) {
+        for (piece, mapping) in self.mappings.overlapping(range) {
+            let piece = clip(piece, range);
+            self.tables.map(&piece, mapping.rights, mapping.is_memory());
+            if mapping.is_plain() {
+                self.memory.plain_mut().insert(piece);
+            }
+        }
     }
 
     /// Sees to it that nobody reads `range` by pointers any more.
@@ -432,47 +419,29 @@ impl AddressSpace {
         if !mapping.is_plain() {
             self.leave(piece);
         }
-        let window = self.memory.window();
         if !rights.includes(old) {
+            let window = self.memory.window();
             self.tables.map(piece, rights, false);
             // Through "no access", so that KVM drops what it derived even if the host's rights don't
             // change (execution isn't among them).
-            window.protect(piece, Rights::NONE.host()).map_err(SpaceError::Host)?;
+            let narrowed = window.protect(piece, Rights::NONE.host());
+            if let Err(errno) = narrowed {
+                self.reinstate(piece);
+                return Err(SpaceError::Host(errno));
+            }
         }
-        window.protect(piece, rights.host()).map_err(SpaceError::Host)?;
+        if let Err(errno) = self.memory.window().protect(piece, rights.host()) {
+            // It was cut out by the step before, if at all, so that this one finds it whole.
+            let _ = self.memory.window().protect(piece, old.host());
+            self.reinstate(piece);
+            return Err(SpaceError::Host(errno));
+        }
         self.tables.map(piece, rights, mapping.is_memory());
         if mapping.is_plain() {
             self.memory.plain_mut().insert(piece.clone());
         }
         self.mappings.insert(piece.clone(), mapping);
         Ok(())
-    }
-
-    fn relocate(
-        &mut self,
-        old: &Range<u64>,
-        new: Range<u64>,
-        mut mapping: Mapping,
-    ) -> Result<u64, SpaceError> {
-        if !is_program(&new) || new.start < old.end && old.start < new.end {
-            return Err(SpaceError::Range);
-        }
-        self.admit(&new, &Mapping { charged: false, ..mapping.clone() })?;
-        let len = (old.end - old.start).min(new.end - new.start);
-        let (kept, moved) = (old.start..old.start + len, new.start..new.start + len);
-        self.release(&new)?;
-        self.release(&(kept.end..old.end))?;
-        self.leave(&kept);
-        self.tables.map(&kept, Rights::NONE, false);
-        self.memory.window().relocate(&kept, &moved).map_err(SpaceError::Host)?;
-        self.mappings.remove(kept.clone());
-        if let Content::File { delta, .. } = &mut mapping.content {
-            *delta = delta.wrapping_add(old.start).wrapping_sub(new.start);
-        }
-        if moved.end < new.end {
-            self.map_memory(Place::Exactly(moved.end..new.end), mapping.rights, mapping.content.clone())?;
-        }
-        Ok(self.enter(moved, mapping)?.start)
     }
 
     /// Makes KVM forget, if the page tables changed in a way that it can't follow.

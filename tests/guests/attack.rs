@@ -1,0 +1,168 @@
+//! Guest program: one attack on the VMM or on the CPU's protection. Argument: which.
+
+use std::arch::asm;
+use std::hint::black_box;
+
+use cairn_guest::{Error, Session};
+
+const SYSCALL_PORT: usize = 0x7000_3000;
+const EXCEPTION_PORT: usize = 0x7000_4000;
+const STUB: usize = (512 << 30) + 0x1_0000;
+const PAGE: usize = 4096;
+const CODE: usize = 0x4000_0000;
+
+fn main() {
+    let attack = std::env::args().nth(1).unwrap_or_default();
+    let done = cpu(&attack) || memory(&attack) || history(&attack);
+    println!("{}", if done { "survived" } else { "no such attack" });
+}
+
+/// Instructions that belong to a kernel, and states that are no program's. True if there is such an attack.
+fn cpu(attack: &str) -> bool {
+    // SAFETY: nothing is safe here, on purpose: at worst the program is killed, which is what is tested.
+    unsafe {
+        match attack {
+            "hlt" => asm!("hlt"),
+            "cli" => asm!("cli"),
+            "in" => asm!("in al, dx", out("al") _, in("dx") 0x60_u16),
+            "out" => asm!("out dx, al", in("al") 0_u8, in("dx") 0x80_u16),
+            "int80" => asm!("int 0x80", inout("rax") 1_u64 => _),
+            "int3" => asm!("int3"),
+            "int255" => asm!("int 255"),
+            "sysenter" => asm!("sysenter"),
+            "wrmsr" => asm!("wrmsr", in("ecx") 0xc000_0082_u32, in("eax") 0, in("edx") 0),
+            "rdpmc" => asm!("rdpmc", in("ecx") 0, out("eax") _, out("edx") _),
+            "xsetbv" => asm!("xsetbv", in("ecx") 0, in("eax") 7, in("edx") 0),
+            "cr3" => asm!("mov cr3, {}", in(reg) 0_u64),
+            "swapgs" => asm!("swapgs"),
+            "sysret" => asm!("sysretq"),
+            "ring0" => asm!("mov ss, {0:x}", in(reg) 0x10_u32),
+            "farjump" => asm!("push 0x08", "lea rax, [rip + 2f]", "push rax", "retfq", "2:", out("rax") _),
+            "iretq" => asm!("push 0x10", "push rsp", "push 0x3202", "push 0x08", "push 0", "iretq"),
+            "step" => asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq", "nop", "nop"),
+            "rsp0" => asm!("xor esp, esp", "push rax"),
+            "rspdevice" => asm!("mov rsp, {}", "ud2", in(reg) SYSCALL_PORT + 8),
+            "noncanonical" => asm!("mov {0}, [{0}]", inout(reg) 1_u64 << 62 => _),
+            "cpuid" => drop(std::arch::x86_64::__cpuid(0)),
+            "flags" => {
+                // Nested task, alignment check and direction, across a system call.
+                asm!("pushfq", "or qword ptr [rsp], 0x44400", "popfq", "mov eax, 39", "syscall", "pushfq",
+                     "and qword ptr [rsp], ~0x44700", "popfq", out("rax") _, out("rcx") _, out("r11") _);
+            }
+            "stepcall" => {
+                asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq", "mov eax, 39", "syscall", "nop",
+                     out("rax") _, out("rcx") _, out("r11") _);
+            }
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Addresses that are the VMM's business. True if there is such an attack.
+fn memory(attack: &str) -> bool {
+    // SAFETY: as for `cpu`.
+    unsafe {
+        match attack {
+            // getpid by a plain store: an answer, or the end.
+            "port" => {
+                asm!("lea rcx, [rip + 2f]", "mov r11d, 0x202", "mov [{0}], al", "2:", in(reg) SYSCALL_PORT,
+                           inout("rax") 39_u64 => _, out("rcx") _, out("r11") _)
+            }
+            "portwild" => asm!("mov [{0}], al", in(reg) SYSCALL_PORT, inout("rax") u64::MAX => _,
+                               in("rcx") 0xdead_beef_u64 << 20, in("r11") u64::MAX),
+            "portkernel" => asm!("mov [{0}], al", in(reg) SYSCALL_PORT, inout("rax") 39_u64 => _,
+                                 in("rcx") STUB, in("r11") u64::MAX),
+            "exceptionport" => asm!("mov byte ptr [{0}], 14", in(reg) EXCEPTION_PORT),
+            "stub" => asm!("jmp {0}", in(reg) STUB, in("rax") 39_u64, in("rcx") 0_u64, in("r11") u64::MAX),
+            "stubsysret" => asm!("jmp {0}", in(reg) STUB + 7, in("rcx") 1_u64 << 63, in("r11") u64::MAX),
+            "stubcall" => asm!("jmp {0}", in(reg) STUB + 16, in("rax") 39_u64),
+            "stubwrite" => asm!("mov byte ptr [{0}], 0", in(reg) STUB),
+            "tables" => asm!("mov rax, [{0}]", in(reg) 64_u64 << 30, out("rax") _),
+            "executeport" => asm!("jmp {0}", in(reg) SYSCALL_PORT),
+            "repmovs" => asm!("cld", "rep movsb", inout("rsi") main as fn() as usize => _,
+                              inout("rdi") SYSCALL_PORT => _, inout("rcx") 64_u64 => _),
+            "sse" => asm!("movups [{0}], xmm0", in(reg) SYSCALL_PORT + 16),
+            "lock" => asm!("lock xadd [{0}], rax", in(reg) SYSCALL_PORT, inout("rax") 0_u64 => _),
+            "straddle" => asm!("mov [{0}], rax", in(reg) SYSCALL_PORT - 4, in("rax") 0_u64),
+            "execute" => asm!("jmp {0}", in(reg) map(3)),
+            "runout" => {
+                let code = map(7);
+                std::ptr::with_exposed_provenance_mut::<u8>(code).write_bytes(0x90, PAGE);
+                asm!("jmp {0}", in(reg) code);
+            }
+            "selfmodify" => {
+                let code = std::ptr::with_exposed_provenance_mut::<u8>(map(7));
+                for value in 0..200_u8 {
+                    code.copy_from([0xb0, value, 0xc3].as_ptr(), 3);
+                    let function = std::mem::transmute::<*mut u8, extern "C" fn() -> u8>(code);
+                    assert_eq!(black_box(function)(), value);
+                }
+            }
+            "protectself" => {
+                let page = main as fn() as usize & !(PAGE - 1);
+                libc::mprotect(std::ptr::with_exposed_provenance_mut(page), PAGE, libc::PROT_READ);
+                black_box(main as fn())();
+            }
+            "manymappings" => many_mappings(),
+            _ => return false,
+        }
+    }
+    true
+}
+
+fn map(protection: i32) -> usize {
+    let at = std::ptr::with_exposed_provenance_mut(CODE);
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    // SAFETY: nothing of the program is there.
+    let got = unsafe { libc::mmap(at, PAGE, protection, flags, -1, 0) };
+    assert_eq!(got.addr(), CODE);
+    CODE
+}
+
+/// Every second page, until it's refused; what is there still works, and can go.
+fn many_mappings() {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    let page = |index: usize| std::ptr::with_exposed_provenance_mut::<u8>((20 << 30) + index * 2 * PAGE);
+    // SAFETY: nothing of the program is there.
+    let mapped = |index| unsafe {
+        libc::mmap(page(index).cast(), PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+            != libc::MAP_FAILED
+    };
+    let count = (0..100_000).take_while(|index| mapped(*index)).count();
+    assert!((20_000..70_000).contains(&count), "{count} mappings");
+    for index in 0..count {
+        // SAFETY: it was mapped above.
+        unsafe { page(index).write_volatile(1) };
+    }
+    for index in 0..count {
+        // SAFETY: nothing refers to it.
+        assert_eq!(unsafe { libc::munmap(page(index).cast(), PAGE) }, 0);
+    }
+}
+
+/// More checkpoint data than the guest has memory: refused, and what was taken before holds.
+fn history(attack: &str) -> bool {
+    if attack != "history" {
+        return false;
+    }
+    let mut session = Session::open().expect("a session");
+    let region = session.region::<u64>("history", (8 << 20) / 8).expect("a region");
+    let mut kept = Vec::new();
+    for round in 1..1000_u64 {
+        for (index, word) in session.slice_mut(&region).iter_mut().enumerate() {
+            *word = (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(7).wrapping_mul(round);
+        }
+        match session.checkpoint() {
+            Ok(id) => kept.push((id, session.slice(&region)[1234])),
+            Err(Error::Device(_)) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(kept.len() < 999, "nothing bounds the history");
+    for (id, word) in kept.into_iter().rev().take(5) {
+        session.rollback(id).expect("an earlier checkpoint");
+        assert_eq!(session.slice(&region)[1234], word);
+    }
+    true
+}
