@@ -144,7 +144,7 @@ fn changes() {
         ],
         &["split", "-l", "100", "text", "part-"],
         &["tee", "one", "two"],
-        &["sed", "-i.bak", "-e", "s/GNU/XXX/g", "text"],
+        &["sed", "-i.bak", "-e", "s/GNU/gnu/g", "text"],
         &["gzip", "-9n", "text"],
         &["tar", "--mtime=@0", "-cf", "archive.tar", "sub", "text"],
         &["mawk", "{ print > (\"lines\" NR % 3) }", "numbers"],

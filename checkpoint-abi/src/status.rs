@@ -36,7 +36,7 @@ pub enum Status {
     RegionSet = 12,
     /// A limit that HELLO announced (regions, bytes) is reached.
     Limit = 13,
-    /// The host could not get memory; what was committed before stands.
+    /// The host could not get memory, or may keep no more for the history; what was committed before stands.
     NoMemory = 14,
     /// The host failed otherwise, its log says how; what was committed before stands.
     Host = 15,
@@ -97,7 +97,7 @@ impl fmt::Display for Status {
             Self::Evicted => "the checkpoint was evicted: too many were taken after it",
             Self::RegionSet => "the checkpoint's regions are not the session's regions of today",
             Self::Limit => "a limit of the device is reached",
-            Self::NoMemory => "the host has no memory for it",
+            Self::NoMemory => "the host has no memory for it, or may keep no more checkpoint data: release checkpoints, or give the guest more memory",
             Self::Host => "the host failed; its log says how",
             Self::BadName => "the region's name is empty, too long, not text, or taken",
         })
