@@ -1,7 +1,9 @@
-//! What a guest must not reach.
+//! What a guest must not reach, and the confinement of the threads that serve it.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
+use std::process::Stdio;
 
 use cairn_tests::{cairn_run, guest, run};
 
@@ -47,4 +49,31 @@ fn a_writable_grant_is_writable_and_no_other() {
     );
     assert_eq!(fs::read_to_string(granted.path().join("copy")).unwrap(), "in");
     assert!(granted.path().join("sub").is_dir() && !granted.path().join("in").exists());
+}
+
+/// /proc tells of each thread whether it may gain privileges and whether a seccomp filter is on.
+#[test]
+fn threads_that_serve_a_guest_are_confined() {
+    let mut command = cairn_run(&[]);
+    command.args(["/usr/bin/python3", "-S", "-c", "print('up', flush=True); input()"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    let mut confined = Vec::new();
+    for task in fs::read_dir(format!("/proc/{}/task", child.id())).unwrap() {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
+        };
+        // KVM adds a thread of its own, which inherits.
+        if ["poller", "vcpu"].contains(&field("Name:").as_str()) {
+            confined.push((field("Name:"), field("Seccomp:"), field("NoNewPrivs:")));
+        }
+    }
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    confined.sort();
+    let expected = ["poller", "vcpu"].map(|name| (name.to_owned(), "2".to_owned(), "1".to_owned()));
+    assert_eq!(confined, expected);
 }

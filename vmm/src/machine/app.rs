@@ -15,7 +15,7 @@ use crate::checkpoint::{Keeper, KeeperConfig};
 use crate::devices::bus::{Bus, BusError};
 use crate::devices::checkpoint::device::IDENTITY;
 use crate::devices::checkpoint::{AddressSpace as SpaceId, CheckpointDevice, Limits};
-use crate::guest::app::cpu::{self, Cpu};
+use crate::guest::app::cpu::Cpu;
 use crate::guest::app::elf::{Image, LoadError, Loaded};
 use crate::guest::app::facts::StartFacts;
 pub use crate::guest::app::files::Grant;
@@ -24,10 +24,9 @@ use crate::guest::app::mapping::SpaceError;
 use crate::guest::app::process::Process;
 use crate::guest::app::space::AddressSpace;
 use crate::guest::app::stack::{MAX_ARGUMENTS, Start};
-use crate::host::mapping::Reservation;
 use crate::kvm::slots::SlotMap;
 use crate::kvm::system::{KvmError, System};
-use crate::kvm::vm::Vm;
+use crate::machine::bare::{Bare, BareError};
 use crate::machine::end::Ended;
 use crate::machine::poll_policy::{PollMode, PollPolicy};
 use crate::machine::run_loop::RunLoop;
@@ -35,8 +34,7 @@ use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegisters};
 use crate::machine::{auxiliary, poller, script};
-use crate::memory::layout::{LARGE_PAGE, STACK_TOP, to_usize};
-use crate::memory::page_table::{PageTables, SYSTEM_BASE, SYSTEM_SIZE};
+use crate::memory::layout::STACK_TOP;
 use crate::memory::program::ProgramMemory;
 use crate::virtio::PciFunction;
 use crate::virtio::pci::FunctionError;
@@ -47,8 +45,6 @@ pub const LEAST_MEMORY: u64 = 16 << 20;
 pub const DEFAULT_MEMORY: u64 = 8 << 30;
 /// Regions that a session may have at once. Bounds the memslots and tables of one program.
 const MAX_REGIONS: u32 = 64;
-/// The machine's own memslot: the system span.
-const SYSTEM_SLOT: u32 = 0;
 /// Files in the program's private directories may take the memory's size divided by this, beside it: as
 /// much as Linux gives a tmpfs.
 const PRIVATE_FILES: u64 = 2;
@@ -166,6 +162,15 @@ pub enum RunError {
     Devices(#[from] DeviceError),
 }
 
+impl From<BareError> for RunError {
+    fn from(error: BareError) -> Self {
+        match error {
+            BareError::Kvm(error) => Self::Kvm(error),
+            BareError::Memory(what, source) => Self::Host { what, source },
+        }
+    }
+}
+
 impl RunError {
     /// Whether more memory would help.
     #[must_use]
@@ -222,18 +227,11 @@ struct Machine {
 
 impl Machine {
     fn build(kvm: &System, config: &AppConfig) -> Result<Self, RunError> {
-        let vm = Arc::new(kvm.create_vm()?);
-        let host = |what| move |source| RunError::Host { what, source };
-        let memory = Arc::new(ProgramMemory::new().map_err(host("address space for the guest"))?);
-        let slots = Arc::new(Mutex::new(SlotMap::new(Arc::clone(&vm), Arc::clone(&memory))));
-        let system = system_span(&vm)?;
-        let tables = PageTables::new(Arc::clone(&system), &cpu::USER_PAGES);
-        let root = SpaceId(tables.root());
-        let mut space = AddressSpace::new(Arc::clone(&memory), Arc::clone(&slots), tables, config.memory);
-
+        let Bare { vm, slots, system, mut space, root } = Bare::build(kvm, config.memory)?;
+        let memory = Arc::clone(space.memory());
         let (entry, stack) = load(&mut space, config)?;
         let cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry, stack)?;
-        let unit = Arc::new(SharedUnit::new(unit(config, &slots, &memory, root)?));
+        let unit = Arc::new(SharedUnit::new(unit(config, &slots, &memory, SpaceId(root))?));
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         let keeper = Arc::clone(&unit);
@@ -309,16 +307,6 @@ fn start_facts(config: &AppConfig) -> StartFacts {
     let texts = |texts: &[CString]| texts.iter().flat_map(|text| text.as_bytes_with_nul()).copied().collect();
     let executable = GuestPath::from_clean(path.as_os_str().as_encoded_bytes());
     StartFacts::new(executable, texts(&config.arguments), texts(&config.environment))
-}
-
-fn system_span(vm: &Vm) -> Result<Arc<Reservation>, RunError> {
-    let what = "memory for page tables";
-    let system = Arc::new(
-        Reservation::anonymous(to_usize(SYSTEM_SIZE), to_usize(LARGE_PAGE))
-            .map_err(|source| RunError::Host { what, source })?,
-    );
-    vm.set_whole_slot(SYSTEM_SLOT, SYSTEM_BASE, &system)?;
-    Ok(system)
 }
 
 /// Loads the program and its interpreter, and writes the stack. Answers the first instruction and the

@@ -2,6 +2,7 @@
 
 pub mod app;
 mod auxiliary;
+mod bare;
 pub mod end;
 pub mod engine_probe;
 pub mod poll_policy;

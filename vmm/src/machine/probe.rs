@@ -3,22 +3,22 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::guest::app::cpu::{self, Cpu, Event};
+use crate::guest::app::cpu::{Cpu, Event};
 use crate::guest::app::mapping::Place;
 use crate::guest::app::process::Segments;
 use crate::guest::app::space::AddressSpace;
-use crate::host::mapping::Reservation;
 use crate::kvm::slots::SlotMap;
 use crate::kvm::system::{KvmError, System};
-use crate::memory::layout::{LARGE_PAGE, LOWEST, PAGE, PCI_REGISTERS, to_usize};
-use crate::memory::page_table::{PageTables, SYSTEM_BASE, SYSTEM_SIZE};
-use crate::memory::program::ProgramMemory;
+use crate::machine::bare::{Bare, BareError};
+use crate::memory::layout::{LOWEST, PAGE, PCI_REGISTERS, to_usize};
 use crate::memory::rights::Rights;
 
 /// Exits that are timed.
 const EXITS: u32 = 200;
 /// Pages of the memory whose faults are timed.
 const PAGES: u64 = 2048;
+/// Bytes of memory that the measuring guest may have: what it touches is a fraction of it.
+const MEMORY: u64 = 1 << 30;
 /// Where the instructions are.
 const CODE: u64 = LOWEST;
 
@@ -52,6 +52,15 @@ pub enum ProbeError {
     /// The guest did something that its few instructions can't do.
     #[error("the measuring guest went astray: {0}")]
     Astray(String),
+}
+
+impl From<BareError> for ProbeError {
+    fn from(error: BareError) -> Self {
+        match error {
+            BareError::Kvm(error) => Self::Kvm(error),
+            BareError::Memory(_, source) => Self::Memory(source),
+        }
+    }
 }
 
 /// Measures; takes well under a second.
@@ -89,16 +98,7 @@ struct Guest {
 impl Guest {
     fn build() -> Result<Self, ProbeError> {
         let kvm = System::open()?;
-        let vm = Arc::new(kvm.create_vm()?);
-        let memory = Arc::new(ProgramMemory::new().map_err(ProbeError::Memory)?);
-        let slots = Arc::new(Mutex::new(SlotMap::new(Arc::clone(&vm), Arc::clone(&memory))));
-        let system = Arc::new(
-            Reservation::anonymous(to_usize(SYSTEM_SIZE), to_usize(LARGE_PAGE))
-                .map_err(ProbeError::Memory)?,
-        );
-        vm.set_whole_slot(0, SYSTEM_BASE, &system)?;
-        let tables = PageTables::new(Arc::clone(&system), &cpu::USER_PAGES);
-        let mut space = AddressSpace::new(Arc::clone(&memory), Arc::clone(&slots), tables, 1 << 30);
+        let Bare { vm, slots, system, mut space, .. } = Bare::build(&kvm, MEMORY)?;
         let setup = |error: &dyn std::error::Error| ProbeError::Setup(error.to_string());
         let code = Rights { read: true, write: true, execute: true };
         space.map_anonymous(Place::Exactly(CODE..CODE + PAGE), code).map_err(|error| setup(&error))?;
@@ -108,7 +108,7 @@ impl Guest {
         space
             .map_device(PCI_REGISTERS.start..PCI_REGISTERS.start + PAGE, Rights::DATA)
             .map_err(|error| setup(&error))?;
-        memory.write_bytes(CODE, &program(&data)).map_err(|error| setup(&error))?;
+        space.memory().write_bytes(CODE, &program(&data)).map_err(|error| setup(&error))?;
         let cpu = Cpu::new(&kvm, &vm, system, space.tables_mut(), CODE, CODE + PAGE)?;
         Ok(Self { cpu, slots, data, _space: space })
     }
