@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use cairn_abi::{REQUEST_SIZE, pci};
 use cairn_guest::{EngineKind, Session};
+use cairn_tests::random::Random;
 
 const ROUNDS: u64 = 40;
 const WRITES: u64 = 60;
@@ -47,22 +48,6 @@ fn honest_session() {
     session.slice_mut(&region)[7] = 0;
     session.rollback(id).expect("a rollback");
     assert_eq!(session.slice(&region)[7], 42);
-}
-
-/// xorshift: the same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
 }
 
 /// The BAR.
@@ -106,7 +91,7 @@ impl Registers {
     fn scribble(&self, random: &mut Random) {
         for _ in 0..WRITES {
             let inside = if random.below(2) == 0 { 0x40 } else { u64::from(pci::BAR_SIZE) - 8 };
-            let (offset, value) = (random.below(inside) as usize, random.next());
+            let (offset, value) = (random.below(inside) as usize, random.bits());
             match random.below(8) {
                 0 => self.write(offset, value as u8),
                 1 => self.write(offset, value as u16),
@@ -153,7 +138,7 @@ impl Rings {
     fn new(random: &mut Random) -> Self {
         let mut memory = vec![0; 4096];
         for word in memory.iter_mut().skip(2048) {
-            *word = random.next();
+            *word = random.bits();
         }
         Self { memory }
     }
@@ -162,7 +147,7 @@ impl Rings {
         let base = self.memory.as_ptr() as u64;
         let size = 16_u16;
         let wild = |random: &mut Random, honest: u64| match random.below(6) {
-            0 => random.next(),
+            0 => random.bits(),
             1 => main as fn() as usize as u64,
             2 => 0x7400_0000,
             3 => u64::MAX - random.below(64),
@@ -175,7 +160,7 @@ impl Rings {
             let request = base + 0x4000 + random.below(0x3000);
             self.memory[slot] = wild(random, request);
             let len = if random.below(3) == 0 {
-                random.next() & 0xffff_ffff
+                random.bits() & 0xffff_ffff
             } else {
                 REQUEST_SIZE as u64 * (1 + random.below(4))
             };
@@ -185,7 +170,7 @@ impl Rings {
         let available = 0x1000 / 8;
         self.memory[available] =
             (1 + random.below(40)) << 16 | random.below(20) << 32 | random.below(20) << 48;
-        self.memory[available + 1] = random.next() & 0x001f_001f_001f_001f;
+        self.memory[available + 1] = random.bits() & 0x001f_001f_001f_001f;
         // A request that decodes, now and then: kind in the first bytes.
         let request = 0x4000 / 8 + random.below(64) as usize;
         self.memory[request] = random.below(9);

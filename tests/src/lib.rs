@@ -1,5 +1,7 @@
 //! What the tests of the whole share: finding the built programs, and running them natively and in a guest.
 
+pub mod random;
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::Write;

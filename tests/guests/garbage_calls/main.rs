@@ -10,6 +10,7 @@ use std::arch::asm;
 use std::hint::black_box;
 
 use cairn_guest::Session;
+use cairn_tests::random::Random;
 
 use crate::calls::{AT_PATH, BY_DESCRIPTOR, BY_PATH, CALLS, NEVER, PATHS};
 
@@ -54,26 +55,6 @@ fn honest_session() {
     session.slice_mut(&region)[7] = 0;
     if session.rollback(id).is_ok() {
         assert_eq!(session.slice(&region)[7], 42);
-    }
-}
-
-/// xorshift: the same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        (self.next() >> 11) % end
-    }
-
-    fn of(&mut self, choices: &[u64]) -> u64 {
-        choices[usize::try_from(self.below(choices.len() as u64)).unwrap_or(0)]
     }
 }
 
@@ -153,7 +134,7 @@ impl Garbage {
             12 => (64 << 30) - self.random.of(&[0, 1, 8, 4096, 2 << 20]),
             13 => self.random.of(&[512 << 30, (512 << 30) + 0x1_0000, 1 << 47, 0x8000_0000_0000_0000]),
             14 => u64::MAX - self.random.below(5000),
-            _ => self.random.next() | 1 << 40,
+            _ => self.random.bits() | 1 << 40,
         }
     }
 
@@ -166,7 +147,7 @@ impl Garbage {
             8 => self.random.of(&[1 << 20, 1 << 31, (1 << 31) - 1, 0x7fff_f000, 1 << 32, 1 << 40]),
             9 => u64::MAX - self.random.below(4097),
             10 => self.random.of(&[i64::MAX.cast_unsigned(), 1 << 63, (1 << 63) + 1, u64::from(u32::MAX)]),
-            _ => self.random.next(),
+            _ => self.random.bits(),
         }
     }
 
@@ -184,8 +165,8 @@ impl Garbage {
     fn flags(&mut self) -> u64 {
         match self.random.below(6) {
             0 => 0,
-            1 => self.random.next(),
-            2 => self.random.next() & 0xffff,
+            1 => self.random.bits(),
+            2 => self.random.bits() & 0xffff,
             3 => 1 << self.random.below(32),
             4 => 1 << self.random.below(8) | 1 << self.random.below(20),
             _ => self.random.below(16),
@@ -213,7 +194,7 @@ impl Garbage {
                 0 => 0,
                 1 if index % 2 == 0 => self.address(),
                 1 => self.len(),
-                2 => self.random.next(),
+                2 => self.random.bits(),
                 _ => self.descriptor() | self.flags() << 32,
             };
             store(at + index * 8, value);
@@ -428,7 +409,7 @@ impl Garbage {
 
     fn write_some(&mut self) {
         for _ in 0..16 {
-            let (page, value) = (self.random.below(SPARE_PAGES), self.random.next());
+            let (page, value) = (self.random.below(SPARE_PAGES), self.random.bits());
             let known = &mut self.pages[usize::try_from(page).unwrap_or(0)];
             if let Some(expected) = known.replace(value) {
                 assert_eq!(load(SPARE + page * PAGE), expected, "page {page}");
