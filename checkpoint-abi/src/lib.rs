@@ -80,7 +80,10 @@
 //! - The device MUST NOT write memory of the program other than used ring, reply buffers and, in ROLLBACK,
 //!   regions; and only between a notification and the end of its store, or while it polls.
 //! - Ring and buffers MUST be private anonymous memory of the program that is present and writable at every
-//!   notification. If the device finds that a ring isn't, it MUST set DEVICE_NEEDS_RESET.
+//!   notification. While the device can't reach all of the rings it MUST leave the queue as it is: a driver
+//!   that finds its request unused after a notification SHOULD touch them and notify again, as the guest's
+//!   kernel may have been moving them just then. The driver SHOULD keep rings and buffers in one page, so that
+//!   they come and go together.
 //! - Nothing needs to be pinned and the guest's kernel may move pages.
 //!
 //! ## Device operation
@@ -122,17 +125,28 @@
 //! ### Resumable requests
 //!
 //! The device doesn't fault the program's memory in. When it needs pages that are absent (or, for ROLLBACK,
-//! not writable), it answers [`Status::Again`] with up to [`reply::MAX_MISSING`] spans and a cursor.
+//! not writable), it answers [`Status::Again`] with up to [`reply::MAX_MISSING`] spans and a cursor. The
+//! reply's detail says what is to be done about the spans:
+//!
+//! | detail | ask | what the driver does |
+//! |---|---|---|
+//! | 0 | [`Touch`](reply::Ask::Touch) | reads a byte of every page, and for ROLLBACK writes it back |
+//! | 1 | [`Settle`](reply::Ask::Settle) | makes one system call over each span that takes the kernel's locks of the memory map and of the page tables (`mincore`), and ignores what it answers |
+//!
+//! A page that the guest's kernel is just moving looks as if it had never been there. The system call ends
+//! after the kernel's move; what is absent then was never touched, or was given up. So the device asks to
+//! settle where it would otherwise have to have a whole region touched to learn that nothing is there.
 //!
 //! - The device MUST NOT commit anything before it answers with another status.
-//! - The driver MUST touch every page of every listed span: read a byte, and for ROLLBACK write it back. Then
-//!   it makes the same request again with the reply's cursor.
+//! - The driver MUST do what is asked about every listed span. Then it makes the same request again with the
+//!   reply's cursor. It MUST refuse a detail that isn't in the table.
 //! - The driver MUST refuse spans that aren't in memory that the request is about (its regions; in REGISTER,
 //!   the span itself): a device has no business elsewhere.
 //! - The cursor means something to the device only. The device MUST accept 0, which begins anew, and the
 //!   cursor of its last reply if the request is the same. It MUST answer any other with
 //!   [`Status::Malformed`]: a request in between ends what was unfinished.
-//! - A driver SHOULD bound the number of rounds.
+//! - A driver SHOULD bound the number of rounds, and of pages that it touches. Spans to settle MAY be whole
+//!   regions in every round.
 //! - A page of a region that was never touched counts as zeros where the device can know that; it needs no
 //!   touch.
 //!
@@ -147,8 +161,8 @@
 //!
 //! - To a request with another key the device MUST answer [`Status::BadKey`], end the session and drop what
 //!   it keeps for it: who guesses gets one guess.
-//! - To a request from another address space than HELLO's, a forked child's, the device MUST answer
-//!   [`Status::BadKey`] and leave the session as it is.
+//! - A notification from another address space than HELLO's, a forked child's, the device MUST ignore: its
+//!   copy of the queue is not the session's. What ends a session whose program is gone is a reset.
 //! - To a request without a session the device MUST answer [`Status::BadKey`].
 //!
 //! ### REGISTER and UNREGISTER

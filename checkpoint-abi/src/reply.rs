@@ -8,7 +8,7 @@
 //! | 0 | 2 | status | [`Status`] |
 //! | 2 | 2 | body kind | which of the tables below is the body |
 //! | 4 | 4 | cursor | with [`Status::Again`]: what the next try carries; else 0 |
-//! | 8 | 4 | detail | an id that the status explains, or 0 |
+//! | 8 | 4 | detail | with [`Status::Again`]: what is to be done, an [`Ask`]; else an id that the status explains, or 0 |
 //! | 16 | 256 | body | by body kind |
 //!
 //! | body kind | answer to | body |
@@ -17,7 +17,7 @@
 //! | 1 | HELLO | 16: version u32, 20: max regions u32, 24: features u64, 32: key, 16 bytes, 48: history u32, 56: max bytes u64 |
 //! | 2 | REGISTER | 16: region u32 |
 //! | 3 | CHECKPOINT | 16: checkpoint u64 |
-//! | 4 | QUERY of the session | 16: regions u32, 20: retained u32, from 24, 8 bytes each: current, checkpoints, rollbacks, mirror bytes, history bytes, table bytes, pages compared, pages changed, pages protected, pages open |
+//! | 4 | QUERY of the session | 16: regions u32, 20: retained u32, from 24, 8 bytes each: current, checkpoints, rollbacks, mirror bytes, history bytes, table bytes, pages compared, pages changed, pages protected, pages open, pauses, nanoseconds of all pauses, of the longest pause, of arming |
 //! | 5 | QUERY of a checkpoint | 16: checkpoint u64, 24: parent u64, 32: pages changed u64, 40: bytes u64, 48: has parent u32 (0: none, and parent is 0; 1) |
 //! | 6 | any, with [`Status::Again`] | 16: count u32 (at most 15), from 24, 16 bytes each: address u64, length u64 |
 
@@ -38,7 +38,8 @@ pub struct Reply {
     pub status: Status,
     /// With [`Status::Again`]: what the next try carries.
     pub cursor: u32,
-    /// An id that the status explains (a region's), or 0.
+    /// With [`Status::Again`]: the number of an [`Ask`]. Else an id that the status explains (a region's), or
+    /// 0.
     pub detail: u32,
     /// What was asked for, if the status is Ok, and what is missing if it's Again.
     pub body: ReplyBody,
@@ -59,7 +60,7 @@ pub enum ReplyBody {
     Session(SessionFigures),
     /// QUERY's answer about a checkpoint.
     CheckpointFigures(CheckpointFigures),
-    /// Spans to touch before the request is made again.
+    /// Spans to touch or to settle before the request is made again.
     Missing(Missing),
 }
 
@@ -107,6 +108,14 @@ pub struct SessionFigures {
     pub pages_protected: u64,
     /// Pages that are writable and compared at every checkpoint.
     pub pages_open: u64,
+    /// How often the guest's CPUs were stopped for requests, of any of its sessions; 0 where nothing is stopped.
+    pub pauses: u64,
+    /// Nanoseconds that they stood still, all together.
+    pub pause_ns: u64,
+    /// Nanoseconds of the longest time.
+    pub longest_pause_ns: u64,
+    /// Nanoseconds that it took to have the guest's memory watched, when regions were registered.
+    pub arming_ns: u64,
 }
 
 /// Figures of one checkpoint.
@@ -122,11 +131,40 @@ pub struct CheckpointFigures {
     pub bytes: u64,
 }
 
-/// Spans that must be touched.
+/// Spans that something must be done about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Missing {
     len: u8,
     spans: [Span; MAX_MISSING],
+}
+
+/// What the driver does about memory that is missing: the detail of [`Status::Again`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Ask {
+    /// Touch every page: read a byte, and for ROLLBACK write it back.
+    Touch = 0,
+    /// Have the guest's kernel finish what it has in hand, by one system call over each span that takes its
+    /// locks of the memory map and the page tables. No page need be touched.
+    Settle = 1,
+}
+
+impl Ask {
+    /// What this number on the wire asks for, if anything.
+    #[must_use]
+    pub const fn from_u32(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Touch),
+            1 => Some(Self::Settle),
+            _ => None,
+        }
+    }
+
+    /// The number on the wire.
+    #[must_use]
+    pub const fn to_u32(self) -> u32 {
+        self as u32
+    }
 }
 
 impl Missing {
@@ -163,8 +201,17 @@ impl Reply {
 
     /// The reply of a request that must be made again.
     #[must_use]
-    pub const fn again(cursor: u32, missing: Missing) -> Self {
-        Self { status: Status::Again, cursor, detail: 0, body: ReplyBody::Missing(missing) }
+    pub const fn again(cursor: u32, ask: Ask, missing: Missing) -> Self {
+        Self { status: Status::Again, cursor, detail: ask.to_u32(), body: ReplyBody::Missing(missing) }
+    }
+
+    /// What is to be done about the spans that are missing: with [`Status::Again`] only.
+    #[must_use]
+    pub const fn ask(&self) -> Option<Ask> {
+        match self.status {
+            Status::Again => Ask::from_u32(self.detail),
+            _ => None,
+        }
     }
 
     /// The reply's bytes; every byte of `out` is written.
@@ -188,7 +235,11 @@ impl Reply {
         let status = Status::from_u16(number).ok_or(DecodeError::UnknownStatus(number))?;
         reserved(bytes, DETAIL + 4..BODY)?;
         let body = ReplyBody::decode(get_u16(bytes, KIND), bytes)?;
-        Ok(Self { status, cursor: get_u32(bytes, CURSOR), detail: get_u32(bytes, DETAIL), body })
+        let detail = get_u32(bytes, DETAIL);
+        if status == Status::Again && Ask::from_u32(detail).is_none() {
+            return Err(DecodeError::BadField { offset: DETAIL, value: detail.into() });
+        }
+        Ok(Self { status, cursor: get_u32(bytes, CURSOR), detail, body })
     }
 }
 
@@ -218,7 +269,11 @@ const SESSION_PAGES_COMPARED: usize = 72;
 const SESSION_PAGES_CHANGED: usize = 80;
 const SESSION_PAGES_PROTECTED: usize = 88;
 const SESSION_PAGES_OPEN: usize = 96;
-const SESSION_END: usize = 104;
+const SESSION_PAUSES: usize = 104;
+const SESSION_PAUSE_NS: usize = 112;
+const SESSION_LONGEST_PAUSE_NS: usize = 120;
+const SESSION_ARMING_NS: usize = 128;
+const SESSION_END: usize = 136;
 const FIGURES_ID: usize = BODY;
 const FIGURES_PARENT: usize = 24;
 const FIGURES_PAGES_CHANGED: usize = 32;
@@ -320,6 +375,10 @@ impl SessionFigures {
         put(out, SESSION_PAGES_CHANGED, self.pages_changed.to_le_bytes());
         put(out, SESSION_PAGES_PROTECTED, self.pages_protected.to_le_bytes());
         put(out, SESSION_PAGES_OPEN, self.pages_open.to_le_bytes());
+        put(out, SESSION_PAUSES, self.pauses.to_le_bytes());
+        put(out, SESSION_PAUSE_NS, self.pause_ns.to_le_bytes());
+        put(out, SESSION_LONGEST_PAUSE_NS, self.longest_pause_ns.to_le_bytes());
+        put(out, SESSION_ARMING_NS, self.arming_ns.to_le_bytes());
     }
 
     fn decode(bytes: &[u8; REPLY_SIZE]) -> Self {
@@ -336,6 +395,10 @@ impl SessionFigures {
             pages_changed: get_u64(bytes, SESSION_PAGES_CHANGED),
             pages_protected: get_u64(bytes, SESSION_PAGES_PROTECTED),
             pages_open: get_u64(bytes, SESSION_PAGES_OPEN),
+            pauses: get_u64(bytes, SESSION_PAUSES),
+            pause_ns: get_u64(bytes, SESSION_PAUSE_NS),
+            longest_pause_ns: get_u64(bytes, SESSION_LONGEST_PAUSE_NS),
+            arming_ns: get_u64(bytes, SESSION_ARMING_NS),
         }
     }
 }

@@ -8,7 +8,8 @@ use core::fmt;
 pub enum Status {
     /// Done.
     Ok = 0,
-    /// Nothing is committed yet: touch the spans that the reply lists and ask again with its cursor.
+    /// Nothing is committed yet: do what detail says (an [`Ask`](crate::reply::Ask)) about the spans that the
+    /// reply lists, and ask again with its cursor.
     Again = 1,
     /// The request's bytes don't parse: too short, unknown fields set, or the response buffer is too small.
     Malformed = 2,
@@ -84,7 +85,7 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ok => "done",
-            Self::Again => "memory must be touched before the request can be served",
+            Self::Again => "memory must be touched or settled before the request can be served",
             Self::Malformed => "the device could not parse the request",
             Self::Unsupported => "the device doesn't know this request or flag",
             Self::Version => "program and device share no protocol version",

@@ -1,6 +1,6 @@
 //! Encoding and decoding against every kind, random fields, and bytes that nobody wrote.
 
-use cairn_abi::reply::{CheckpointFigures, Hello, MAX_MISSING, Missing, SessionFigures};
+use cairn_abi::reply::{Ask, CheckpointFigures, Hello, MAX_MISSING, Missing, SessionFigures};
 use cairn_abi::{
     CheckpointId, DecodeError, Envelope, NameError, REPLY_SIZE, REQUEST_SIZE, RegionId, RegionName, Reply,
     ReplyBody, Request, SessionKey, Span, Status,
@@ -86,6 +86,10 @@ impl Lcg {
                 pages_changed: self.u64(),
                 pages_protected: self.u64(),
                 pages_open: self.u64(),
+                pauses: self.u64(),
+                pause_ns: self.u64(),
+                longest_pause_ns: self.u64(),
+                arming_ns: self.u64(),
             }),
             kind @ 5..=6 => ReplyBody::CheckpointFigures(CheckpointFigures {
                 id: self.checkpoint(),
@@ -99,7 +103,8 @@ impl Lcg {
             }
         };
         let status = Status::ALL[self.below(Status::ALL.len())];
-        Reply { status, cursor: self.u32(), detail: self.u32(), body }
+        let detail = if status == Status::Again { self.u32() % 2 } else { self.u32() };
+        Reply { status, cursor: self.u32(), detail, body }
     }
 }
 
@@ -255,7 +260,7 @@ fn a_choice_is_0_or_1_and_0_carries_no_id() {
 #[test]
 fn a_reply_lists_at_most_15_spans() {
     let span = Span { address: 0x1000, len: 0x1000 };
-    let mut bytes = bytes_of_reply(&Reply::again(3, Missing::new(&[span; MAX_MISSING])));
+    let mut bytes = bytes_of_reply(&Reply::again(3, Ask::Touch, Missing::new(&[span; MAX_MISSING])));
     assert!(Reply::decode(&bytes).is_ok());
     for count in [MAX_MISSING + 1, 255, 256] {
         bytes[16..20].copy_from_slice(&u32::try_from(count).unwrap().to_le_bytes());
@@ -263,6 +268,20 @@ fn a_reply_lists_at_most_15_spans() {
         assert_eq!(Reply::decode(&bytes), Err(DecodeError::BadField { offset: 16, value }));
     }
     assert_eq!(Missing::new(&[span; MAX_MISSING + 1]).spans().len(), MAX_MISSING);
+}
+
+#[test]
+fn what_is_asked_for_is_known() {
+    let mut bytes = bytes_of_reply(&Reply::again(3, Ask::Settle, Missing::new(&[])));
+    assert_eq!(Reply::decode(&bytes).map(|reply| reply.ask()), Ok(Some(Ask::Settle)));
+    for detail in [2, 256, u32::MAX] {
+        bytes[8..12].copy_from_slice(&detail.to_le_bytes());
+        let value = detail.into();
+        assert_eq!(Reply::decode(&bytes), Err(DecodeError::BadField { offset: 8, value }));
+    }
+    // With any other status it's an id.
+    assert_eq!(Reply::refusal(Status::Overlap, 1).ask(), None);
+    assert!(Reply::decode(&bytes_of_reply(&Reply::refusal(Status::Overlap, 2))).is_ok());
 }
 
 #[test]

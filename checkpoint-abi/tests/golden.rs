@@ -1,6 +1,6 @@
 //! The bytes of every request and reply, written down: whoever changes them changes the protocol.
 
-use cairn_abi::reply::{CheckpointFigures, Hello, Missing, SessionFigures};
+use cairn_abi::reply::{Ask, CheckpointFigures, Hello, Missing, SessionFigures};
 use cairn_abi::{
     CheckpointId, Envelope, REPLY_SIZE, REQUEST_SIZE, RegionId, RegionName, Reply, ReplyBody, Request,
     SessionKey, Span, Status,
@@ -219,6 +219,10 @@ fn session_reply() {
             pages_changed: 0xa0a,
             pages_protected: 0xb0b,
             pages_open: 0xc0c,
+            pauses: 0xd0d,
+            pause_ns: 0xe0e,
+            longest_pause_ns: 0xf0f,
+            arming_ns: 0x1010,
         })),
         "0000040000000000 0000000000000000 \
              0101000002020000 0303000000000000 \
@@ -226,7 +230,9 @@ fn session_reply() {
              0606000000000000 0707000000000000 \
              0808000000000000 0909000000000000 \
              0a0a000000000000 0b0b000000000000 \
-             0c0c000000000000",
+             0c0c000000000000 0d0d000000000000 \
+             0e0e000000000000 0f0f000000000000 \
+             1010000000000000",
     );
 }
 
@@ -266,6 +272,7 @@ fn missing_reply() {
     reply_is(
         Reply::again(
             0x0a0b_0c0d,
+            Ask::Touch,
             Missing::new(&[
                 Span { address: 0x1000, len: 0x2000 },
                 Span { address: 0x7fff_f000, len: 0x1000 },
@@ -275,5 +282,15 @@ fn missing_reply() {
              0200000000000000 0010000000000000 \
              0020000000000000 00f0ff7f00000000 \
              0010000000000000",
+    );
+}
+
+#[test]
+fn settle_reply() {
+    reply_is(
+        Reply::again(7, Ask::Settle, Missing::new(&[Span { address: 0x4000_0000, len: 0x20_0000 }])),
+        "0100060007000000 0100000000000000 \
+             0100000000000000 0000004000000000 \
+             0000200000000000",
     );
 }
