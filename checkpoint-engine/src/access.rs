@@ -50,7 +50,7 @@ impl Access {
 
     /// Makes `page` of the mirror equal to live memory. The mirror's former chunks, those that differed, are
     /// appended to `old`, unless the page was all zeros. Meanwhile the CPU fetches page `next`, which will be
-    /// asked for soon.
+    /// asked for soon. `None` if the page is absent; nothing was done.
     ///
     /// # Errors
     /// No memory for a page of chunks in `old`; nothing was done.
@@ -61,19 +61,20 @@ impl Access {
         page: usize,
         next: Option<usize>,
         old: &mut Vec<Chunk>,
-    ) -> Result<Taken, TryReserveError> {
-        let ahead = ahead(live, mirror, page, next);
-        let source = live_page(live, page);
+    ) -> Result<Option<Taken>, TryReserveError> {
+        let Some(source) = live.place(page).readable() else { return Ok(None) };
+        let source = source.as_ptr().cast_const();
+        let ahead = ahead(live, mirror, source, next);
         let target = mirror.page_ptr(page).as_ptr().cast::<u8>();
         if !mirror.is_resident(page) {
-            // SAFETY: `source` is a page of live memory by `LiveMemory::new`; `target` is a page of the mirror,
-            // which is borrowed mutably, and all zeros as it isn't resident. Both are aligned to 64 bytes, and
-            // the CPU has what the kernels need by `Kernels::detect`.
+            // SAFETY: `source` is a page of live memory by `LiveMemory::new` or `PagePlaces::set`; `target` is a
+            // page of the mirror, which is borrowed mutably, and all zeros as it isn't resident. Both are aligned
+            // to 64 bytes, and the CPU has what the kernels need by `Kernels::detect`.
             let mask = unsafe { (self.kernels.take_zero)(source, target, ahead) };
             if mask != 0 {
                 mirror.set_resident(page);
             }
-            return Ok(Taken { mask, was_zero: true });
+            return Ok(Some(Taken { mask, was_zero: true }));
         }
         reserve_page(old)?;
         let end = old.spare_capacity_mut().as_mut_ptr().cast::<u8>();
@@ -81,52 +82,65 @@ impl Access {
         let mask = unsafe { (self.kernels.take)(source, target, end, ahead) };
         // SAFETY: the kernel wrote one chunk from `end` for each bit of `mask`, inside the reserved capacity.
         unsafe { old.set_len(old.len() + mask.count_ones() as usize) };
-        Ok(Taken { mask, was_zero: false })
+        Ok(Some(Taken { mask, was_zero: false }))
     }
 
-    /// Makes `page` of live memory equal to the mirror; stores only chunks that differ. Returns whether any did.
-    /// `next` is as in [`take`](Self::take).
+    /// Makes `page` of live memory equal to the mirror; stores only chunks that differ. Returns whether any did,
+    /// or `None` if the page can't be written, and nothing was done. `next` is as in [`take`](Self::take).
     pub(crate) fn restore(
         self,
         live: &LiveMemory,
         mirror: &Mirror,
         page: usize,
         next: Option<usize>,
-    ) -> bool {
-        let ahead = ahead(live, mirror, page, next);
-        let target = live_page(live, page);
+    ) -> Option<bool> {
+        let target = live.place(page).writable()?.as_ptr();
+        let ahead = ahead(live, mirror, target, next);
         let source = mirror.page_ptr(page).as_ptr().cast::<u8>();
-        if mirror.is_resident(page) {
-            // SAFETY: `target` is a page of live memory, writable during a rollback by `LiveMemory::new`;
-            // `source` is a page of the mirror, which is borrowed. Both are aligned, and the CPU has what the
-            // kernels need by `Kernels::detect`.
+        Some(if mirror.is_resident(page) {
+            // SAFETY: `target` is a page of live memory, writable during a rollback by `LiveMemory::new` or
+            // `PagePlaces::set`; `source` is a page of the mirror, which is borrowed. Both are aligned, and the
+            // CPU has what the kernels need by `Kernels::detect`.
             unsafe { (self.kernels.restore)(target, source, ahead) }
         } else {
             // SAFETY: as above for `target`.
             unsafe { (self.kernels.restore_zero)(target, ahead) }
-        }
+        })
+    }
+
+    /// Whether `page` of live memory differs from the mirror, or `None` if it is absent. `next` is as in
+    /// [`take`](Self::take).
+    pub(crate) fn differs(
+        self,
+        live: &LiveMemory,
+        mirror: &Mirror,
+        page: usize,
+        next: Option<usize>,
+    ) -> Option<bool> {
+        let source = live.place(page).readable()?.as_ptr().cast_const();
+        let ahead = ahead(live, mirror, source, next);
+        Some(if mirror.is_resident(page) {
+            let known = mirror.page_ptr(page).as_ptr().cast_const().cast();
+            // SAFETY: `source` is a page of live memory by `LiveMemory::new` or `PagePlaces::set`; `known` is a
+            // page of the mirror, which is borrowed. Both are aligned, and the CPU has what the kernels need by
+            // `Kernels::detect`.
+            unsafe { (self.kernels.differs)(source, known, ahead) }
+        } else {
+            // SAFETY: as above for `source`.
+            unsafe { (self.kernels.differs_zero)(source, ahead) }
+        })
     }
 }
 
-/// Where page `next` is; without one, where `page` is, which is harmless to ask for.
+/// Where page `next` is. Without one, or if it is absent, `current`, which is harmless to ask for.
 #[inline]
-fn ahead(live: &LiveMemory, mirror: &Mirror, page: usize, next: Option<usize>) -> Ahead {
-    let next = next.unwrap_or(page);
-    let live: *const u8 = live_page(live, next);
+fn ahead(live: &LiveMemory, mirror: &Mirror, current: *const u8, next: Option<usize>) -> Ahead {
+    let Some(next) = next else { return Ahead { live: current, mirror: current } };
+    let live = live.place(next).readable().map_or(current, |page| page.as_ptr().cast_const());
     // A page that isn't resident isn't read.
     let mirror =
         if mirror.is_resident(next) { mirror.page_ptr(next).as_ptr().cast_const().cast() } else { live };
     Ahead { live, mirror }
-}
-
-/// The address of `page` of live memory.
-///
-/// # Panics
-/// `page` is beyond the region: pages come from sets of the same region, so that would be a bug here.
-#[inline]
-fn live_page(live: &LiveMemory, page: usize) -> *mut u8 {
-    assert!(page < live.pages(), "page {page} of a region of {} pages", live.pages());
-    live.base().as_ptr().wrapping_add(page * PAGE_SIZE)
 }
 
 /// Makes room for a page of chunks. Doubles if it can, so that a large delta is not copied often; else takes what it needs.

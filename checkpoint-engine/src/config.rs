@@ -41,6 +41,10 @@ pub struct Config {
     /// make its host keep: a checkpoint that needs more fails with [`crate::EngineError::NoMemory`]. A rollback
     /// may need more, as it keeps what it swaps out, at most the regions' bytes for each retained checkpoint.
     pub max_history_bytes: u64,
+    /// Pages that one try of a checkpoint or rollback compares, of regions whose memory is scattered; what is
+    /// left counts as [absent](crate::EngineError::Absent) until the next. Bounds how long a call takes, in a
+    /// guest whose kernel would think that its CPU is stuck. Memory in one piece is done in one try.
+    pub max_pages_per_try: u64,
 }
 
 impl Default for Config {
@@ -51,6 +55,7 @@ impl Default for Config {
             max_regions: MAX_REGIONS,
             max_region_bytes: MAX_REGION_BYTES,
             max_history_bytes: u64::MAX,
+            max_pages_per_try: u64::MAX,
         }
     }
 }

@@ -1,16 +1,21 @@
 //! The engine: regions, versions and a tracker, and what the three calls do with them.
 
+mod checks;
+mod figures;
+mod operation;
+
+use std::ops::Range;
 use std::sync::Arc;
 
-use cairn_abi::reply::{CheckpointFigures, SessionFigures};
 use cairn_abi::{CheckpointId, RegionId, RegionName};
 
 use crate::access::Access;
-use crate::delta::Delta;
-use crate::mirror::Mirror;
-use crate::region::{Passed, Region};
+use crate::pending::Pending;
+use crate::region::Region;
 use crate::versions::{Lookup, Member, RegionSet, Versions};
-use crate::{Config, EngineError, LiveMemory, SetSide, TrackError, Tracker};
+use crate::{Config, EngineError, LiveMemory, TrackError, Tracker};
+
+use operation::mirrors;
 
 /// Checkpoints of a set of regions.
 ///
@@ -28,8 +33,18 @@ pub struct Engine<T: Tracker> {
     /// Today's regions, for the next checkpoint.
     set: RegionSet,
     versions: Versions,
+    unfinished: Option<Operation>,
+    /// What an unfinished checkpoint took.
+    pending: Pending,
     counters: Counters,
     unprotected: Option<TrackError>,
+}
+
+/// What may need several calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Operation {
+    Checkpoint,
+    Rollback(CheckpointId),
 }
 
 /// What was done since the engine was made.
@@ -53,6 +68,8 @@ impl<T: Tracker> Engine<T> {
             last_region: 0,
             set: Arc::new([]),
             versions: Versions::new(config.history),
+            unfinished: None,
+            pending: Pending::default(),
             counters: Counters::default(),
             unprotected: None,
         }
@@ -81,6 +98,7 @@ impl<T: Tracker> Engine<T> {
     /// [`EngineError::NameTaken`], [`EngineError::Overlap`], [`EngineError::EmptyRegion`], a limit of the
     /// [`Config`], [`EngineError::NoMemory`] or [`EngineError::Track`]; nothing is registered.
     pub fn add_region(&mut self, name: RegionName, memory: LiveMemory) -> Result<RegionId, EngineError> {
+        self.abandon();
         self.check_new_region(name, &memory)?;
         self.regions.try_reserve(1)?;
         let id = RegionId(self.last_region + 1);
@@ -101,6 +119,7 @@ impl<T: Tracker> Engine<T> {
     /// # Errors
     /// [`EngineError::NoRegion`].
     pub fn remove_region(&mut self, region: RegionId) -> Result<(), EngineError> {
+        self.abandon();
         let at = self.region_at(region)?;
         self.tracker.detach(region);
         self.regions.remove(at);
@@ -119,54 +138,54 @@ impl<T: Tracker> Engine<T> {
 
     /// Makes the regions' bytes a checkpoint, and evicts the oldest if there are now too many.
     ///
+    /// Pages that are [absent](EngineError::Absent) make it an *unfinished* checkpoint: what is present is taken,
+    /// [`absent`](Self::absent) says what isn't, and the next call goes on. It doesn't need again what was taken
+    /// before, wherever that is by then, and what it takes is one checkpoint. Any other call that changes anything,
+    /// and [`abandon`](Self::abandon), gives an unfinished operation up.
+    ///
+    /// The program is quiet between the calls, too. What it writes nevertheless, to a page that was taken or
+    /// restored already, is found by the next operation if the page is present in the last call, and else by the
+    /// first after the page is back.
+    ///
     /// # Errors
-    /// [`EngineError::NoMemory`] or [`EngineError::Track`]; no checkpoint was made, and all others are as valid
-    /// as before. A failure to write-protect is none: see [`unprotected`](Self::unprotected).
+    /// [`EngineError::Absent`]: to be called again. [`EngineError::NoMemory`] or [`EngineError::Track`]: no
+    /// checkpoint was made, and all others are as valid as before. A failure to write-protect is none: see
+    /// [`unprotected`](Self::unprotected).
     pub fn checkpoint(&mut self) -> Result<CheckpointId, EngineError> {
-        self.versions.reserve()?;
-        self.collect()?;
-        let mut old = self.versions.take_spare();
-        match self.take(&mut old) {
-            Ok(passed) => {
-                self.count(passed);
-                let id = self.versions.commit(old, Arc::clone(&self.set), passed.changed);
-                self.protect(Region::end_checkpoint);
-                Ok(id)
-            }
-            Err(error) => {
-                // What was taken goes back, so that the mirror is the root again. Live memory is as it was, and
-                // nothing was protected: the next try finds all of it again.
-                old.apply(mirrors(&mut self.regions));
-                self.versions.give_spare(old);
-                Err(error)
-            }
-        }
+        self.attempt(Operation::Checkpoint, |engine, _| engine.try_checkpoint())
     }
 
     /// Makes the regions' bytes what they were at checkpoint `id`. Later checkpoints stay.
     ///
+    /// Pages that are [absent](EngineError::Absent), or that differ and can't be written, make it an unfinished
+    /// rollback: the others are restored, and the next call with the same `id` goes on with the rest. If it is
+    /// given up instead, memory derives from `id` and what wasn't restored counts as written since: a checkpoint
+    /// takes it as it is, and a rollback undoes it.
+    ///
     /// # Errors
-    /// [`EngineError::NoCheckpoint`], [`EngineError::Evicted`], [`EngineError::RegionSet`],
-    /// [`EngineError::NoMemory`] or [`EngineError::Track`]; memory is as it was. A failure to write-protect is none: see
-    /// [`unprotected`](Self::unprotected).
+    /// [`EngineError::Absent`]: to be called again. [`EngineError::NoCheckpoint`], [`EngineError::Evicted`],
+    /// [`EngineError::RegionSet`], [`EngineError::NoMemory`] or [`EngineError::Track`]; this call changed nothing in memory. A failure
+    /// to write-protect is none: see [`unprotected`](Self::unprotected).
     pub fn rollback(&mut self, id: CheckpointId) -> Result<(), EngineError> {
-        let node = self.retained(id)?;
-        self.check_set(id, &self.versions.node(node).set)?;
-        self.versions.reserve_reroot(node)?;
-        self.collect()?;
-        self.list_restore(node);
-        for region in &self.regions {
-            region.before_restore(&mut self.tracker)?;
+        self.attempt(Operation::Rollback(id), |engine, another_try| engine.try_rollback(id, another_try))
+    }
+
+    /// The pages that an unfinished checkpoint or rollback waits for, as runs that are as long as can be. The
+    /// program has to read them for a checkpoint, and to write them (what they hold) for a rollback.
+    pub fn absent(&self) -> impl Iterator<Item = (RegionId, Range<usize>)> + '_ {
+        self.regions.iter().flat_map(|region| region.tries.missing().runs().map(|pages| (region.id, pages)))
+    }
+
+    /// Gives an unfinished operation up, if there is one. No checkpoint is lost.
+    pub fn abandon(&mut self) {
+        self.unfinished = None;
+        // The mirror is the root again. Live memory is as it was, and nothing was protected: the next
+        // checkpoint finds all of it again.
+        for mut old in self.pending.give_up() {
+            old.apply(mirrors(&mut self.regions));
+            self.versions.give_spare(old);
         }
-        // From here nothing can fail.
-        self.versions.reroot(node, |delta| delta.swap(mirrors(&mut self.regions)));
-        for at in 0..self.regions.len() {
-            let passed = self.regions[at].restore(self.access);
-            self.count(passed);
-        }
-        self.protect(Region::end_rollback);
-        self.counters.rollbacks += 1;
-        Ok(())
+        self.regions.iter_mut().for_each(Region::forget_tries);
     }
 
     /// Forgets checkpoint `id`. Memory may derive from it; it goes on doing so.
@@ -174,6 +193,7 @@ impl<T: Tracker> Engine<T> {
     /// # Errors
     /// [`EngineError::NoCheckpoint`] or [`EngineError::Evicted`].
     pub fn release(&mut self, id: CheckpointId) -> Result<(), EngineError> {
+        self.abandon();
         let node = self.retained(id)?;
         self.versions.release(node);
         Ok(())
@@ -186,65 +206,6 @@ impl<T: Tracker> Engine<T> {
     #[must_use]
     pub fn unprotected(&self) -> Option<&TrackError> {
         self.unprotected.as_ref()
-    }
-
-    /// Figures of the session.
-    #[must_use]
-    pub fn figures(&self) -> SessionFigures {
-        let sum = |of: fn(&Region) -> u64| self.regions.iter().map(of).sum::<u64>();
-        SessionFigures {
-            regions: small(self.regions.len()),
-            retained: small(self.versions.retained()),
-            current: self.versions.root().map_or(0, |root| root.id.0),
-            checkpoints: self.versions.taken(),
-            rollbacks: self.counters.rollbacks,
-            mirror_bytes: sum(|region| region.mirror.resident_bytes()),
-            history_bytes: self.versions.resident_bytes(),
-            table_bytes: sum(Region::table_bytes) + self.versions.table_bytes(),
-            pages_compared: self.counters.compared,
-            pages_changed: self.counters.changed,
-            pages_protected: self.counters.protected,
-            pages_open: sum(|region| region.heat.open_pages()),
-        }
-    }
-
-    /// Figures of checkpoint `id`.
-    ///
-    /// # Errors
-    /// [`EngineError::NoCheckpoint`] or [`EngineError::Evicted`].
-    pub fn checkpoint_figures(&self, id: CheckpointId) -> Result<CheckpointFigures, EngineError> {
-        let at = self.retained(id)?;
-        let node = self.versions.node(at);
-        Ok(CheckpointFigures {
-            id,
-            parent: node.parent,
-            pages_changed: node.pages_changed,
-            bytes: self.versions.node_bytes(at),
-        })
-    }
-
-    fn check_new_region(&self, name: RegionName, memory: &LiveMemory) -> Result<(), EngineError> {
-        if memory.pages() == 0 {
-            return Err(EngineError::EmptyRegion);
-        }
-        if self.regions.len() >= self.config.max_regions {
-            return Err(EngineError::TooManyRegions { max: self.config.max_regions });
-        }
-        let others: usize = self.regions.iter().map(|region| region.live.bytes()).sum();
-        let bytes = others.saturating_add(memory.bytes()) as u64;
-        let max = self.config.max_region_bytes;
-        if bytes > max {
-            return Err(EngineError::TooManyBytes { bytes, max });
-        }
-        for region in &self.regions {
-            if region.name == name {
-                return Err(EngineError::NameTaken(name));
-            }
-            if region.live.overlaps(memory) {
-                return Err(EngineError::Overlap(region.id));
-            }
-        }
-        Ok(())
     }
 
     /// Where a region is in `regions`.
@@ -260,80 +221,4 @@ impl<T: Tracker> Engine<T> {
             Lookup::Unknown => Err(EngineError::NoCheckpoint(id)),
         }
     }
-
-    /// Refuses a checkpoint whose regions aren't today's.
-    fn check_set(&self, checkpoint: CheckpointId, set: &RegionSet) -> Result<(), EngineError> {
-        if Arc::ptr_eq(set, &self.set) {
-            return Ok(());
-        }
-        let missing_in = |other: &RegionSet| {
-            let other = Arc::clone(other);
-            move |member: &&Member| !other.contains(member)
-        };
-        let dropped = set.iter().find(missing_in(&self.set)).map(|member| (member, SetSide::Checkpoint));
-        let added = || self.set.iter().find(missing_in(set)).map(|member| (member, SetSide::Today));
-        match dropped.or_else(added) {
-            None => Ok(()),
-            Some((member, side)) => {
-                Err(EngineError::RegionSet { checkpoint, region: member.id, name: member.name, side })
-            }
-        }
-    }
-
-    fn collect(&mut self) -> Result<(), EngineError> {
-        for region in &mut self.regions {
-            region.collect(&mut self.tracker)?;
-        }
-        Ok(())
-    }
-
-    /// Takes what was written into the mirrors, and the mirrors' former bytes into `old`.
-    fn take(&mut self, old: &mut Delta) -> Result<Passed, EngineError> {
-        let max_bytes = self.config.max_history_bytes.saturating_sub(self.versions.bytes());
-        let mut all = Passed::default();
-        for region in &mut self.regions {
-            let passed = region.take(self.access, old, max_bytes)?;
-            all.compared += passed.compared;
-            all.changed += passed.changed;
-        }
-        Ok(all)
-    }
-
-    /// Lists what must be restored for the version in `node`: what was written, and where it differs from the root.
-    fn list_restore(&mut self, node: usize) {
-        for region in &mut self.regions {
-            region.begin_restore();
-        }
-        for (id, page) in self.versions.touched(node) {
-            if let Ok(at) = self.regions.binary_search_by_key(&id, |region| region.id) {
-                self.regions[at].restore_page(page);
-            }
-        }
-    }
-
-    /// Protects after an epoch. A failure leaves pages open, which the tracker reports again: it is noted, not returned.
-    fn protect(&mut self, end: fn(&mut Region, &mut T) -> Result<u64, TrackError>) {
-        self.unprotected = None;
-        for region in &mut self.regions {
-            match end(region, &mut self.tracker) {
-                Ok(pages) => self.counters.protected += pages,
-                Err(error) => self.unprotected = Some(error),
-            }
-        }
-    }
-
-    fn count(&mut self, passed: Passed) {
-        self.counters.compared += passed.compared;
-        self.counters.changed += passed.changed;
-    }
-}
-
-/// The regions' mirrors, as deltas want them.
-fn mirrors(regions: &mut [Region]) -> impl Iterator<Item = (RegionId, &mut Mirror)> {
-    regions.iter_mut().map(|region| (region.id, &mut region.mirror))
-}
-
-/// A count that limits of the [`Config`] keep far below the type's.
-fn small(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
 }

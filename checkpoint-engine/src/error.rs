@@ -61,6 +61,9 @@ pub enum EngineError {
         /// The limit.
         max: u64,
     },
+    /// Pages that the operation needs aren't in memory, or can't be written. Only scattered memory has such pages.
+    #[error("pages of the regions are not in memory; let the program touch them and ask again")]
+    Absent,
     /// The host has no memory, or the history may have no more.
     #[error("no memory for the checkpoint data of the host")]
     NoMemory,

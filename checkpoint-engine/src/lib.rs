@@ -57,6 +57,8 @@ compile_error!("cairn-engine compares pages with x86-64 vector instructions and 
 
 mod page_set;
 
+mod places;
+
 mod live;
 
 mod tracker;
@@ -77,6 +79,8 @@ mod heat;
 
 mod region;
 
+mod pending;
+
 mod engine;
 
 #[cfg(test)]
@@ -87,6 +91,7 @@ pub use engine::Engine;
 pub use error::{EngineError, SetSide};
 pub use live::LiveMemory;
 pub use page_set::PageSet;
+pub use places::{PagePlaces, Place};
 pub use tracker::{TrackError, Tracker};
 
 /// Bytes in a page: the unit of tracking.

@@ -1,6 +1,7 @@
 //! A set of pages of one region, as a bitmap.
 
 use std::collections::TryReserveError;
+use std::ops::Range;
 
 /// Pages that one word of a [`PageSet`] covers.
 const WORD_PAGES: usize = 64;
@@ -83,6 +84,20 @@ impl PageSet {
         self.trim();
     }
 
+    /// Removes the pages of `other`, a set of the same region.
+    pub fn subtract(&mut self, other: &Self) {
+        for (word, less) in self.words.iter_mut().zip(&other.words) {
+            *word &= !less;
+        }
+    }
+
+    /// Removes the pages that aren't in `other`, a set of the same region.
+    pub fn intersect_with(&mut self, other: &Self) {
+        for (word, kept) in self.words.iter_mut().zip(&other.words) {
+            *word &= kept;
+        }
+    }
+
     /// Whether no page is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -99,6 +114,40 @@ impl PageSet {
     #[must_use]
     pub fn iter(&self) -> Pages<'_> {
         Pages { set: self, bits: 0, word: 0 }
+    }
+
+    /// The pages in the set as runs, in ascending order, each as long as can be.
+    pub fn runs(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let start = self.next_page(from)?;
+            from = self.next_gap(start);
+            Some(start..from)
+        })
+    }
+
+    /// The first page from `from` on that is in the set.
+    fn next_page(&self, from: usize) -> Option<usize> {
+        let (word, bit) = (from / WORD_PAGES, from % WORD_PAGES);
+        let first = self.words.get(word)? & (u64::MAX << bit);
+        if first != 0 {
+            return Some(word * WORD_PAGES + first.trailing_zeros() as usize);
+        }
+        let word = self.next_word(word + 1)?;
+        Some(word * WORD_PAGES + self.words[word].trailing_zeros() as usize)
+    }
+
+    /// The first page after `page`, which is in the set, that isn't, or the end of the region.
+    fn next_gap(&self, page: usize) -> usize {
+        let (word, bit) = (page / WORD_PAGES, page % WORD_PAGES);
+        let first = !self.words[word] & (u64::MAX << bit);
+        if first != 0 {
+            return self.pages.min(word * WORD_PAGES + first.trailing_zeros() as usize);
+        }
+        let full = self.words[word + 1..].iter().take_while(|word| **word == u64::MAX).count();
+        let word = word + 1 + full;
+        let ones = self.words.get(word).map_or(0, |word| word.trailing_ones() as usize);
+        self.pages.min(word * WORD_PAGES + ones)
     }
 
     /// The first word from `from` on that isn't zero.
@@ -197,6 +246,31 @@ mod tests {
         set.trim();
         assert_eq!(set.count(), 65);
         assert!(!set.contains(65));
+    }
+
+    #[test]
+    fn runs_are_as_long_as_can_be() {
+        let mut set = PageSet::new(1000).unwrap();
+        let runs = [0..1, 62..65, 128..192, 200..800, 999..1000];
+        runs.iter().cloned().flatten().for_each(|page| set.insert(page));
+        assert!(set.runs().eq(runs));
+        set.fill();
+        assert!(set.runs().eq(std::iter::once(0..1000)));
+        set.clear();
+        assert_eq!(set.runs().next(), None);
+    }
+
+    #[test]
+    fn what_one_set_has_and_another_has_not() {
+        let set = |pages: &[usize]| {
+            let mut set = PageSet::new(130).unwrap();
+            pages.iter().for_each(|&page| set.insert(page));
+            set
+        };
+        let (mut one, mut two) = (set(&[1, 64, 129]), set(&[1, 64, 129]));
+        one.subtract(&set(&[2, 64]));
+        two.intersect_with(&set(&[2, 64]));
+        assert_eq!((one, two), (set(&[1, 129]), set(&[64])));
     }
 
     #[test]

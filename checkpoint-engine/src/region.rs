@@ -1,5 +1,8 @@
 //! One region: its live bytes, its mirror, and what is known of its pages.
 
+mod restore;
+mod tries;
+
 use cairn_abi::{RegionId, RegionName};
 
 use crate::access::Access;
@@ -7,6 +10,8 @@ use crate::delta::Delta;
 use crate::heat::{EpochEnd, Heat};
 use crate::mirror::Mirror;
 use crate::{EngineError, LiveMemory, PageSet, Rule, TrackError, Tracker};
+
+use tries::Tries;
 
 /// Pages that are asked for ahead of the one that is compared. By `examples/compare_cost.rs`: without, a third
 /// slower; with 1 much the same; with 3 a fifth slower, as two pages and their mirrors are what L1 holds.
@@ -22,14 +27,15 @@ pub(crate) struct Region {
     pub(crate) heat: Heat,
     /// Whether the root version has it. If not, no version needs its former bytes.
     pub(crate) in_root: bool,
-    /// What the tracker reported; later, what to protect.
+    /// What the tracker reported and this try takes; later, what to protect.
     written: PageSet,
     /// Whether `written` may hold any.
     any_written: bool,
-    /// What differed from the mirror.
+    /// What differed from the mirror, in all tries.
     changed: PageSet,
-    /// What a rollback restores.
+    /// What a try of a rollback restores; later, what to protect.
     restore: PageSet,
+    pub(crate) tries: Tries,
 }
 
 /// How many pages a pass over a region met.
@@ -37,6 +43,13 @@ pub(crate) struct Region {
 pub(crate) struct Passed {
     pub(crate) compared: u64,
     pub(crate) changed: u64,
+}
+
+impl std::ops::AddAssign for Passed {
+    fn add_assign(&mut self, more: Self) {
+        self.compared += more.compared;
+        self.changed += more.changed;
+    }
 }
 
 impl Region {
@@ -58,12 +71,14 @@ impl Region {
             any_written: false,
             changed: PageSet::new(pages)?,
             restore: PageSet::new(pages)?,
+            tries: Tries::new(pages)?,
         })
     }
 
     /// Bytes of the tables.
     pub(crate) fn table_bytes(&self) -> u64 {
-        let sets = self.written.bytes() + self.changed.bytes() + self.restore.bytes();
+        let sets =
+            self.written.bytes() + self.changed.bytes() + self.restore.bytes() + self.tries.table_bytes();
         (size_of::<Self>() + sets + self.heat.table_bytes() + self.mirror.table_bytes()) as u64
     }
 
@@ -76,27 +91,39 @@ impl Region {
         self.any_written = true;
         tracker.collect(self.id, &mut self.written)?;
         self.written.trim();
+        self.tries.begin(&mut self.written);
         self.any_written = !self.written.is_empty();
         Ok(())
     }
 
-    /// Makes the mirror equal to live memory in what was written; the mirror's former bytes go to `old`, of at
-    /// most `max_bytes`. On failure `old` holds what was done so far.
+    /// Makes the mirror equal to live memory in what was written and isn't absent; the mirror's former bytes go
+    /// to `old`, of at most `max_bytes`. Scattered memory is compared as far as `budget`, in pages, goes. On failure `old` holds what was done so far.
     pub(crate) fn take(
         &mut self,
         access: Access,
         old: &mut Delta,
         max_bytes: u64,
+        budget: &mut u64,
     ) -> Result<Passed, EngineError> {
         let mut passed = Passed::default();
         if !self.any_written {
             return Ok(passed);
         }
-        self.changed.clear();
+        if !self.tries.done.any() {
+            self.changed.clear();
+        }
         let mut ahead = self.written.iter().skip(PREFETCH_PAGES);
         for page in &self.written {
+            if self.is_scattered() && !spend(budget) {
+                self.tries.missing.insert(page);
+                continue;
+            }
             old.reserve_page()?;
             let taken = access.take(&self.live, &mut self.mirror, page, ahead.next(), old.chunks_mut())?;
+            let Some(taken) = taken else {
+                self.tries.missing.insert(page);
+                continue;
+            };
             passed.compared += 1;
             if taken.mask == 0 {
                 continue;
@@ -115,64 +142,58 @@ impl Region {
         Ok(passed)
     }
 
+    /// Ends a try of a checkpoint that needs another.
+    pub(crate) fn keep_taken(&mut self) {
+        self.tries.keep_done(&self.written);
+    }
+
     /// After a checkpoint: protects what the rule says. Returns how many pages.
-    pub(crate) fn end_checkpoint<T: Tracker>(&mut self, tracker: &mut T) -> Result<u64, TrackError> {
+    pub(crate) fn end_checkpoint<T: Tracker>(
+        &mut self,
+        access: Access,
+        tracker: &mut T,
+    ) -> Result<u64, TrackError> {
         self.in_root = true;
+        let several_tries = self.tries.done.any();
+        if several_tries {
+            self.mark_written_again(access);
+            self.written.union_with(self.tries.done.pages());
+            self.any_written = true;
+        }
         if !self.any_written {
             self.heat.end_idle_epoch();
             return Ok(0);
         }
-        match self.heat.end_epoch(EpochEnd::Checkpoint, &mut self.written, &mut self.changed) {
+        let mut pages = self.heat.end_epoch(EpochEnd::Checkpoint, &mut self.written, &mut self.changed);
+        if several_tries {
+            self.written.subtract(&self.tries.marked);
+            pages = self.written.count() as u64;
+        }
+        self.tries.end();
+        match pages {
             0 => Ok(0),
             pages => tracker.protect(self.id, &self.written).map(|()| pages),
         }
     }
 
-    /// Starts the list of what a rollback restores.
-    pub(crate) fn begin_restore(&mut self) {
-        self.restore.clear();
-        self.restore.union_with(&self.written);
+    /// Forgets what the tries of an operation did, which is given up. The mirror is the root.
+    pub(crate) fn forget_tries(&mut self) {
+        self.tries.forget();
     }
 
-    /// Adds a page in which the wanted version differs from the mirror.
-    pub(crate) fn restore_page(&mut self, page: usize) {
-        self.restore.insert(page);
+    fn mark_written_again(&mut self, access: Access) {
+        let Self { live, mirror, tries, .. } = self;
+        tries.mark_written_again(|page| access.differs(live, mirror, page, None));
     }
 
-    /// Tells the tracker what is about to be restored.
-    pub(crate) fn before_restore<T: Tracker>(&self, tracker: &mut T) -> Result<(), TrackError> {
-        if self.restore.is_empty() {
-            return Ok(());
-        }
-        tracker.before_restore(self.id, &self.restore)
+    fn is_scattered(&self) -> bool {
+        self.live.places().is_some()
     }
+}
 
-    /// Makes live memory equal to the mirror in what is to be restored.
-    pub(crate) fn restore(&mut self, access: Access) -> Passed {
-        self.changed.clear();
-        let mut passed = Passed::default();
-        let mut ahead = self.restore.iter().skip(PREFETCH_PAGES);
-        for page in &self.restore {
-            passed.compared += 1;
-            if access.restore(&self.live, &self.mirror, page, ahead.next()) {
-                passed.changed += 1;
-                // What the program didn't write is no sign of what it will write.
-                if self.written.contains(page) {
-                    self.changed.insert(page);
-                }
-            }
-        }
-        passed
-    }
-
-    /// After a rollback: protects what the rule says of the pages that were written, and all others that were
-    /// restored. Returns how many pages.
-    pub(crate) fn end_rollback<T: Tracker>(&mut self, tracker: &mut T) -> Result<u64, TrackError> {
-        self.heat.end_epoch(EpochEnd::Rollback, &mut self.written, &mut self.changed);
-        self.heat.remove_open(&mut self.restore);
-        match self.restore.count() as u64 {
-            0 => Ok(0),
-            pages => tracker.protect(self.id, &self.restore).map(|()| pages),
-        }
-    }
+/// Takes one from `budget`, if there is one.
+fn spend(budget: &mut u64) -> bool {
+    let left = budget.checked_sub(1);
+    *budget = left.unwrap_or(0);
+    left.is_some()
 }

@@ -15,9 +15,14 @@ use crate::{LiveMemory, PageSet};
 ///
 /// The engine calls these while the program is quiet: what writes between a `collect` and the `protect` that
 /// follows it may be missed.
+///
+/// The pages of scattered memory may move and come and go while the program runs. The tracker keeps their
+/// [`PagePlaces`](crate::PagePlaces) true as each call says, and **takes an open page that is absent as open
+/// still**: wherever it comes back, it is reported. So is a protected page whose bytes may have changed while
+/// nobody looked, as when it comes back in another frame.
 pub trait Tracker {
     /// Starts to track `memory` under the name `region`. Every page is open, but for those that are known to be
-    /// zeros, which is what the engine takes a region to have been before.
+    /// zeros, which is what the engine takes a region to have been before. Their places needn't be known yet.
     ///
     /// # Errors
     /// The region can't be tracked; nothing of it is left behind.
@@ -29,6 +34,9 @@ pub trait Tracker {
     /// Adds every open page of `region` to `written`, which is empty on entry: a kernel call may overwrite its words.
     ///
     /// Nothing is used up: a page stays open, and is reported again, until it is protected.
+    ///
+    /// Scattered memory: every page's place is true when this returns, and stays so until the engine's call ends or
+    /// [`before_restore`](Self::before_restore) is called.
     ///
     /// # Errors
     /// What was written isn't known. What was open still is.
@@ -44,6 +52,11 @@ pub trait Tracker {
     ///
     /// Trackers whose protection would stop the engine too make these pages writable here, and those pages
     /// are open from then on. The others have nothing to do.
+    ///
+    /// Scattered memory: `pages` are present, and differ from what shall be in them. Their places are true when this returns:
+    /// [writable](crate::Place::Writable) where the program itself could write now, and where all that a write by
+    /// the CPU would leave behind has been left (the accessed and dirty bits of its page tables). Pages that aren't
+    /// writable then are not written; the program is asked to make them so.
     ///
     /// # Errors
     /// Some of `pages` can't be written. The engine then writes none.
@@ -66,6 +79,9 @@ pub enum TrackError {
         #[source]
         source: io::Error,
     },
+    /// The tracker can follow memory in one piece only.
+    #[error("region {0} is scattered over memory, which this tracker can't follow")]
+    Scattered(RegionId),
     /// The tracker has no such region.
     #[error("region {0} is not tracked")]
     NotAttached(RegionId),

@@ -219,9 +219,10 @@ impl Versions {
         Ok(())
     }
 
-    /// Makes the version in `node` the root. Room was made by [`reserve_reroot`](Self::reserve_reroot). `swap` swaps a delta's bytes with the mirrors', which makes them its bytes.
-    pub(crate) fn reroot(&mut self, node: usize, mut swap: impl FnMut(&mut Delta)) {
-        let Some(former) = self.root else { return };
+    /// Makes the version in `node` the root, and returns the former one, which shall be [settled](Self::settle) or made
+    /// the root again. Room was made by [`reserve_reroot`](Self::reserve_reroot). `swap` swaps a delta's bytes with the mirrors', which makes them its bytes.
+    pub(crate) fn reroot(&mut self, node: usize, mut swap: impl FnMut(&mut Delta)) -> Option<usize> {
+        let former = self.root?;
         let mut path = std::mem::take(&mut self.path);
         path.clear();
         path.extend(std::iter::successors(Some(node), |&at| self.node(at).next).filter(|&at| at != former));
@@ -240,6 +241,11 @@ impl Versions {
         }
         self.path = path;
         self.root = Some(root);
+        Some(former)
+    }
+
+    /// Drops a former root that nobody needs any more.
+    pub(crate) fn settle(&mut self, former: usize) {
         self.collapse(former);
     }
 

@@ -26,6 +26,10 @@ pub(super) struct Kernels {
     pub(super) restore: unsafe fn(*mut u8, *const u8, Ahead) -> bool,
     /// The same for a mirror page that is all zeros.
     pub(super) restore_zero: unsafe fn(*mut u8, Ahead) -> bool,
+    /// `(live, mirror)`: whether any chunk differs. Neither is written.
+    pub(super) differs: unsafe fn(*const u8, *const u8, Ahead) -> bool,
+    /// The same for a mirror page that is all zeros.
+    pub(super) differs_zero: unsafe fn(*const u8, Ahead) -> bool,
 }
 
 impl Kernels {
@@ -76,7 +80,7 @@ macro_rules! kernels {
             use super::*;
 
             pub(super) static KERNELS: Kernels =
-                Kernels { name: $feature, take, take_zero, restore, restore_zero };
+                Kernels { name: $feature, take, take_zero, restore, restore_zero, differs, differs_zero };
 
             /// Vectors in a chunk.
             const VECTORS: usize = CHUNK_SIZE / size_of::<$vector>();
@@ -180,6 +184,30 @@ macro_rules! kernels {
                     }
                 }
                 changed
+            }
+
+            #[target_feature(enable = $feature)]
+            unsafe fn differs(live: *const u8, mirror: *const u8, ahead: Ahead) -> bool {
+                for i in 0..PAGE_CHUNKS {
+                    ahead.prefetch(i);
+                    // SAFETY: chunk `i` of two pages.
+                    if unsafe { differ(load(live.add(i * CHUNK_SIZE)), load(mirror.add(i * CHUNK_SIZE))) } {
+                        return true;
+                    }
+                }
+                false
+            }
+
+            #[target_feature(enable = $feature)]
+            unsafe fn differs_zero(live: *const u8, ahead: Ahead) -> bool {
+                for i in 0..PAGE_CHUNKS {
+                    ahead.prefetch(i);
+                    // SAFETY: chunk `i` of a page.
+                    if unsafe { differ(load(live.add(i * CHUNK_SIZE)), zero()) } {
+                        return true;
+                    }
+                }
+                false
             }
         }
     };

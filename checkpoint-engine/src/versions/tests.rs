@@ -51,7 +51,8 @@ proptest! {
                 (2, Some((_, node))) => versions.release(node),
                 (_, Some((id, node))) => {
                     versions.reserve_reroot(node).unwrap();
-                    versions.reroot(node, |_| {});
+                    let former = versions.reroot(node, |_| {}).unwrap();
+                    versions.settle(former);
                     prop_assert_eq!(versions.root().unwrap().id, id);
                 }
                 _ => {}
@@ -84,7 +85,8 @@ fn a_released_ancestor_stays_while_two_versions_need_it() {
     commit(&mut versions);
     let base = node_of(&versions, 2);
     for _ in 0..2 {
-        versions.reroot(base, |_| {});
+        let former = versions.reroot(base, |_| {}).unwrap();
+        versions.settle(former);
         commit(&mut versions);
     }
     let nodes = |versions: &Versions| versions.nodes.iter().flatten().count();

@@ -1,0 +1,52 @@
+//! What an engine says of itself.
+
+use cairn_abi::CheckpointId;
+use cairn_abi::reply::{CheckpointFigures, SessionFigures};
+
+use super::Engine;
+use crate::region::Region;
+use crate::{EngineError, Tracker};
+
+impl<T: Tracker> Engine<T> {
+    /// Figures of the session.
+    #[must_use]
+    pub fn figures(&self) -> SessionFigures {
+        let sum = |of: fn(&Region) -> u64| self.regions.iter().map(of).sum::<u64>();
+        SessionFigures {
+            regions: small(self.regions.len()),
+            retained: small(self.versions.retained()),
+            current: self.versions.root().map_or(0, |root| root.id.0),
+            checkpoints: self.versions.taken(),
+            rollbacks: self.counters.rollbacks,
+            mirror_bytes: sum(|region| region.mirror.resident_bytes()),
+            history_bytes: self.versions.resident_bytes() + self.pending.resident_bytes(),
+            table_bytes: sum(Region::table_bytes) + self.versions.table_bytes(),
+            pages_compared: self.counters.compared,
+            pages_changed: self.counters.changed,
+            pages_protected: self.counters.protected,
+            pages_open: sum(|region| region.heat.open_pages()),
+            // Whoever stops the program for the engine knows these.
+            ..SessionFigures::default()
+        }
+    }
+
+    /// Figures of checkpoint `id`.
+    ///
+    /// # Errors
+    /// [`EngineError::NoCheckpoint`] or [`EngineError::Evicted`].
+    pub fn checkpoint_figures(&self, id: CheckpointId) -> Result<CheckpointFigures, EngineError> {
+        let at = self.retained(id)?;
+        let node = self.versions.node(at);
+        Ok(CheckpointFigures {
+            id,
+            parent: node.parent,
+            pages_changed: node.pages_changed,
+            bytes: self.versions.node_bytes(at),
+        })
+    }
+}
+
+/// A count that limits of the [`Config`] keep far below the type's.
+fn small(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

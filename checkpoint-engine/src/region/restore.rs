@@ -1,0 +1,116 @@
+//! A region's part of a rollback.
+
+use super::{PREFETCH_PAGES, Passed, Region, spend};
+use crate::access::Access;
+use crate::heat::EpochEnd;
+use crate::{TrackError, Tracker};
+
+impl Region {
+    /// Starts the list of what a rollback restores: what was written, or in another try what is left to do.
+    pub(crate) fn begin_restore(&mut self, another_try: bool) {
+        self.restore.clear();
+        self.restore.union_with(if another_try { self.tries.owed.pages() } else { &self.written });
+    }
+
+    /// Adds a page in which the wanted version differs from the mirror.
+    pub(crate) fn restore_page(&mut self, page: usize) {
+        self.restore.insert(page);
+    }
+
+    /// Tells the tracker what is about to be written. The mirror is the wanted version already.
+    pub(crate) fn before_restore<T: Tracker>(
+        &mut self,
+        access: Access,
+        tracker: &mut T,
+        budget: &mut u64,
+    ) -> Result<(), TrackError> {
+        if self.is_scattered() {
+            self.mark_differing(access, budget);
+        }
+        let pages = if self.is_scattered() { &self.tries.marked } else { &self.restore };
+        if pages.is_empty() {
+            return Ok(());
+        }
+        tracker.before_restore(self.id, pages)
+    }
+
+    /// Marks the pages of scattered memory that must be written, and notes those that are absent. A page that is
+    /// right needn't be made writable, which may cost the program memory for it. What `budget`, in pages, isn't
+    /// enough for is left for another try.
+    fn mark_differing(&mut self, access: Access, budget: &mut u64) {
+        self.tries.marked.clear();
+        let mut ahead = self.restore.iter().skip(PREFETCH_PAGES);
+        for page in &self.restore {
+            if !spend(budget) {
+                self.tries.missing.insert(page);
+                continue;
+            }
+            match access.differs(&self.live, &self.mirror, page, ahead.next()) {
+                None => self.tries.missing.insert(page),
+                Some(true) => self.tries.marked.insert(page),
+                Some(false) => {}
+            }
+        }
+    }
+
+    /// Makes live memory equal to the mirror in what is to be restored and can be written.
+    pub(crate) fn restore(&mut self, access: Access) -> Passed {
+        if !self.tries.done.any() {
+            self.changed.clear();
+        }
+        let mut passed = Passed::default();
+        let pages = if self.is_scattered() { &self.tries.marked } else { &self.restore };
+        let mut ahead = pages.iter().skip(PREFETCH_PAGES);
+        for page in pages {
+            match access.restore(&self.live, &self.mirror, page, ahead.next()) {
+                None => self.tries.missing.insert(page),
+                Some(true) => {
+                    passed.changed += 1;
+                    // What the program didn't write is no sign of what it will write.
+                    if self.written.contains(page) {
+                        self.changed.insert(page);
+                    }
+                }
+                Some(false) => {}
+            }
+        }
+        self.tries.owed.become_copy_of(&self.tries.missing);
+        if self.tries.any_missing() {
+            self.restore.subtract(self.tries.missing());
+        }
+        passed.compared = self.restore.count() as u64;
+        passed
+    }
+
+    /// Ends a try of a rollback that needs another.
+    pub(crate) fn keep_restored(&mut self) {
+        self.tries.keep_done(&self.restore);
+    }
+
+    /// After a rollback: protects what the rule says of the pages that were written, and all others that were
+    /// restored. Returns how many pages.
+    pub(crate) fn end_rollback<T: Tracker>(
+        &mut self,
+        access: Access,
+        tracker: &mut T,
+    ) -> Result<u64, TrackError> {
+        let several_tries = self.tries.done.any();
+        if several_tries {
+            self.mark_written_again(access);
+            self.restore.union_with(self.tries.done.pages());
+            // They were reported in earlier tries.
+            self.written.union_with(&self.changed);
+            self.any_written = true;
+        }
+        self.heat.end_epoch(EpochEnd::Rollback, &mut self.written, &mut self.changed);
+        self.heat.remove_open(&mut self.restore);
+        if several_tries {
+            self.restore.subtract(&self.tries.marked);
+        }
+        self.tries.end();
+        match self.restore.count() as u64 {
+            0 => Ok(0),
+            pages => tracker.protect(self.id, &self.restore).map(|()| pages),
+        }
+    }
+}
