@@ -24,7 +24,10 @@ pub enum LayoutError {
     #[error("its header type is {0:#x}, not 0")]
     HeaderType(u8),
     /// The BAR doesn't answer.
-    #[error("memory decoding is off, which the hypervisor should have turned on")]
+    #[error(
+        "memory decoding is off, which the hypervisor turns on: turn it on again by writing 1 to the file \
+         `enable` beside `config`, as root"
+    )]
     DecodeOff,
     /// No capability list.
     #[error("it has no capabilities")]

@@ -1,6 +1,6 @@
 //! A function that is this process's alone.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 
-/// Functions that this process has claimed. Needed beside the record lock, which doesn't hold between the
+use crate::lock;
+
+/// Functions that this process has claimed, and its id: a forked child has its parent's list. Needed beside the record lock, which doesn't hold between the
 /// threads of a process; and closing *any* of its descriptors of a file drops a process's locks of it, so a
 /// claimed file must not be opened at all.
-static CLAIMED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+static CLAIMED: Mutex<BTreeMap<PathBuf, u32>> = Mutex::new(BTreeMap::new());
 
 /// A claimed resource file. Other processes and threads find it taken until this is dropped.
 #[derive(Debug)]
@@ -26,8 +28,11 @@ pub(crate) struct Claim {
 /// Why a resource file can't be claimed.
 #[derive(Debug)]
 pub(crate) enum Unclaimed {
-    /// It's somebody else's.
-    Taken,
+    /// It's somebody's.
+    Taken {
+        /// The process that has it, if this one can see it.
+        owner: Option<u32>,
+    },
     /// It can't be opened for reading and writing.
     Open(io::Error),
     /// The file system has no record locks.
@@ -38,17 +43,19 @@ impl Claim {
     /// Claims the file at `path`.
     pub(crate) fn new(path: &Path) -> Result<Self, Unclaimed> {
         let mut claimed = claimed();
-        if claimed.contains(path) {
-            return Err(Unclaimed::Taken);
+        if let Some(&owner) = claimed.get(path) {
+            return Err(Unclaimed::Taken { owner: Some(owner) });
         }
         let file = File::options().read(true).write(true).open(path).map_err(Unclaimed::Open)?;
         match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             // POSIX lets a system choose between these two.
-            Err(Errno::AGAIN | Errno::ACCESS) => return Err(Unclaimed::Taken),
+            Err(Errno::AGAIN | Errno::ACCESS) => {
+                return Err(Unclaimed::Taken { owner: lock::holder(&file) });
+            }
             Err(errno) => return Err(Unclaimed::Lock(errno)),
         }
-        claimed.insert(path.to_owned());
+        claimed.insert(path.to_owned(), std::process::id());
         Ok(Self { file, _name: ClaimedName(path.to_owned()) })
     }
 
@@ -69,7 +76,7 @@ impl Drop for ClaimedName {
 }
 
 /// A panic elsewhere can't leave the set half changed.
-fn claimed() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+fn claimed() -> MutexGuard<'static, BTreeMap<PathBuf, u32>> {
     CLAIMED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -82,14 +89,15 @@ mod tests {
         let path = std::env::temp_dir().join(format!("cairn-claim-{}", std::process::id()));
         std::fs::write(&path, "").expect("a temporary file");
         let claim = Claim::new(&path).expect("a free file");
-        assert!(matches!(Claim::new(&path), Err(Unclaimed::Taken)));
+        let me = std::process::id();
+        assert!(matches!(Claim::new(&path), Err(Unclaimed::Taken { owner: Some(pid) }) if pid == me));
         assert!(matches!(
             std::thread::spawn({
                 let path = path.clone();
                 move || Claim::new(&path)
             })
             .join(),
-            Ok(Err(Unclaimed::Taken))
+            Ok(Err(Unclaimed::Taken { .. }))
         ));
         drop(claim);
         assert!(Claim::new(&path).is_ok());
@@ -104,7 +112,11 @@ mod tests {
     fn another_process_finds_it_taken() {
         const PATH: &str = "CAIRN_CLAIM_TEST_PATH";
         if let Some(path) = std::env::var_os(PATH) {
-            let taken = matches!(Claim::new(Path::new(&path)), Err(Unclaimed::Taken));
+            let parent = std::os::unix::process::parent_id();
+            let taken = matches!(
+                Claim::new(Path::new(&path)),
+                Err(Unclaimed::Taken { owner: Some(pid) }) if pid == parent
+            );
             std::process::exit(if taken { 42 } else { 43 });
         }
         let path = std::env::temp_dir().join(format!("cairn-claim-other-{}", std::process::id()));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cairn_abi::reply::{CheckpointFigures, Hello, SessionFigures};
+use cairn_abi::reply::{Ask, CheckpointFigures, Hello, SessionFigures};
 use cairn_abi::request::OFFERED_FEATURES;
 use cairn_abi::{
     CheckpointId, Envelope, PAGE_SIZE, PROTOCOL_VERSION, RegionId, RegionName, Reply, ReplyBody, Request,
@@ -11,13 +11,13 @@ use cairn_abi::{
 
 use crate::error::ShimError;
 use crate::find::{Function, PCI_DEVICES};
-use crate::touch::{RegionMemory, Touch};
+use crate::touch::{Part, RegionMemory, Touch};
 use crate::transport::Transport;
 
 /// How often, on average, the device may ask for a page of the memory that a request is about. More than
 /// once, as the guest's kernel may take a page away again; bounded, as a device must not keep a program for
 /// ever.
-const TOUCHES_PER_PAGE: u64 = 4;
+const TOUCHES_PER_PAGE: u64 = 16;
 /// Touches beside these: for a few pages the average says little.
 const EXTRA_TOUCHES: u64 = 64;
 
@@ -150,35 +150,42 @@ impl Client {
         }
     }
 
-    /// Makes a request, again and again while the device asks for pages of the regions (or of `new`, which is
-    /// about to be one).
+    /// Makes a request, again and again while the device asks something about pages of the regions (or of
+    /// `new`, which is about to be one).
     fn ask(&mut self, request: Request, new: Option<&RegionMemory>) -> Result<Reply, ShimError> {
         let how = if matches!(request, Request::Rollback { .. }) { Touch::Write } else { Touch::Read };
         let mut budget = self.touch_budget(new);
         let mut cursor = 0;
         loop {
             let reply = self.transport.call(&Envelope { key: self.hello.key, cursor, request })?;
-            match (reply.status, &reply.body) {
-                (Status::Ok, _) => return Ok(reply),
-                (Status::Again, ReplyBody::Missing(missing)) => {
+            match (reply.status, reply.ask(), &reply.body) {
+                (Status::Ok, ..) => return Ok(reply),
+                (Status::Again, Some(ask), ReplyBody::Missing(missing)) => {
                     for &span in missing.spans() {
-                        let touched = self.touch(new, span, how).ok_or(ShimError::ForeignMemory { span })?;
-                        budget = budget.checked_sub(touched).ok_or(ShimError::Endless)?;
+                        let part = self.part(new, span).ok_or(ShimError::ForeignMemory { span })?;
+                        match ask {
+                            Ask::Touch => {
+                                budget = budget.checked_sub(part.pages()).ok_or(ShimError::Endless)?;
+                                part.touch(how).map_err(|source| ShimError::Untouchable { span, source })?;
+                            }
+                            Ask::Settle => part.settle(),
+                        }
                     }
                     // A round must cost something, or there could be rounds for ever.
                     budget = budget.checked_sub(1).ok_or(ShimError::Endless)?;
                     cursor = reply.cursor;
                 }
-                (Status::Again, _) => return Err(unexpected(request)),
+                (Status::Again, ..) => return Err(unexpected(request)),
                 _ => return Err(refused(request, &reply)),
             }
         }
     }
 
-    fn touch(&self, new: Option<&RegionMemory>, span: Span, how: Touch) -> Option<u64> {
+    /// The memory that `span` is, if the request is about it.
+    fn part<'a>(&'a self, new: Option<&'a RegionMemory>, span: Span) -> Option<Part<'a>> {
         match new {
-            Some(memory) => memory.touch(span, how),
-            None => self.regions.iter().find_map(|(_, memory)| memory.touch(span, how)),
+            Some(memory) => memory.part(span),
+            None => self.regions.iter().find_map(|(_, memory)| memory.part(span)),
         }
     }
 

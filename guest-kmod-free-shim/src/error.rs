@@ -3,6 +3,7 @@
 use std::fmt;
 
 use cairn_abi::{Span, Status};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::find::FindError;
@@ -37,11 +38,21 @@ pub enum ShimError {
         /// What was asked for.
         request: &'static str,
     },
-    /// The device asks to touch memory that the request isn't about.
-    #[error("the device asked to touch {:#x} bytes at {:#x}, which are not in a region", .span.len, .span.address)]
+    /// The device asks about memory that the request isn't about.
+    #[error("the device asked about {:#x} bytes at {:#x}, which are not in a region", .span.len, .span.address)]
     ForeignMemory {
         /// What it asked for.
         span: Span,
+    },
+    /// Memory of a region is gone or can't be accessed any more.
+    #[error("{:#x} bytes at {:#x} of a region can't be touched: a region's memory must stay mapped, \
+             readable and writable until the region ends, and there must be memory for it", .span.len, .span.address)]
+    Untouchable {
+        /// What the device needs.
+        span: Span,
+        /// What the kernel says.
+        #[source]
+        source: Errno,
     },
     /// The device asks for pages without end.
     #[error("the device asked for the same memory again and again")]

@@ -50,7 +50,7 @@ pub(crate) struct State {
 }
 
 /// Limits that a test reaches at once where it wants to.
-pub(crate) const PATIENCE: Patience = Patience { polling: 100, notified: 10, yielding: 100 };
+pub(crate) const PATIENCE: Patience = Patience { polling: 100, notified: 10, yielding: 100, between: 50 };
 
 impl Fake {
     /// A device whose doorbell runs `handler`.

@@ -1,5 +1,6 @@
 //! From PCI functions in sysfs to one that is claimed and mapped.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -27,12 +28,15 @@ pub enum FindError {
     },
     /// All have an owner.
     #[error(
-        "all {count} checkpoint devices of this machine are taken by other sessions: end one, or give the \
-             machine more"
+        "all {count} checkpoint devices of this machine are taken by other sessions{}: end one, or give the \
+             machine more (cairn boot --sessions)",
+        Owners(.owners)
     )]
     AllTaken {
         /// How many there are.
         count: usize,
+        /// The processes that have them, as far as this one can see them.
+        owners: Vec<u32>,
     },
     /// A file's mode forbids it.
     #[error("no permission to open {}: run as root, or let a udev rule give access: SUBSYSTEM==\"pci\", \
@@ -44,11 +48,13 @@ pub enum FindError {
         path: PathBuf,
     },
     /// The kernel forbids all programs to map devices.
-    #[error("the kernel forbids to map {}: it's locked down (see /sys/kernel/security/lockdown), which Secure \
-             Boot turns on", .path.display())]
+    #[error("the kernel forbids to map {}: it's locked down ({LOCKDOWN} says {}). Boot it without lockdown= on \
+             its command line and without Secure Boot", .path.display(), .mode.trim())]
     Lockdown {
         /// The file.
         path: PathBuf,
+        /// What the kernel says of it: all modes, the one in force in brackets.
+        mode: String,
     },
     /// The kernel keeps the BAR for a driver.
     #[error("the kernel refuses to map {}: a kernel driver holds the device; unbind it", .path.display())]
@@ -101,11 +107,11 @@ impl Function {
     /// Claims and maps the first free checkpoint device below `root`, a directory like [`PCI_DEVICES`].
     pub(crate) fn first_free(root: &Path) -> Result<Self, FindError> {
         let candidates = checkpoint_devices(root)?;
-        let mut unusable = None;
+        let (mut unusable, mut owners) = (None, Vec::new());
         for directory in &candidates {
             match Self::claim(directory) {
-                Ok(Some(function)) => return Ok(function),
-                Ok(None) => {}
+                Ok(Ok(function)) => return Ok(function),
+                Ok(Err(Taken(owner))) => owners.extend(owner),
                 // Another may do; if none does, the first reason is the one to tell.
                 Err(error) => unusable = unusable.or(Some(error)),
             }
@@ -113,12 +119,12 @@ impl Function {
         Err(match (unusable, candidates.len()) {
             (Some(error), _) => error,
             (None, 0) => FindError::NoDevice { root: root.to_owned() },
-            (None, count) => FindError::AllTaken { count },
+            (None, count) => FindError::AllTaken { count, owners },
         })
     }
 
-    /// Claims and maps one function; `None` if it's taken.
-    fn claim(directory: &Path) -> Result<Option<Self>, FindError> {
+    /// Claims and maps one function, if it's free.
+    fn claim(directory: &Path) -> Result<Result<Self, Taken>, FindError> {
         let unfit = |source| FindError::Layout { function: directory.to_owned(), source };
         let layout = Layout::from_config(&read(&directory.join("config"), CONFIG_SIZE)?).map_err(unfit)?;
         let resources = read(&directory.join("resource"), MAX_TEXT)?;
@@ -126,14 +132,21 @@ impl Function {
         let path = directory.join(format!("resource{}", layout.bar));
         let claim = match Claim::new(&path) {
             Ok(claim) => claim,
-            Err(Unclaimed::Taken) => return Ok(None),
+            Err(Unclaimed::Taken { owner }) => return Ok(Err(Taken(owner))),
             Err(Unclaimed::Open(source)) => return Err(cannot_open(path, source)),
             Err(Unclaimed::Lock(source)) => return Err(FindError::NoRecordLocks { path, source }),
         };
-        let bar = Bar::map(claim.file(), len).map_err(|errno| cannot_map(path, errno))?;
-        Ok(Some(Self { bar, layout, claim }))
+        let bar = Bar::map(claim.file(), len)
+            .map_err(|errno| cannot_map(path, errno, fs::read_to_string(LOCKDOWN).ok()))?;
+        Ok(Ok(Self { bar, layout, claim }))
     }
 }
+
+/// A function that is somebody's, and the process that has it.
+struct Taken(Option<u32>);
+
+/// Where Linux says whether it's locked down.
+const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
 /// Bytes of a text file of sysfs that are read: one page is the kernel's own bound.
 const MAX_TEXT: usize = 4096;
@@ -189,12 +202,31 @@ fn cannot_open(path: PathBuf, source: io::Error) -> FindError {
 }
 
 /// `pci_mmap_resource` of Linux answers EPERM if it's locked down and EINVAL if a driver holds the BAR
-/// exclusively.
-fn cannot_map(path: PathBuf, errno: Errno) -> FindError {
-    match errno {
-        Errno::PERM => FindError::Lockdown { path },
-        Errno::INVAL => FindError::Busy { path },
+/// exclusively. `lockdown` is what the file of that name says, if it can be read.
+fn cannot_map(path: PathBuf, errno: Errno, lockdown: Option<String>) -> FindError {
+    match (errno, lockdown) {
+        // Not by lockdown, so by a rule of a security module.
+        (Errno::PERM, Some(mode)) if mode.contains("[none]") => {
+            FindError::File { path, action: "mapped", source: errno.into() }
+        }
+        (Errno::PERM, mode) => {
+            FindError::Lockdown { path, mode: mode.unwrap_or_else(|| "nothing, it can't be read".to_owned()) }
+        }
+        (Errno::INVAL, _) => FindError::Busy { path },
         _ => FindError::File { path, action: "mapped", source: errno.into() },
+    }
+}
+
+/// Processes, for a message.
+struct Owners<'a>(&'a [u32]);
+
+impl fmt::Display for Owners<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((first, others)) = self.0.split_first() else { return Ok(()) };
+        let noun = if others.is_empty() { "process" } else { "processes" };
+        write!(f, " (of {noun} {first}")?;
+        others.iter().try_for_each(|owner| write!(f, ", {owner}"))?;
+        f.write_str(")")
     }
 }
 

@@ -13,7 +13,7 @@
 //!    |  16-bit store to the notification address --->|  serves before the store returns
 //!    |  used index, id and length checked            |
 //!    |  copy and decode the reply                    |
-//!    |  Again: touch the pages it lists, ask again   |
+//!    |  Again: touch or settle what it lists, repeat |
 //!    v  Ok, or ShimError
 //! ```
 //!
@@ -34,15 +34,22 @@
 //! They turn a hypervisor that is broken, of another version or gone into an error of this library, where the
 //! program could otherwise read a wrong reply, touch memory that isn't its own, or hang.
 //!
-//! `unsafe` is in `mapping` (the BAR), `ring` (the page shared with the device) and `touch` (pages of
-//! regions).
+//! # Forks
+//!
+//! A forked child has its parent's session object and nothing of what is behind it: neither the BAR nor the
+//! ring is mapped in it. It's told so by an error, and can open a session of its own.
+//!
+//! `unsafe` is in `mapping` (the BAR), `ring` (the page shared with the device), `origin` (the page that tells
+//! a child from its parent), `lock` (a system call) and `touch` (pages of regions).
 
 mod capabilities;
 mod claim;
 mod client;
 mod error;
 mod find;
+mod lock;
 mod mapping;
+mod origin;
 mod registers;
 mod ring;
 mod start;

@@ -6,13 +6,16 @@ use std::ptr::NonNull;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use crate::origin::Origin;
 use crate::registers::Registers;
 
-/// A mapped BAR, unmapped on drop.
+/// A mapped BAR, unmapped on drop. A forked child doesn't have the mapping and must not use the registers:
+/// [`Transport`](crate::Transport) sees to that.
 #[derive(Debug)]
 pub(crate) struct Bar {
     base: NonNull<u8>,
     len: usize,
+    origin: Origin,
 }
 
 impl Bar {
@@ -23,8 +26,12 @@ impl Bar {
         let base = unsafe {
             mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, resource, 0)
         }?;
-        let base = NonNull::new(base.cast::<u8>()).ok_or(Errno::NOMEM)?;
-        Ok(Self { base, len })
+        let base = NonNull::new(base).ok_or(Errno::NOMEM)?;
+        let bar = Self { base: base.cast(), len, origin: Origin::here() };
+        // SAFETY: this is the mapping just made. The transport uses registers only in the process that opened
+        // it, and so does `drop`.
+        unsafe { bar.origin.keep(base, len) }?;
+        Ok(bar)
     }
 
     /// The register at `offset`.
@@ -76,6 +83,10 @@ impl Registers for Bar {
 
 impl Drop for Bar {
     fn drop(&mut self) {
+        if !self.origin.is_here() {
+            // What is at that address in a child, if anything, isn't ours.
+            return;
+        }
         // SAFETY: `base` and `len` are of the mapping that `map` made and this type alone owns; no pointer
         // into it leaves the type.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use cairn_abi::{REPLY_SIZE, REQUEST_SIZE};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::mm::{MapFlags, ProtFlags, mlock, mmap_anonymous, munmap};
+
+use crate::origin::Origin;
 
 /// Descriptors: one for the request, one for the reply. One request is outstanding at a time.
 pub(crate) const QUEUE_SIZE: u16 = 2;
@@ -28,8 +30,6 @@ const USED_F_NO_NOTIFY: u16 = 1;
 const REQUEST_LEN: u32 = 128;
 const REPLY_LEN: u32 = 272;
 const _: () = assert!(REQUEST_LEN as usize == REQUEST_SIZE && REPLY_LEN as usize == REPLY_SIZE);
-/// Any value but the zero that a forked child finds.
-const PRESENT: u32 = 1;
 
 /// virtio 1.2, 2.7.5.
 #[repr(C, align(16))]
@@ -82,8 +82,6 @@ pub(crate) struct Page {
     pub(crate) used: Used,
     pub(crate) request: Buffer<{ REQUEST_SIZE / 8 }>,
     pub(crate) reply: Buffer<{ REPLY_SIZE / 8 }>,
-    /// [`PRESENT`] in the process that made the page, 0 in its forked children.
-    present: AtomicU32,
 }
 
 const _: () = assert!(REQUEST_SIZE.is_multiple_of(8) && REPLY_SIZE.is_multiple_of(8));
@@ -91,10 +89,11 @@ const _: () =
     assert!(size_of::<Page>() == 4096 && size_of::<Descriptor>() == 16 && size_of::<UsedElement>() == 8);
 const _: () = assert!(cfg!(target_endian = "little"));
 
-/// Owner of the page.
+/// Owner of the page. A forked child doesn't have the page: only [`Ring::is_inherited`] may be called there.
 #[derive(Debug)]
 pub(crate) struct Ring {
     page: NonNull<Page>,
+    origin: Origin,
 }
 
 impl Ring {
@@ -106,18 +105,24 @@ impl Ring {
         let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::POPULATE);
         // SAFETY: a null address lets the kernel choose free address space, so no memory is replaced.
         let page = unsafe { mmap_anonymous(std::ptr::null_mut(), size_of::<Page>(), prot, flags) }?;
-        // SAFETY: this is the mapping just made, whose content nobody relies on. A forked child finds zeros
-        // in it; where the kernel can't do that (the only error that valid arguments have), the device still
-        // refuses the child by its address space.
-        let _ = unsafe { madvise(page, size_of::<Page>(), Advice::LinuxWipeOnFork) };
-        let ring = Self { page: NonNull::new(page.cast()).ok_or(Errno::NOMEM)? };
+        let page = NonNull::new(page).ok_or(Errno::NOMEM)?;
+        let ring = Self { page: page.cast(), origin: Origin::here() };
+        // SAFETY: this is the mapping just made. `page` and `drop` look at the origin first.
+        unsafe { ring.origin.keep(page, size_of::<Page>()) }?;
+        // SAFETY: as above; it stays what it is. Where it isn't allowed, because the limit of such memory is
+        // reached, the page is most often there all the same, as it was just written at each notification.
+        let _ = unsafe { mlock(page.as_ptr(), size_of::<Page>()) };
         ring.fill_in();
         Ok(ring)
     }
 
     /// The page, which the device reads and writes at the same addresses.
+    ///
+    /// # Panics
+    /// In a forked child, which doesn't have it: callers ask [`is_inherited`](Self::is_inherited) before.
     pub(crate) fn page(&self) -> &Page {
-        // SAFETY: the mapping is as large and aligned as `Page`, lives as long as `self`, and was filled with
+        assert!(!self.is_inherited(), "a forked child has no ring");
+        // SAFETY: it's the process that made the mapping, as was just checked. The mapping is as large and aligned as `Page`, lives as long as `self`, and was filled with
         // zeros, which are a `Page`. All of a `Page` is atomics, so that writes of the device at any time are
         // allowed behind a shared reference.
         unsafe { self.page.as_ref() }
@@ -131,7 +136,13 @@ impl Ring {
 
     /// Whether this process is a forked child of the one that made the ring.
     pub(crate) fn is_inherited(&self) -> bool {
-        self.page().present.load(Ordering::Relaxed) != PRESENT
+        !self.origin.is_here()
+    }
+
+    /// Makes the page present and writable, if the guest's kernel took it away or is just moving it.
+    pub(crate) fn touch(&self) {
+        // A store as any other, of what is there already; the access itself is what is wanted.
+        self.page().available.flags.store(AVAIL_F_NO_INTERRUPT, Ordering::Relaxed);
     }
 
     /// Makes `request` available.
@@ -188,12 +199,15 @@ impl Ring {
         reply.len.store(REPLY_LEN, Ordering::Relaxed);
         reply.flags.store(DESC_F_WRITE, Ordering::Relaxed);
         page.available.flags.store(AVAIL_F_NO_INTERRUPT, Ordering::Relaxed);
-        page.present.store(PRESENT, Ordering::Release);
     }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        if self.is_inherited() {
+            // What is at that address in a child, if anything, isn't ours.
+            return;
+        }
         // SAFETY: the mapping was made by `new` and is this value's alone; references to it live no longer
         // than `self`. The device was reset before, as `Transport` drops the ring after that.
         let unmapped = unsafe { munmap(self.page.as_ptr().cast(), size_of::<Page>()) };
@@ -246,11 +260,27 @@ mod tests {
     #[test]
     fn a_forked_child_knows_that_the_ring_is_not_its_own() {
         let ring = Ring::new().expect("a page");
-        // SAFETY: the child calls nothing but an atomic load and _exit, which are safe after a fork of a
-        // process with threads.
+        let page = ring.page.as_ptr().cast::<libc::c_void>();
+        // SAFETY: the child uses atomics and system calls only, which are safe after a fork of a process with
+        // threads.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            let code = if ring.is_inherited() { 0 } else { 1 };
+            let inherited = ring.is_inherited();
+            // SAFETY: maps a page where there is none: an address that is in use is left alone.
+            let other = unsafe {
+                libc::mmap(
+                    page,
+                    size_of::<Page>(),
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
+                    -1,
+                    0,
+                )
+            };
+            drop(ring);
+            // SAFETY: locking a page tells whether it's mapped.
+            let still_there = other == page && unsafe { libc::munlock(page, size_of::<Page>()) } == 0;
+            let code = if inherited && still_there { 0 } else { 1 };
             // SAFETY: ends the child at once, running no destructors of the parent's.
             unsafe { libc::_exit(code) };
         }

@@ -22,12 +22,15 @@ pub(crate) struct Patience {
     pub(crate) notified: u32,
     /// Looks after these, with a `sched_yield` after each, before the device counts as dead.
     pub(crate) yielding: u32,
+    /// Of these, looks from one further notification to the next.
+    pub(crate) between: u32,
 }
 
 impl Patience {
     /// A PAUSE takes 40 to 140 cycles since Skylake: 30 to 100 us of polling, a few times what an exit costs
     /// on the slowest host that was measured. Yields: seconds, for a device whose host is busy.
-    pub(crate) const DEFAULT: Self = Self { polling: 3000, notified: 200, yielding: 1_000_000 };
+    pub(crate) const DEFAULT: Self =
+        Self { polling: 3000, notified: 200, yielding: 1_000_000, between: 1000 };
 }
 
 /// Why a request has no reply. None of these can be mended but by starting the device again.
@@ -173,20 +176,22 @@ impl Transport {
         fence(Ordering::SeqCst);
     }
 
-    /// Waits after a notification. The first look is all that a synchronous device needs.
+    /// Waits after a notification. The first look is all that a synchronous device needs, if it could reach
+    /// the ring. It couldn't if the guest's kernel was just moving that page: then it's notified again.
     fn wait(&self, want: u16) -> Result<(), CallError> {
         for look in 0..self.patience.notified.saturating_add(self.patience.yielding) {
             if self.is_answered(want)? {
                 return Ok(());
             }
-            if look < self.patience.notified {
-                std::hint::spin_loop();
-            } else {
-                // Once is enough to know, and each look is an exit.
-                if look == self.patience.notified {
+            match look.checked_sub(self.patience.notified) {
+                None => std::hint::spin_loop(),
+                // Not each time: both are exits.
+                Some(yielded) if yielded.is_multiple_of(self.patience.between) => {
                     self.check_status()?;
+                    self.ring.touch();
+                    self.notify();
                 }
-                std::thread::yield_now();
+                Some(_) => std::thread::yield_now(),
             }
         }
         self.check_status()?;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use cairn_abi::reply::Missing;
+use cairn_abi::reply::{Ask, Missing};
 
 use super::*;
 use crate::fake::{Fake, PATIENCE};
@@ -45,7 +45,7 @@ fn name_of(text: &str) -> RegionName {
 }
 
 fn again(cursor: u32, span: Span) -> Reply {
-    Reply::again(cursor, Missing::new(&[span]))
+    Reply::again(cursor, Ask::Touch, Missing::new(&[span]))
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn a_device_that_asks_without_end_is_given_up() {
             rounds += 1;
             again(rounds, page)
         }
-        _ => Reply::again(0, Missing::new(&[])),
+        _ => Reply::again(0, Ask::Touch, Missing::new(&[])),
     });
     endless.register(memory, name_of("a")).expect("a region");
     assert!(matches!(endless.checkpoint(), Err(ShimError::Endless)));
@@ -201,4 +201,44 @@ fn the_budget_is_exact() {
         });
         assert_eq!(client.register(memory, name_of("a")).is_ok(), fine);
     }
+}
+
+/// A settle round is about whole regions each time, and costs one of the budget.
+#[test]
+fn settling_costs_a_round() {
+    let rounds = 8 * TOUCHES_PER_PAGE + EXTRA_TOUCHES;
+    for (asks, fine) in [(rounds, true), (rounds + 1, false)] {
+        let memory = memory();
+        let whole = memory.span();
+        let mut client = client(move |envelope| match u64::from(envelope.cursor) {
+            cursor if cursor < asks => {
+                Reply::again(envelope.cursor + 1, Ask::Settle, Missing::new(&[whole, whole]))
+            }
+            _ => Reply::done(ReplyBody::Region(RegionId(1))),
+        });
+        assert_eq!(client.register(memory, name_of("a")).is_ok(), fine);
+    }
+}
+
+#[test]
+fn only_memory_that_the_request_is_about_is_settled() {
+    let mut client =
+        client(|_| Reply::again(1, Ask::Settle, Missing::new(&[Span { address: 0x1000, len: PAGE }])));
+    assert!(matches!(client.checkpoint(), Err(ShimError::ForeignMemory { .. })));
+}
+
+#[test]
+fn memory_that_cannot_be_touched_is_an_error_and_no_crash() {
+    let memory = memory();
+    let span = memory.span();
+    let mut client = client(move |envelope| match envelope.request {
+        Request::Register { .. } => Reply::done(ReplyBody::Region(RegionId(1))),
+        _ => again(1, span),
+    });
+    client.register(memory, name_of("a")).expect("a region");
+    let page = std::ptr::with_exposed_provenance_mut(usize::try_from(span.address).expect("an address"));
+    // SAFETY: a page of the leaked memory, which nobody uses but the client.
+    unsafe { rustix::mm::mprotect(page, 4096, rustix::mm::MprotectFlags::READ) }.expect("fewer rights");
+    let error = client.rollback(CheckpointId(1)).expect_err("a page that can't be written");
+    assert!(matches!(error, ShimError::Untouchable { span: is, .. } if is == span));
 }

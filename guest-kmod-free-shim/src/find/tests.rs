@@ -85,7 +85,10 @@ fn functions_are_taken_one_by_one_until_all_are() {
     let sysfs = Sysfs::new();
     let (second, first) = (sysfs.add("0000:00:02.0"), sysfs.add("0000:00:01.0"));
     let claims = [sysfs.find().expect("the first"), sysfs.find().expect("the second")];
-    assert!(matches!(sysfs.find(), Err(FindError::AllTaken { count: 2 })));
+    let me = std::process::id();
+    let error = sysfs.find().expect_err("all are taken");
+    assert!(matches!(&error, FindError::AllTaken { count: 2, owners } if *owners == [me, me]));
+    assert!(error.to_string().contains(&format!("(of processes {me}, {me})")), "{error}");
     drop(claims);
     let function = sysfs.find().expect("free again");
     function.bar.write_u8(0x100, 0x77);
@@ -112,6 +115,11 @@ fn a_device_that_cannot_be_used_is_told_unless_another_can() {
     fs::write(directory.join("config"), config(&good()[1..])).expect("a file");
     let error = sysfs.find().expect_err("a device without common configuration");
     assert!(matches!(error, FindError::Layout { source: LayoutError::Missing(_), .. }));
+    let mut off = config(&good());
+    off[4] = 0;
+    fs::write(directory.join("config"), &off[..64]).expect("a file");
+    let error = sysfs.find().expect_err("a device without memory decoding");
+    assert!(matches!(error, FindError::Layout { source: LayoutError::DecodeOff, .. }));
     fs::write(directory.join("config"), config(&good())).expect("a file");
     fs::write(directory.join("resource"), "0xfe000000 0xfe000fff 0x200\n").expect("a file");
     let error = sysfs.find().expect_err("a BAR that is too small");
@@ -129,9 +137,15 @@ fn failures_of_the_resource_file_are_told_apart() {
     let text = denied.to_string();
     assert!(text.contains("0000:00:01.0/resource0") && text.contains("ATTR{device}==\"0x10f0\""), "{text}");
     assert!(matches!(cannot_open(path.clone(), io::ErrorKind::NotFound.into()), FindError::File { .. }));
-    assert!(matches!(cannot_map(path.clone(), Errno::PERM), FindError::Lockdown { .. }));
-    assert!(matches!(cannot_map(path.clone(), Errno::INVAL), FindError::Busy { .. }));
-    assert!(matches!(cannot_map(path, Errno::NOMEM), FindError::File { action: "mapped", .. }));
+    let map = |errno, lockdown: Option<&str>| cannot_map(path.clone(), errno, lockdown.map(str::to_owned));
+    let locked = map(Errno::PERM, Some("none [integrity] confidentiality\n"));
+    assert!(matches!(locked, FindError::Lockdown { .. }));
+    assert!(locked.to_string().contains("none [integrity] confidentiality)"), "{locked}");
+    assert!(matches!(map(Errno::PERM, None), FindError::Lockdown { .. }));
+    let unlocked = map(Errno::PERM, Some("[none] integrity confidentiality\n"));
+    assert!(matches!(unlocked, FindError::File { action: "mapped", .. }));
+    assert!(matches!(map(Errno::INVAL, None), FindError::Busy { .. }));
+    assert!(matches!(map(Errno::NOMEM, None), FindError::File { action: "mapped", .. }));
     let sysfs = Sysfs::new();
     fs::remove_file(sysfs.add("0000:00:01.0").join("resource0")).expect("the file");
     assert!(matches!(sysfs.find(), Err(FindError::File { action: "opened", .. })));
@@ -158,7 +172,7 @@ fn a_device_is_found_started_and_asked() {
             }
         }
     });
-    let patience = Patience { polling: 0, notified: 0, yielding: u32::MAX };
+    let patience = Patience { polling: 0, notified: 0, yielding: u32::MAX, between: u32::MAX };
     let mut transport = Transport::bring_up(Box::new(bar), &layout, ring, patience, Some(claim))
         .expect("a device that starts");
     let request =
@@ -169,6 +183,6 @@ fn a_device_is_found_started_and_asked() {
     }
     stop.store(true, Ordering::Relaxed);
     device.join().expect("the thread ends");
-    assert!(matches!(sysfs.find(), Err(FindError::AllTaken { count: 1 })));
+    assert!(matches!(sysfs.find(), Err(FindError::AllTaken { count: 1, .. })));
     assert_eq!(fs::read(&resource).expect("the file")[common::DEVICE_STATUS], 0x0f);
 }

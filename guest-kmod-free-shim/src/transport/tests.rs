@@ -64,7 +64,8 @@ fn a_request_is_answered_when_the_doorbell_returns() {
         assert_eq!(envelope, CHECKPOINT);
         taken(9)
     });
-    let mut transport = fake.start(Patience { polling: 0, notified: 1, yielding: 0 }).expect("a device");
+    let mut transport =
+        fake.start(Patience { polling: 0, notified: 1, yielding: 0, ..PATIENCE }).expect("a device");
     assert_eq!(transport.call(&CHECKPOINT).expect("a reply"), taken(9));
     assert_eq!(fake.state().doorbells, 1);
 }
@@ -162,8 +163,48 @@ fn a_device_that_never_answers_is_given_up() {
     let mut transport = fake.start(PATIENCE).expect("a device");
     assert!(matches!(transport.call(&CHECKPOINT), Err(CallError::NoAnswer)));
     assert_ne!(fake.state().status & status::FAILED, 0, "the device is told");
+    assert_eq!(fake.state().doorbells, 3, "once, and twice in case that the ring couldn't be reached");
     assert!(matches!(transport.call(&CHECKPOINT), Err(CallError::Broken)));
-    assert_eq!(fake.state().doorbells, 1, "nothing is sent any more");
+    assert_eq!(fake.state().doorbells, 3, "nothing is sent any more");
+}
+
+/// The guest's kernel may be moving the ring's page when the device looks for it.
+#[test]
+fn a_device_that_could_not_reach_the_ring_is_notified_again() {
+    let fake = Fake::new(|ring, state| {
+        if state.doorbells % 3 == 0 {
+            serve(ring, &mut |_| taken(4));
+        }
+    });
+    let mut transport = fake.start(PATIENCE).expect("a device");
+    for requests in 1..=3 {
+        assert_eq!(transport.call(&CHECKPOINT).expect("a reply"), taken(4));
+        assert_eq!(fake.state().doorbells, 3 * requests);
+    }
+}
+
+/// Such a page may be that of the whole session: the child has neither registers nor ring, and must not miss
+/// them.
+#[test]
+fn a_forked_child_is_told_so_and_leaves_the_device_alone() {
+    let fake = Fake::answering(|_| taken(5));
+    let mut transport = fake.start(PATIENCE).expect("a device");
+    let status = fake.state().status;
+    // SAFETY: the child uses memory and system calls only, and ends without unwinding. It takes no lock that
+    // another thread of this process could have had: the fake device's are this test's.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let told = matches!(transport.call(&CHECKPOINT), Err(CallError::ForkedChild));
+        drop(transport);
+        let untouched = fake.state().status == status && fake.state().doorbells == 0;
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(if told && untouched { 0 } else { 1 }) };
+    }
+    let mut ended = -1;
+    // SAFETY: waits for the child above.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut ended, 0) }, child);
+    assert_eq!(ended, 0);
+    assert_eq!(transport.call(&CHECKPOINT).expect("a reply"), taken(5), "the parent goes on");
 }
 
 #[test]

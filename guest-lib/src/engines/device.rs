@@ -2,7 +2,7 @@
 
 use cairn_abi::reply::{CheckpointFigures, SessionFigures};
 use cairn_abi::{CheckpointId, RegionId, RegionName, Status};
-use cairn_shim::{Client, RegionMemory, ShimError};
+use cairn_shim::{CallError, Client, RegionMemory, ShimError};
 
 use super::{Engine, Failure, Limits};
 use crate::error::Error;
@@ -75,6 +75,7 @@ fn refused(error: ShimError) -> Failure {
         ShimError::Refused { status: Status::NoCheckpoint, .. } => Failure::NoCheckpoint,
         ShimError::Refused { status: Status::Evicted, .. } => Failure::Evicted,
         ShimError::Refused { status: Status::RegionSet, detail, .. } => Failure::RegionSet(RegionId(detail)),
+        ShimError::Call(CallError::ForkedChild) => Failure::Other(Error::OtherProcess),
         other => Failure::Other(Error::Device(Box::new(other))),
     }
 }

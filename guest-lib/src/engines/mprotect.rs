@@ -49,18 +49,19 @@ impl KnowsZeros for MprotectTracker {
 impl Tracker for MprotectTracker {
     fn attach(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
         let failed = |call| move |source| TrackError::Os { call, region, source };
+        let base = memory.base().ok_or(TrackError::Scattered(region))?;
         let open = PageSet::new(memory.pages())
             .map_err(|_| failed("allocating a page set")(io::ErrorKind::OutOfMemory.into()))?;
         // SAFETY: live memory is mapped readable and writable as long as the engine has it, by the
         // promise of `LiveMemory::new`, and the engine detaches it before; it is private memory by the
         // contract of the session.
-        let watch = unsafe { Watch::new(memory.base(), memory.pages()) }.map_err(failed("sigaction"))?;
+        let watch = unsafe { Watch::new(base, memory.pages()) }.map_err(failed("sigaction"))?;
         let mut fresh = self.next_is_zeros;
         if fresh && self.pagemap.is_none() {
             watch.protect(0..memory.pages()).map_err(failed("mprotect"))?;
             fresh = false;
         }
-        let start = memory.base().addr().get();
+        let start = base.addr().get();
         let span = start..start + memory.bytes();
         self.regions.push(Tracked { id: region, span, watch, open, fresh });
         Ok(())

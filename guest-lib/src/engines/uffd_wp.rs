@@ -64,7 +64,7 @@ impl KnowsZeros for UffdTracker {
 impl Tracker for UffdTracker {
     fn attach(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
         let failed = |call| move |source| TrackError::Os { call, region, source };
-        let start = memory.base().addr().get();
+        let start = memory.base().ok_or(TrackError::Scattered(region))?.addr().get();
         let span = start..start + memory.bytes();
         let empty = || PageSet::new(memory.pages()).map_err(|_| io::ErrorKind::OutOfMemory.into());
         let mut open = empty().map_err(failed("allocating a page set"))?;

@@ -12,6 +12,8 @@ use linux_raw_sys::general::{
     page_region, pm_scan_arg,
 };
 
+use crate::memory::PAGE;
+
 /// `_IOWR('f', 16, struct pm_scan_arg)`, which linux-raw-sys has not.
 const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
 /// Ranges that one call can answer: 24 KiB of them.
@@ -34,8 +36,13 @@ enum Query {
 
 impl Pagemap {
     /// This process's.
+    ///
+    /// # Errors
+    /// There is none, or the kernel doesn't know PAGEMAP_SCAN: the file is older than the call.
     pub(crate) fn own() -> io::Result<Self> {
-        Self::open("/proc/self/pagemap")
+        let mut pagemap = Self::open("/proc/self/pagemap")?;
+        pagemap.resident(0..PAGE, |_| ())?;
+        Ok(pagemap)
     }
 
     /// That of a child.
@@ -144,7 +151,7 @@ fn address(raw: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{Block, PAGE};
+    use crate::memory::Block;
 
     #[test]
     fn finds_the_pages_that_were_touched() -> io::Result<()> {
