@@ -51,7 +51,8 @@ impl BitmapTracker {
 
 impl Tracker for BitmapTracker {
     fn attach(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
-        let start = (memory.base().addr().get() - self.memory.window().address(0)) as u64;
+        let base = memory.base().ok_or(TrackError::Scattered(region))?;
+        let start = (base.addr().get() - self.memory.window().address(0)) as u64;
         let range = start..start + memory.bytes() as u64;
         self.slots().start_log(&range).map_err(refused("KVM_SET_USER_MEMORY_REGION", region))?;
         self.regions.push((region, self.memory.watch(range)));

@@ -4,16 +4,21 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cairn_abi::reply::Missing;
+use cairn_abi::reply::{Ask, Missing};
 use cairn_abi::{RegionId, RegionName, Span};
-use cairn_engine::{Config, Engine, EngineError, LiveMemory, Rule};
+use cairn_engine::{Config, Engine, LiveMemory, Rule};
 
 use crate::checkpoint::bitmap::BitmapTracker;
+use crate::checkpoint::effects;
 use crate::devices::checkpoint::{Effect, Failure, Outcome, RegionSpan};
 use crate::kvm::slots::SlotMap;
 use crate::memory::layout::PAGE;
 use crate::memory::program::ProgramMemory;
 use crate::memory::view::View;
+
+/// Pages that a request compares before it lets the guest run on for a moment: 256 MiB, which takes a slow host a
+/// few seconds at worst. Linux complains of a CPU that was stuck for 20.
+const MAX_PAGES_PER_TRY: u64 = 65_536;
 
 /// What a keeper may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +29,16 @@ pub struct KeeperConfig {
     pub max_region_bytes: u64,
     /// Bytes that all checkpoints may have together; one that needs more fails, and the others hold.
     pub max_history_bytes: u64,
+}
+
+impl KeeperConfig {
+    /// What the engine is told.
+    pub(super) fn engine(self) -> Config {
+        let Self { history, max_region_bytes, max_history_bytes } = self;
+        let rule = Rule::TwoDirtyEpochs;
+        let max_pages_per_try = MAX_PAGES_PER_TRY;
+        Config { history, max_region_bytes, max_history_bytes, max_pages_per_try, rule, ..Config::default() }
+    }
 }
 
 /// The engine of one session after the other, and the memslots of its regions.
@@ -76,29 +91,7 @@ impl Keeper {
             }
             Effect::PrepareRegion { span } => self.prepare(span, view)?,
             Effect::AddRegion { span, name } => self.add(span, name, view)?,
-            Effect::RemoveRegion(region) => {
-                self.engine.remove_region(region).map_err(|error| failure(&error))?;
-                Outcome::Done
-            }
-            Effect::Checkpoint => {
-                let id = self.engine.checkpoint().map_err(|error| failure(&error))?;
-                self.warn_unprotected();
-                Outcome::Checkpoint(id)
-            }
-            Effect::Rollback(checkpoint) => {
-                self.engine.rollback(checkpoint).map_err(|error| failure(&error))?;
-                self.warn_unprotected();
-                Outcome::Done
-            }
-            Effect::Release(checkpoint) => {
-                self.engine.release(checkpoint).map_err(|error| failure(&error))?;
-                Outcome::Done
-            }
-            Effect::SessionFigures => Outcome::Session(self.engine.figures()),
-            Effect::CheckpointFigures(checkpoint) => {
-                let figures = self.engine.checkpoint_figures(checkpoint).map_err(|error| failure(&error))?;
-                Outcome::CheckpointFigures(figures)
-            }
+            plain => effects::act(&mut self.engine, plain).map_err(|error| effects::failure(&error))?,
         })
     }
 
@@ -120,7 +113,8 @@ impl Keeper {
             Failure::Host
         })?;
         self.prepared = Some(range);
-        Ok(Outcome::Missing(Missing::new(&[Span { address: span.address(), len: span.len() }])))
+        let missing = Missing::new(&[Span { address: span.address(), len: span.len() }]);
+        Ok(Outcome::Missing { ask: Ask::Touch, missing })
     }
 
     fn add(&mut self, span: RegionSpan, name: RegionName, view: &View<'_>) -> Result<Outcome, Failure> {
@@ -131,7 +125,7 @@ impl Keeper {
         // It stays so as long as it's in the plain spans, and before the address space takes it from
         // these it has `vacate` end the region. The VMM never makes Rust references to guest memory.
         let memory = unsafe { LiveMemory::new(base, pages) };
-        let id = self.engine.add_region(name, memory).map_err(|error| failure(&error))?;
+        let id = self.engine.add_region(name, memory).map_err(|error| effects::failure(&error))?;
         self.prepared = None;
         Ok(Outcome::Region(id))
     }
@@ -157,15 +151,6 @@ impl Keeper {
         }
     }
 
-    fn warn_unprotected(&self) {
-        if let Some(error) = self.engine.unprotected() {
-            tracing::warn!(
-                error = error as &dyn std::error::Error,
-                "pages stay writable and will be compared"
-            );
-        }
-    }
-
     fn slots(&self) -> std::sync::MutexGuard<'_, SlotMap> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -177,38 +162,5 @@ fn engine(
     config: KeeperConfig,
 ) -> Engine<BitmapTracker> {
     let tracker = BitmapTracker::new(Arc::clone(slots), Arc::clone(memory));
-    let KeeperConfig { history, max_region_bytes, max_history_bytes } = config;
-    Engine::new(
-        tracker,
-        Config {
-            history,
-            max_region_bytes,
-            max_history_bytes,
-            rule: Rule::TwoDirtyEpochs,
-            ..Config::default()
-        },
-    )
-}
-
-/// What the program is told of an engine's error. What isn't the program's doing goes to the log too.
-fn failure(error: &EngineError) -> Failure {
-    match error {
-        EngineError::NoRegion(_) => Failure::NoRegion,
-        EngineError::NoCheckpoint(_) => Failure::NoCheckpoint,
-        EngineError::Evicted { .. } => Failure::Evicted,
-        EngineError::RegionSet { region, .. } => Failure::RegionSet(*region),
-        EngineError::TooManyRegions { .. } | EngineError::TooManyBytes { .. } => Failure::Limit,
-        EngineError::NoMemory => {
-            tracing::warn!("no memory for checkpoint data; what was committed before stands");
-            Failure::NoMemory
-        }
-        // The session has checked these before.
-        EngineError::NameTaken(_)
-        | EngineError::Overlap(_)
-        | EngineError::EmptyRegion
-        | EngineError::Track(_) => {
-            tracing::error!(error = error as &dyn std::error::Error, "the checkpoint engine failed");
-            Failure::Host
-        }
-    }
+    Engine::new(tracker, config.engine())
 }

@@ -2,7 +2,9 @@
 //! device's effects tell it what to do.
 
 mod bitmap;
+mod effects;
 mod keeper;
+pub mod linux;
 
 pub use bitmap::BitmapTracker;
 pub use keeper::{Keeper, KeeperConfig};

@@ -1,3 +1,4 @@
 //! What runs in a virtual machine.
 
 pub mod app;
+pub mod linux;

@@ -1,6 +1,8 @@
 //! KVM's file descriptors, one file each, and the memslots.
 
 pub mod dirty_log;
+pub mod kernel_vcpu;
+pub mod ram_slots;
 pub mod slots;
 pub mod state;
 pub mod system;

@@ -112,12 +112,27 @@ impl System {
         Ok(Self { kvm })
     }
 
-    /// A new virtual machine.
+    /// A new virtual machine for an app guest.
     ///
     /// # Errors
     /// [`KvmError::Refused`].
     pub fn create_vm(&self) -> Result<Vm, KvmError> {
-        Vm::new(&self.kvm)
+        let vm = Vm::new(&self.kvm)?;
+        vm.tell_emulation_failures(&self.kvm)?;
+        Ok(vm)
+    }
+
+    /// A new virtual machine for a guest with a kernel, with interrupt controllers.
+    ///
+    /// An instruction on device registers that KVM can't emulate is an invalid one to a program in it: were
+    /// it an exit, any program could end the machine.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn create_kernel_vm(&self) -> Result<Vm, KvmError> {
+        let vm = Vm::new(&self.kvm)?;
+        vm.create_interrupt_controllers()?;
+        Ok(vm)
     }
 
     /// The value of a capability; 0 when it isn't there.

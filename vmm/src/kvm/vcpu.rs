@@ -142,13 +142,17 @@ impl Vcpu {
     /// # Errors
     /// [`KvmError::Refused`]; also when only some could be set.
     pub fn set_msrs(&self, pairs: &[(u32, u64)]) -> Result<(), KvmError> {
-        let entries: Vec<_> = pairs
-            .iter()
-            .map(|(index, data)| kvm_msr_entry { index: *index, data: *data, ..Default::default() })
-            .collect();
-        let what = "the model-specific registers of SYSCALL";
-        let invalid = || refused(what)(kvm_ioctls::Error::new(libc::EINVAL));
-        let msrs = kvm_bindings::Msrs::from_entries(&entries).map_err(|_| invalid())?;
-        if self.fd.set_msrs(&msrs).map_err(refused(what))? == entries.len() { Ok(()) } else { Err(invalid()) }
+        set_msrs(&self.fd, pairs, "the model-specific registers of SYSCALL")
     }
+}
+
+/// Sets model-specific registers, all of them or it's an error about `what`.
+pub(super) fn set_msrs(fd: &VcpuFd, pairs: &[(u32, u64)], what: &'static str) -> Result<(), KvmError> {
+    let entries: Vec<_> = pairs
+        .iter()
+        .map(|(index, data)| kvm_msr_entry { index: *index, data: *data, ..Default::default() })
+        .collect();
+    let invalid = || refused(what)(kvm_ioctls::Error::new(libc::EINVAL));
+    let msrs = kvm_bindings::Msrs::from_entries(&entries).map_err(|_| invalid())?;
+    if fd.set_msrs(&msrs).map_err(refused(what))? == entries.len() { Ok(()) } else { Err(invalid()) }
 }

@@ -6,15 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
     KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET,
-    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap,
+    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap, kvm_msi,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VmFd};
 
 use crate::host::mapping::Reservation;
 use crate::kvm::dirty_log;
+use crate::kvm::kernel_vcpu::KernelVcpu;
 use crate::kvm::system::{KvmError, refused};
 use crate::kvm::vcpu::Vcpu;
+use crate::memory::layout::{PAGE, to_usize};
+use crate::memory::linux_map::KVM_PRIVATE;
 
 /// A virtual machine.
 #[derive(Debug)]
@@ -35,6 +38,11 @@ impl Vm {
             ..Default::default()
         };
         fd.enable_cap(&protect).map_err(refused("manual protection of the dirty log"))?;
+        Ok(Self { fd, kept: Mutex::default() })
+    }
+
+    /// Makes an instruction that KVM can't emulate an exit at every privilege level.
+    pub(crate) fn tell_emulation_failures(&self, kvm: &Kvm) -> Result<(), KvmError> {
         // Otherwise an instruction on device registers that KVM can't emulate is an invalid one to a
         // program at CPL 3, and nobody learns why. Kernels before 5.14 have only that.
         if kvm.check_extension_raw(u64::from(KVM_CAP_EXIT_ON_EMULATION_FAILURE)) != 0 {
@@ -43,9 +51,57 @@ impl Vm {
                 args: [1, 0, 0, 0],
                 ..Default::default()
             };
-            fd.enable_cap(&told).map_err(refused("to tell of instructions that it can't emulate"))?;
+            self.fd.enable_cap(&told).map_err(refused("to tell of instructions that it can't emulate"))?;
         }
-        Ok(Self { fd, kept: Mutex::default() })
+        Ok(())
+    }
+
+    /// Gives the machine a PC's interrupt controllers, each vCPU its own local APIC among them. Before the
+    /// first vCPU.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn create_interrupt_controllers(&self) -> Result<(), KvmError> {
+        let private = u64::from(KVM_PRIVATE);
+        self.fd.set_identity_map_address(private).map_err(refused("the place of its page table"))?;
+        let tasks = to_usize(private + PAGE);
+        self.fd.set_tss_address(tasks).map_err(refused("the place of its task state"))?;
+        self.fd.create_irq_chip().map_err(refused("interrupt controllers"))
+    }
+
+    /// Raises and lowers an input of the I/O APIC: one edge.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn pulse(&self, input: u32) -> Result<(), KvmError> {
+        let pulsed = self.fd.set_irq_line(input, true).and_then(|()| self.fd.set_irq_line(input, false));
+        pulsed.map_err(refused("an interrupt"))
+    }
+
+    /// Sends a message-signalled interrupt: a store of `data` at `address` as a device would make it.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`]. A message that no vCPU takes is none.
+    pub fn send_message(&self, address: u64, data: u32) -> Result<(), KvmError> {
+        let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        let (low, high) = (half(address), half(address >> 32));
+        let message = kvm_msi { address_lo: low, address_hi: high, data, ..Default::default() };
+        self.fd.signal_msi(message).map(drop).map_err(refused("a message-signalled interrupt"))
+    }
+
+    /// The machine's vCPU number `index`, which runs a kernel, with the CPU features `cpuid`. The one with
+    /// number 0 runs when told; each other one waits until the guest starts it.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn create_kernel_vcpu(
+        self: &Arc<Self>,
+        index: u64,
+        cpuid: &kvm_bindings::CpuId,
+    ) -> Result<KernelVcpu, KvmError> {
+        let fd = self.fd.create_vcpu(index).map_err(refused("a vCPU"))?;
+        fd.set_cpuid2(cpuid).map_err(refused("the vCPU's features"))?;
+        KernelVcpu::new(fd, Arc::clone(self))
     }
 
     /// The machine's vCPU number `index`, with the CPU features `cpuid`.
@@ -67,9 +123,14 @@ impl Vm {
         let pointer = memory
             .pointer(&(0..len))
             .ok_or_else(|| refused("a memslot")(kvm_ioctls::Error::new(libc::EINVAL)))?;
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(memory));
+        self.keep(memory);
         // SAFETY: the reservation is kept with the machine, so it stays this guest's.
         unsafe { self.set_slot(slot, &(start..start + len), pointer, false) }.map_err(refused("a memslot"))
+    }
+
+    /// Keeps `memory`, of which there are slots, until the machine and its vCPUs are gone.
+    pub(crate) fn keep(&self, memory: &Arc<Reservation>) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(memory));
     }
 
     /// Makes memslot `slot` of `range` (guest-physical) backed by the VMM's memory at `memory`, or

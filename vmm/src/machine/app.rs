@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::{io, thread};
 
-use cairn_abi::SessionKey;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
@@ -33,7 +32,7 @@ use crate::machine::run_loop::RunLoop;
 use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegisters};
-use crate::machine::{auxiliary, poller, script};
+use crate::machine::{auxiliary, poller, random, script};
 use crate::memory::layout::STACK_TOP;
 use crate::memory::program::ProgramMemory;
 use crate::virtio::PciFunction;
@@ -44,7 +43,7 @@ pub const LEAST_MEMORY: u64 = 16 << 20;
 /// The memory that a guest has unless told otherwise. It costs the host what the program touches.
 pub const DEFAULT_MEMORY: u64 = 8 << 30;
 /// Regions that a session may have at once. Bounds the memslots and tables of one program.
-const MAX_REGIONS: u32 = 64;
+pub(super) const MAX_REGIONS: u32 = 64;
 /// Files in the program's private directories may take the memory's size divided by this, beside it: as
 /// much as Linux gives a tmpfs.
 const PRIVATE_FILES: u64 = 2;
@@ -348,8 +347,7 @@ fn write_stack(
         return Err(RunError::Arguments { bytes });
     }
     let host = |what| move |source| RunError::Host { what, source };
-    let mut random = [0; 16];
-    fill_random(&mut random).map_err(host("random bytes"))?;
+    let random = random::bits().map_err(host("random bytes"))?;
     let path = config.arguments.first().cloned().unwrap_or_default();
     let start = Start {
         arguments: &config.arguments,
@@ -373,7 +371,8 @@ fn unit(
 ) -> Result<Unit, RunError> {
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
     let limits = Limits { max_regions: MAX_REGIONS, max_bytes: config.memory, history };
-    let device = CheckpointDevice::new(limits, Box::new(fresh_key));
+    let keys = random::keys().map_err(|source| RunError::Host { what: "random bytes", source })?;
+    let device = CheckpointDevice::new(limits, keys);
     let address = u32::try_from(REGISTERS.start).unwrap_or(u32::MAX);
     let function = PciFunction::new(device, IDENTITY, address).map_err(DeviceError::Function)?;
     let keeping = KeeperConfig {
@@ -400,17 +399,4 @@ fn poll_mode(wanted: PollMode) -> PollMode {
         );
     }
     PollMode::Never
-}
-
-fn fresh_key() -> SessionKey {
-    let mut key = [0; 16];
-    // getrandom doesn't fail for 16 bytes once the system has booted; without randomness no key is
-    // better than a guessable one.
-    fill_random(&mut key).expect("random bytes for a session key");
-    SessionKey(key)
-}
-
-fn fill_random(bytes: &mut [u8; 16]) -> io::Result<()> {
-    use std::io::Read;
-    File::open("/dev/urandom")?.read_exact(bytes)
 }

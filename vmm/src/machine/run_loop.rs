@@ -7,6 +7,7 @@ use crate::devices::bus::Bus;
 use crate::guest::app::cpu::{Cpu, Event, Exception, PAGE_FAULT};
 use crate::guest::app::process::Process;
 use crate::guest::app::syscalls::{self, Flow};
+use crate::kvm::vcpu::Failure;
 use crate::machine::app::RunError;
 use crate::machine::end::{End, Ended, Fault};
 use crate::machine::unit::UnitRegisters;
@@ -15,6 +16,8 @@ use crate::memory::rights::Rights;
 /// Bits of a page fault's error code (Intel SDM volume 3, 4.7).
 const FAULT_WRITE: u64 = 1 << 1;
 const FAULT_FETCH: u64 = 1 << 4;
+/// The bytes of SYSENTER.
+const SYSENTER: [u8; 2] = [0x0f, 0x34];
 
 /// A program on its vCPU.
 #[derive(Debug)]
@@ -57,6 +60,11 @@ impl RunLoop {
             Event::Exception(exception) => self.exception(&exception),
             Event::NoMemory { instruction } => Ok(Some(self.no_memory(instruction))),
             Event::Nothing => Ok(None),
+            Event::Failed { failure: Failure::Emulation, instruction } if self.is_sysenter(instruction) => {
+                let what = "executed an invalid instruction".to_owned();
+                let instruction = (instruction, self.mapped(instruction));
+                Ok(Some(End::Faulted(Fault { signal: Signal::SIGILL, what, instruction, address: None })))
+            }
             Event::Failed { failure, instruction } => Err(RunError::Stuck { instruction, failure }),
         }
     }
@@ -100,6 +108,13 @@ impl RunLoop {
         let place = Some((exception.instruction, exception.address));
         let again = std::mem::replace(&mut self.retried, place) == place;
         allowed && !again
+    }
+
+    /// Whether the program tried SYSENTER, which is none in 64-bit mode on AMD's CPUs. KVM wants to emulate it
+    /// there, as a program may have come from another CPU, and can't.
+    fn is_sysenter(&self, instruction: u64) -> bool {
+        let mut bytes = [0; SYSENTER.len()];
+        self.process.memory().read_bytes(instruction, &mut bytes).is_ok() && bytes == SYSENTER
     }
 
     /// Mapped, but without memory behind: Linux sends SIGBUS for a file's page beyond its end.

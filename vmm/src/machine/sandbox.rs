@@ -4,7 +4,12 @@
 use std::collections::BTreeMap;
 
 use nix::sys::prctl;
-use seccompiler::{SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+
+/// What of each system call is allowed: anything, or what fits one of the rules.
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Why a thread could not be confined.
 #[derive(Debug, thiserror::Error)]
@@ -151,20 +156,152 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-/// Confines the calling thread for the rest of its life. A system call outside of the list ends the
-/// process: no guest can bring the VMM there, so it means that somebody else is in control.
+/// What every thread of a guest with a kernel takes: memory, messages, other threads, its end.
+const ALLOWED_LINUX: &[i64] = &[
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_close,
+    // Rust's library makes sure that what it closes is open.
+    libc::SYS_fcntl,
+    libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_sched_yield,
+    // Waiting for other threads, kicking them, ending, and aborting with a message.
+    libc::SYS_futex,
+    libc::SYS_tgkill,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigaction,
+    libc::SYS_sigaltstack,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// What a vCPU takes beside that: the console's output, and the engine. Files and everything else are opened
+/// before, and disks are other threads' business.
+const ALLOWED_VCPU: &[i64] = &[libc::SYS_poll, libc::SYS_clock_nanosleep, libc::SYS_sched_getaffinity];
+
+/// What a device takes beside that: the image, which is open, and which a format may let grow.
+const ALLOWED_DEVICE: &[i64] = &[
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    // The C library's way to do that.
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+];
+
+/// What a thread of a guest with a kernel may call and doesn't get: a panic that tells where it came from
+/// (RUST_BACKTRACE) looks for names in files. It can do without, and whoever catches it goes on.
+const REFUSED_LINUX: &[i64] = &[libc::SYS_open, libc::SYS_openat, libc::SYS_readlink, libc::SYS_getcwd];
+
+/// The bits of an ioctl's number that say whose it is, and KVM's.
+const IOCTL_TYPE: u64 = 0xff00;
+const IOCTL_KVM: u64 = (kvm_bindings::KVMIO as u64) << 8;
+
+/// Confines the calling thread, which serves an app guest, for the rest of its life. A system call outside of
+/// the list ends the process: no guest can bring the VMM there, so it means that somebody else is in control.
 ///
 /// # Errors
 /// [`SandboxError`]: the thread must not run a guest then.
 pub fn confine() -> Result<(), SandboxError> {
+    apply(ALLOWED.iter().map(|call| (*call, vec![])).collect())
+}
+
+/// Confines the calling thread, which runs a vCPU of a guest with a kernel, in the same way. It can make no
+/// memory executable, and of all devices only KVM is within reach.
+///
+/// # Errors
+/// [`SandboxError`]: the thread must not run a guest then.
+pub fn confine_vcpu() -> Result<(), SandboxError> {
+    confine_linux(ALLOWED_VCPU)
+}
+
+/// Confines the calling thread, which serves a device of a guest with a kernel, likewise. What it works with is
+/// open.
+///
+/// # Errors
+/// [`SandboxError`]: the thread must not serve a guest then.
+pub fn confine_device() -> Result<(), SandboxError> {
+    confine_linux(ALLOWED_DEVICE)
+}
+
+fn confine_linux(more: &[i64]) -> Result<(), SandboxError> {
+    let whole = |calls: &[i64]| -> Rules { calls.iter().map(|call| (*call, vec![])).collect() };
+    let mut rules = whole(&[ALLOWED_LINUX, more, REFUSED_LINUX].concat());
+    let no_code = masked(2, libc::PROT_EXEC.unsigned_abs().into(), 0)?;
+    rules.insert(libc::SYS_mmap, no_code.clone());
+    rules.insert(libc::SYS_mprotect, no_code);
+    rules.insert(libc::SYS_ioctl, masked(1, IOCTL_TYPE, IOCTL_KVM)?);
+    // Of several filters the strictest counts, and behind the other one there is no way to add this one.
+    let refused = SeccompAction::Errno(libc::EACCES.unsigned_abs());
+    install(whole(REFUSED_LINUX), SeccompAction::Allow, refused)?;
+    apply(rules)
+}
+
+/// The condition that the bits `mask` of argument `index` are `value`.
+fn masked(index: u8, mask: u64, value: u64) -> Result<Vec<SeccompRule>, SandboxError> {
+    SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(mask), value)
+        .and_then(|condition| SeccompRule::new(vec![condition]))
+        .map(|rule| vec![rule])
+        .map_err(|error| SandboxError::Filter(error.into()))
+}
+
+fn apply(rules: Rules) -> Result<(), SandboxError> {
+    install(rules, SeccompAction::KillProcess, SeccompAction::Allow)
+}
+
+/// Adds a filter: what becomes of calls that no rule fits, and of the others.
+fn install(rules: Rules, others: SeccompAction, fitting: SeccompAction) -> Result<(), SandboxError> {
     prctl::set_no_new_privs().map_err(SandboxError::NoNewPrivileges)?;
-    let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> =
-        ALLOWED.iter().map(|call| (*call, vec![])).collect();
     let filter = |error: seccompiler::BackendError| SandboxError::Filter(error.into());
-    let program: seccompiler::BpfProgram =
-        SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)
-            .map_err(filter)?
-            .try_into()
-            .map_err(filter)?;
+    let program: seccompiler::BpfProgram = SeccompFilter::new(rules, others, fitting, TargetArch::x86_64)
+        .map_err(filter)?
+        .try_into()
+        .map_err(filter)?;
     seccompiler::apply_filter(&program).map_err(SandboxError::Filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::backtrace::Backtrace;
+    use std::fs::File;
+    use std::io::{ErrorKind, Read};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    /// A call outside of the list would end all tests here.
+    #[test]
+    fn a_confined_thread_panics_and_tells_where_and_opens_nothing() {
+        for confine in [confine_vcpu, confine_device] {
+            let confined = std::thread::spawn(move || {
+                let mut open = File::open("/proc/self/status").unwrap();
+                confine().unwrap();
+                let told = Backtrace::force_capture().to_string();
+                let caught = catch_unwind(AssertUnwindSafe(|| panic!("{told}")));
+                let refused = File::open("/proc/self/status").map(drop).unwrap_err();
+                open.read_exact(&mut [0; 4]).unwrap();
+                (caught.is_err(), refused.kind(), vec![0_u8; 64 << 20].len())
+            });
+            let (panicked, refused, memory) = confined.join().unwrap();
+            assert!(panicked && refused == ErrorKind::PermissionDenied && memory == 64 << 20);
+        }
+    }
 }

@@ -151,7 +151,7 @@ impl Unit {
         let device = self.function.device_mut();
         let served = device.poll(&view, self.address_space, &mut |effect| keeper.act(effect, &view));
         drop(view);
-        if served.rest == Rest::Unusable {
+        if matches!(served.rest, Rest::Unusable | Rest::OutOfReach) {
             self.policy.reset();
         } else if 0 < served.requests {
             self.policy.served(Instant::now());
@@ -170,8 +170,8 @@ impl Unit {
 /// Whether the effect is one of a request that polling serves.
 fn is_pollable(effect: Effect) -> bool {
     match effect {
-        Effect::Checkpoint
-        | Effect::Rollback(_)
+        Effect::Checkpoint(_)
+        | Effect::Rollback(..)
         | Effect::Release(_)
         | Effect::SessionFigures
         | Effect::CheckpointFigures(_) => true,

@@ -1,8 +1,10 @@
 //! A descriptor chain as the guest left it in memory, and what of it can be used (virtio 1.2, 2.7.5).
 //!
 //! Each descriptor is read once: a guest that changes it meanwhile changes nothing. `virtio_queue`'s own
-//! iterator isn't used because it ends at the first nonsense without saying so, and follows indirect tables,
-//! which aren't offered.
+//! iterator isn't used because it ends at the first nonsense without saying so.
+//!
+//! Two kinds of devices read chains: one that takes small requests copies them at once ([`Table::walk`]), one
+//! that moves data finds the buffers first ([`Table::buffers`](super::buffers)).
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, Permissions};
@@ -10,7 +12,7 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, Permissions};
 /// Descriptors that a chain may have. Bounds the work for one request; a loop is longer than any bound.
 pub const MAX_CHAIN: usize = 8;
 /// Bytes of a descriptor.
-const DESCRIPTOR_LEN: u64 = 16;
+pub(super) const DESCRIPTOR_LEN: u64 = 16;
 
 /// What is wrong with a chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -29,11 +31,20 @@ pub enum ChainError {
         /// The descriptor.
         index: u16,
     },
-    /// A table of descriptors inside a descriptor: VIRTIO_F_INDIRECT_DESC isn't offered.
-    #[error("descriptor {index} is indirect, which the device doesn't offer")]
+    /// A table of descriptors inside a descriptor, where none may be: the driver and the device didn't agree on
+    /// VIRTIO_F_INDIRECT_DESC, or it's not the chain's only one (2.7.5.3.1).
+    #[error("descriptor {index} refers to a table of its own, where none may be")]
     Indirect {
         /// The descriptor.
         index: u16,
+    },
+    /// Such a table isn't whole descriptors, or too many.
+    #[error("descriptor {index} refers to a table of {len} bytes, which isn't one")]
+    IndirectTable {
+        /// The descriptor.
+        index: u16,
+        /// Bytes of the table.
+        len: u32,
     },
     /// A buffer without bytes.
     #[error("descriptor {index} has no bytes")]
@@ -48,8 +59,11 @@ pub enum ChainError {
         index: u16,
     },
     /// A loop, or just too many.
-    #[error("the chain has more than {MAX_CHAIN} descriptors")]
-    TooLong,
+    #[error("the chain has more than {limit} descriptors")]
+    TooLong {
+        /// Descriptors that it may have.
+        limit: usize,
+    },
     /// More bytes to read than any request has.
     #[error("the request has more than {limit} bytes")]
     RequestTooLong {
@@ -101,6 +115,9 @@ impl Table {
         let mut filled = Ok(0);
         for _ in 0..MAX_CHAIN {
             let descriptor = self.descriptor(memory, index)?;
+            if descriptor.refers_to_indirect_table() {
+                return Err(ChainError::Indirect { index });
+            }
             if descriptor.is_write_only() && descriptor.len() > 0 {
                 reply.push(descriptor.addr(), descriptor.len());
             }
@@ -122,22 +139,21 @@ impl Table {
             }
             index = descriptor.next();
         }
-        Err(ChainError::TooLong)
+        Err(ChainError::TooLong { limit: MAX_CHAIN })
     }
 
-    fn descriptor<M: GuestMemory>(self, memory: &M, index: u16) -> Result<Descriptor, ChainError> {
+    /// Reads one descriptor.
+    ///
+    /// # Errors
+    /// [`ChainError::OutOfTable`], [`ChainError::Table`].
+    pub(super) fn descriptor<M: GuestMemory>(self, memory: &M, index: u16) -> Result<Descriptor, ChainError> {
         if index >= self.size {
             return Err(ChainError::OutOfTable { index, size: self.size });
         }
-        let descriptor: Descriptor = self
-            .address
+        self.address
             .checked_add(u64::from(index) * DESCRIPTOR_LEN)
             .and_then(|address| memory.read_obj(address).ok())
-            .ok_or(ChainError::Table { index })?;
-        if descriptor.refers_to_indirect_table() {
-            return Err(ChainError::Indirect { index });
-        }
-        Ok(descriptor)
+            .ok_or(ChainError::Table { index })
     }
 }
 

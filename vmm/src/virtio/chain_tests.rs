@@ -33,7 +33,7 @@ fn every_fault_has_its_name() {
         (&[(0x1100, 8, NEXT, 1), (0x1100, 1, 0, 0)], Err(ChainError::RequestTooLong { limit: 8 })),
         (&[(0x1ffc, 8, 0, 0)], Err(ChainError::Unreadable { address: 0x1ffc, len: 8 })),
         (&[(0x1100, 8, NEXT, 4)], Err(ChainError::OutOfTable { index: 4, size: 4 })),
-        (&[(0x1100, 8, NEXT | WRITE, 0)], Err(ChainError::TooLong)),
+        (&[(0x1100, 8, NEXT | WRITE, 0)], Err(ChainError::TooLong { limit: MAX_CHAIN })),
         (&[(0x1100, 32, INDIRECT, 0)], Err(ChainError::Indirect { index: 0 })),
         (&[(0x1100, 8, NEXT | WRITE, 1), (0x1100, 8, 0, 0)], Err(ChainError::Order { index: 1 })),
     ];

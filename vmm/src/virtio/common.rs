@@ -3,10 +3,13 @@
 //! Any read of any width is answered from the structure's bytes. A write counts only if it is one whole
 //! field, or one half of a 64-bit field, as 4.1.3.1 demands of drivers; everything else is ignored.
 
+use std::sync::Arc;
+
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
+use super::interrupts::{Interrupts, NO_VECTOR};
 use super::status::{FAILED, NEEDS_RESET, Phase, Step};
 
 /// Bytes of the structure up to and with `queue_device`; what follows belongs to features that aren't
@@ -14,8 +17,6 @@ use super::status::{FAILED, NEEDS_RESET, Phase, Step};
 pub const COMMON_LEN: usize = 56;
 /// VIRTIO_F_VERSION_1 as a mask.
 pub const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
-/// What the MSI-X vector registers read as: there are no interrupts.
-const NO_VECTOR: u16 = 0xffff;
 
 /// What a write to a register asks of the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +43,8 @@ pub struct CommonConfig {
     failed: bool,
     queue_select: u16,
     queues: Vec<QueueRegisters>,
+    /// Where the MSI-X vector registers are, if the device sends interrupts.
+    interrupts: Option<Arc<Interrupts>>,
 }
 
 /// A queue as the driver set it up.
@@ -61,9 +64,11 @@ enum Field {
     DeviceFeatureSelect,
     DriverFeatureSelect,
     DriverFeature,
+    ConfigVector,
     Status,
     QueueSelect,
     QueueSize,
+    QueueVector,
     QueueEnable,
     QueueAddress(Ring, Part),
 }
@@ -99,13 +104,25 @@ impl CommonConfig {
             failed: false,
             queue_select: 0,
             queues: queue_sizes.iter().map(|&size| QueueRegisters::new(size)).collect(),
+            interrupts: None,
         }
+    }
+
+    /// The same registers for a device that sends `interrupts`.
+    #[must_use]
+    pub fn with_interrupts(self, interrupts: Arc<Interrupts>) -> Self {
+        Self { interrupts: Some(interrupts), ..self }
     }
 
     /// Forgets all that the driver wrote.
     pub fn reset(&mut self) {
+        let interrupts = self.interrupts.take();
+        if let Some(interrupts) = &interrupts {
+            interrupts.forget_vectors();
+        }
         *self = Self {
             queues: self.queues.iter().map(|queue| QueueRegisters::new(queue.max_size)).collect(),
+            interrupts,
             ..Self::new(self.offered, self.required, &[])
         };
     }
@@ -150,7 +167,17 @@ impl CommonConfig {
             Field::DeviceFeatureSelect => self.device_feature_select = low,
             Field::DriverFeatureSelect => self.driver_feature_select = low,
             Field::DriverFeature => self.write_driver_feature(low),
+            Field::ConfigVector => {
+                if let Some(interrupts) = &self.interrupts {
+                    interrupts.set_config_vector(word);
+                }
+            }
             Field::QueueSelect => self.queue_select = word,
+            Field::QueueVector => {
+                if let Some(interrupts) = &self.interrupts {
+                    interrupts.set_queue_vector(self.queue_select, word);
+                }
+            }
             Field::QueueSize => self.with_open_queue(|queue| queue.set_size(word)),
             Field::QueueEnable => self.with_open_queue(|queue| queue.enabled = word == 1),
             Field::QueueAddress(ring, part) => {
@@ -216,17 +243,21 @@ impl CommonConfig {
         let queue = self.queues.get(usize::from(self.queue_select));
         let notify_offset = if queue.is_some() { self.queue_select } else { 0 };
         let queue = queue.copied().unwrap_or(QueueRegisters::new(0));
+        let (config_vector, queue_vector) =
+            self.interrupts.as_ref().map_or((NO_VECTOR, NO_VECTOR), |interrupts| {
+                (interrupts.config_vector(), interrupts.queue_vector(self.queue_select))
+            });
         let mut image = Image { bytes: [0; COMMON_LEN], at: 0 };
         image.put(&self.device_feature_select.to_le_bytes());
         image.put(&select(self.offered, self.device_feature_select).to_le_bytes());
         image.put(&self.driver_feature_select.to_le_bytes());
         image.put(&select(self.accepted, self.driver_feature_select).to_le_bytes());
-        image.put(&NO_VECTOR.to_le_bytes());
+        image.put(&config_vector.to_le_bytes());
         image.put(&u16::try_from(self.queues.len()).unwrap_or(u16::MAX).to_le_bytes());
         image.put(&[self.status(needs_reset), generation]);
         image.put(&self.queue_select.to_le_bytes());
         image.put(&queue.size.to_le_bytes());
-        image.put(&NO_VECTOR.to_le_bytes());
+        image.put(&queue_vector.to_le_bytes());
         image.put(&u16::from(queue.enabled).to_le_bytes());
         image.put(&notify_offset.to_le_bytes());
         image.put(&queue.descriptors.to_le_bytes());
@@ -291,9 +322,11 @@ impl Field {
             (0, 4) => Self::DeviceFeatureSelect,
             (8, 4) => Self::DriverFeatureSelect,
             (12, 4) => Self::DriverFeature,
+            (16, 2) => Self::ConfigVector,
             (20, 1) => Self::Status,
             (22, 2) => Self::QueueSelect,
             (24, 2) => Self::QueueSize,
+            (26, 2) => Self::QueueVector,
             (28, 2) => Self::QueueEnable,
             (32.., _) => {
                 let ring = match offset & !7 {

@@ -70,4 +70,7 @@ pub enum ActivateError {
     /// The driver left out a queue that the device needs.
     #[error("the driver set DRIVER_OK without enabling queue {0}")]
     QueueMissing(u16),
+    /// The device failed before in a way that no reset mends.
+    #[error("the device has failed for good")]
+    Failed,
 }

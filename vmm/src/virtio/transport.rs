@@ -9,8 +9,11 @@
 //! ```
 //! Each structure has a page of its own, so that an address space may hold some and not others.
 
+use std::sync::Arc;
+
 use super::common::{COMMON_LEN, Change, CommonConfig};
 use super::device::VirtioDevice;
+use super::interrupts::Interrupts;
 
 /// Bytes of the BAR.
 pub const BAR_LEN: u64 = 0x4000;
@@ -83,6 +86,13 @@ impl<D: VirtioDevice> Transport<D> {
             &sizes[..sizes.len().min(MAX_QUEUES)],
         );
         Self { common, refused: false, device }
+    }
+
+    /// Puts registers before `device`, those among them by which a driver directs `interrupts`.
+    #[must_use]
+    pub fn with_interrupts(device: D, interrupts: Arc<Interrupts>) -> Self {
+        let Self { common, refused, device } = Self::new(device);
+        Self { common: common.with_interrupts(interrupts), refused, device }
     }
 
     /// The device.

@@ -1,8 +1,8 @@
 //! Descriptor chains that no good driver makes.
 
 use cairn_abi::{Request, Status};
-use cairn_vmm::devices::checkpoint::Effect;
 use cairn_vmm::devices::checkpoint::device::{Rest, Served};
+use cairn_vmm::devices::checkpoint::{Again, Effect};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::support::guest::{
@@ -138,7 +138,7 @@ fn hostile_chains_are_answered_or_dropped() {
         assert_eq!(guest.notify(), Some(Served { requests: 1, rest: Rest::Empty }), "{what}");
         let written = if *end == Dropped { 0 } else { REPLY_LEN };
         assert_eq!(guest.used(), (2, written), "{what}");
-        let done: &[Effect] = if *end == Obeyed { &[Effect::Checkpoint] } else { &[] };
+        let done: &[Effect] = if *end == Obeyed { &[Effect::Checkpoint(Again::No)] } else { &[] };
         assert_eq!(guest.engine.effects, done, "{what}");
         if *end == Malformed {
             assert_eq!(guest.reply().status, Status::Malformed, "{what}");

@@ -1,6 +1,7 @@
 //! Who may ask, and what ends a session.
 
 use cairn_abi::{Request, SessionKey, Status};
+use cairn_vmm::devices::checkpoint::device::Rest;
 use cairn_vmm::devices::checkpoint::{AddressSpace, Effect, Failure};
 
 use crate::support::engine::Mood;
@@ -38,11 +39,26 @@ fn a_drop_that_failed_comes_before_anything_else() {
 }
 
 #[test]
-fn a_forked_child_is_refused_and_harms_nobody() {
+fn a_forked_child_is_ignored_and_harms_nobody() {
     let mut guest = Guest::with_session();
+    let (before, _) = guest.used();
+    guest.post(&guest.envelope(0, Request::Checkpoint));
     guest.address_space = AddressSpace(2);
-    assert_eq!(guest.ask(Request::Checkpoint).status, Status::BadKey);
+    assert_eq!(guest.notify().unwrap().rest, Rest::Foreign);
+    assert_eq!(guest.used().0, before);
     guest.address_space = AddressSpace(1);
+    assert_eq!(guest.notify().unwrap().requests, 1);
+    assert_eq!(guest.reply().status, Status::Ok);
+}
+
+#[test]
+fn a_successor_resets_the_device_and_has_it_for_itself() {
+    let mut guest = Guest::with_session();
+    guest.ask(register(0x10_0000, 1, "a"));
+    guest.address_space = AddressSpace(2);
+    guest.bring_up();
+    assert_eq!(guest.engine.regions(), 0);
+    guest.hello();
     assert_eq!(guest.ask(Request::Checkpoint).status, Status::Ok);
 }
 

@@ -1,10 +1,15 @@
 //! What `cairn` exits with, and how it says why.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use cairn_vmm::guest::linux::loader::LoadError;
 use cairn_vmm::kvm::system::KvmError;
 use cairn_vmm::machine::app::RunError;
+use cairn_vmm::machine::linux::error::BootError;
 
+/// A guest with a kernel wanted to start again: a reboot or a panic.
+pub(crate) const GUEST_RESET: u8 = 122;
 /// KVM couldn't go on with the program, or the host refused something while it ran.
 pub(crate) const GUEST_FAILED: u8 = 123;
 /// The memory that the guest was given is too small.
@@ -30,9 +35,12 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn code(error: &anyhow::Error) -> u8 {
+    if let Some(error) = error.downcast_ref::<BootError>() {
+        return boot_code(error);
+    }
     match error.downcast_ref::<RunError>() {
         Some(RunError::Kvm(_) | RunError::Sandbox(_)) => NO_KVM,
-        Some(RunError::Open { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => NOT_FOUND,
+        Some(RunError::Open { source, .. }) if source.kind() == ErrorKind::NotFound => NOT_FOUND,
         Some(error) if error.is_too_small() => TOO_SMALL,
         Some(
             RunError::Open { .. }
@@ -43,5 +51,16 @@ fn code(error: &anyhow::Error) -> u8 {
         Some(_) => GUEST_FAILED,
         None if error.downcast_ref::<KvmError>().is_some() => NO_KVM,
         None => OTHER,
+    }
+}
+
+fn boot_code(error: &BootError) -> u8 {
+    match error {
+        BootError::Kvm(_) | BootError::Software | BootError::Sandbox(_) => NO_KVM,
+        BootError::Load(LoadError::Open { source, .. }) if source.kind() == ErrorKind::NotFound => NOT_FOUND,
+        BootError::Load(LoadError::TooSmall { .. }) => TOO_SMALL,
+        BootError::Load(_) | BootError::Program(_) => NOT_RUNNABLE,
+        BootError::Stuck { .. } => GUEST_FAILED,
+        BootError::File { .. } | BootError::Disk(_) | BootError::Devices(_) | BootError::Host { .. } => OTHER,
     }
 }

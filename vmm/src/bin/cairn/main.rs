@@ -1,6 +1,7 @@
 //! The `cairn` command.
 
 mod bench;
+mod boot;
 mod doctor;
 mod exit;
 mod run;
@@ -27,6 +28,8 @@ struct Cli {
 enum Command {
     /// Run a program as the only one of a virtual machine.
     Run(Box<run::Run>),
+    /// Boot a Linux kernel in a virtual machine.
+    Boot(Box<boot::Boot>),
     /// Tell what KVM is here, what it can do, and what things cost on it.
     Doctor(doctor::Doctor),
     /// Measure checkpoint cycles beside what user level can do.
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     start_log(cli.verbose);
     let done = match cli.command {
         Command::Run(run) => run.run(),
+        Command::Boot(boot) => boot.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Bench(bench) => bench.run(),
     };

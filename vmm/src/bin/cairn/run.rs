@@ -20,13 +20,25 @@ const MOST_HISTORY: usize = 1 << 16;
 /// Variables that a program gets without being asked for.
 const INHERITED: [&str; 7] = ["PATH", "HOME", "USER", "TERM", "LANG", "TZ", "CAIRN_ENGINE"];
 
+/// What the help says after the options.
+const MORE_HELP: &str = "\
+Exit status:
+  That of the program, or
+  1        something else went wrong, and stderr says what
+  2        the command line makes no sense
+  123      KVM can't go on with the program, or the host refused something while it ran
+  124      its memory is too small
+  125      no usable KVM, or the program couldn't be confined
+  126      the program can't be run
+  127      there is no such program
+  128 + N  signal N killed the program
+
+Example:
+  cairn run --dir .:rw sqlite3 test.db";
+
 /// Options of `cairn run`.
-///
-/// The exit status is the program's; 128 and the signal's number if a signal killed it; 123 if KVM can't go on
-/// with it, 124 if the memory is too small, 125 without usable KVM, 126 if the program can't be run, 127 if there
-/// is none.
 #[derive(Args, Debug)]
-#[command(max_term_width = 100)]
+#[command(max_term_width = 100, after_help = MORE_HELP)]
 pub(crate) struct Run {
     /// Private memory of the program. It costs the host what the program touches.
     #[arg(long, value_name = "SIZE", default_value_t = Size(DEFAULT_MEMORY))]
@@ -177,7 +189,7 @@ fn grant(text: &OsStr) -> Result<Grant> {
     Ok(Grant { host: canonical, guest, writable })
 }
 
-fn history(text: &str) -> Result<usize, String> {
+pub(crate) fn history(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count) if (1..=MOST_HISTORY).contains(&count) => Ok(count),
         _ => Err(format!("write a number from 1 to {MOST_HISTORY}")),

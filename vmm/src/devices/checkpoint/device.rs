@@ -53,6 +53,7 @@ pub struct CheckpointDevice {
     interrupts: u8,
     dropped: FirstTime,
     broke_down: FirstTime,
+    foreign: FirstTime,
 }
 
 /// What a call served.
@@ -75,6 +76,10 @@ pub enum Rest {
     Unknown,
     /// The device isn't in use, or its rings can't be.
     Unusable,
+    /// The rings, which can't be reached now: a page of theirs is absent, or may not be used so.
+    OutOfReach,
+    /// The session is another address space's.
+    Foreign,
 }
 
 /// What became of the front of the queue.
@@ -97,6 +102,7 @@ impl CheckpointDevice {
             interrupts: 0,
             dropped: FirstTime::default(),
             broke_down: FirstTime::default(),
+            foreign: FirstTime::default(),
         }
     }
 
@@ -107,13 +113,23 @@ impl CheckpointDevice {
     }
 
     /// Serves what is in the queue, at a notification by the program whose memory `memory` is and which
-    /// stands still. Effects are handed to `host` in order.
+    /// stands still. Effects are handed to `host` in order. While a session is open, its address space alone
+    /// is served: for another one not even the queue is looked at.
     pub fn serve<M: GuestMemory>(
         &mut self,
         memory: &M,
         address_space: AddressSpace,
         host: &mut impl FnMut(Effect) -> Outcome,
     ) -> Served {
+        if self.session.address_space().is_some_and(|bound| bound != address_space) {
+            // A forked child, most likely. Its copy of the queue isn't the one whose position is known here.
+            if self.foreign.is_now() {
+                tracing::warn!(
+                    "another address space than the session's notified the checkpoint device, which ignores that; logged once"
+                );
+            }
+            return Served { requests: 0, rest: Rest::Foreign };
+        }
         self.left_at = None;
         self.drain(memory, Caller { address_space, notified: true }, host)
     }
@@ -145,10 +161,8 @@ impl CheckpointDevice {
         } else {
             queue.resume_notifications(memory)
         };
-        announced.unwrap_or_else(|error| {
-            self.break_down(&error);
-            false
-        })
+        // A ring that can't be reached holds nothing that could be served.
+        announced.unwrap_or(false)
     }
 
     /// Takes note that a region ended without a request: its memory is gone.
@@ -188,6 +202,9 @@ impl CheckpointDevice {
         host: &mut impl FnMut(Effect) -> Outcome,
     ) -> Served {
         let mut requests = 0;
+        if !self.broken && !queue.is_reachable(memory) {
+            return Served { requests, rest: Rest::OutOfReach };
+        }
         while requests < MAX_SERVED && !self.broken {
             match self.serve_front(queue, memory, caller, host) {
                 Ok(Front::Served) => requests += 1,

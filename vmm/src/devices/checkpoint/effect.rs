@@ -1,9 +1,18 @@
 //! What the device wants done, and how that ended.
 
-use cairn_abi::reply::{CheckpointFigures, Missing, SessionFigures};
+use cairn_abi::reply::{Ask, CheckpointFigures, Missing, SessionFigures};
 use cairn_abi::{CheckpointId, RegionId, RegionName, Reply, Status};
 
 use super::regions::RegionSpan;
+
+/// Whether a request is a new one, or the program has done what [`Outcome::Missing`] asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Again {
+    /// It begins anew.
+    No,
+    /// It goes on.
+    Yes,
+}
 
 /// What the engine has to do. All or nothing, except where the contract says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,10 +37,10 @@ pub enum Effect {
     /// End a region that was added: [`Outcome::Done`].
     RemoveRegion(RegionId),
     /// Take a checkpoint: [`Outcome::Checkpoint`], or [`Outcome::Missing`].
-    Checkpoint,
+    Checkpoint(Again),
     /// Give all regions the content of a checkpoint: [`Outcome::Done`], or [`Outcome::Missing`]. Whether the
     /// id means anything is the engine's to know.
-    Rollback(CheckpointId),
+    Rollback(CheckpointId, Again),
     /// Give up a checkpoint: [`Outcome::Done`].
     Release(CheckpointId),
     /// Tell the session's figures: [`Outcome::Session`].
@@ -45,8 +54,13 @@ pub enum Effect {
 pub enum Outcome {
     /// As wished, and there is nothing to tell.
     Done,
-    /// Nothing is done yet: these spans must be touched, then the same effect comes again.
-    Missing(Missing),
+    /// Nothing is done yet: the program must do something about its memory, then the same effect comes again.
+    Missing {
+        /// What is to be done about them.
+        ask: Ask,
+        /// Where they are.
+        missing: Missing,
+    },
     /// The region's id.
     Region(RegionId),
     /// The checkpoint's id.

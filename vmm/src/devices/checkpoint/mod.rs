@@ -27,6 +27,6 @@ pub mod regions;
 pub mod session;
 
 pub use device::CheckpointDevice;
-pub use effect::{Effect, Failure, Outcome};
+pub use effect::{Again, Effect, Failure, Outcome};
 pub use regions::RegionSpan;
 pub use session::{AddressSpace, Caller, Limits, Session};

@@ -8,7 +8,7 @@ use cairn_abi::{
     Envelope, PROTOCOL_VERSION, RegionId, RegionName, Reply, ReplyBody, Request, SessionKey, Span, Status,
 };
 
-use super::effect::{Effect, Failure, Outcome};
+use super::effect::{Again, Effect, Failure, Outcome};
 use super::regions::Regions;
 
 /// The oldest protocol version that is still spoken.
@@ -190,10 +190,10 @@ impl Session {
             return Step::Reply(self.dropped(&then, outcome));
         }
         let State::Open(open) = &mut self.state else { return misfit(effect, outcome) };
-        if let Outcome::Missing(spans) = outcome
+        if let Outcome::Missing { ask, missing } = outcome
             && let Then::Answer(request) | Then::Register(request, _) = then
         {
-            return Step::Reply(Reply::again(open.suspend(request), spans));
+            return Step::Reply(Reply::again(open.suspend(request), ask, missing));
         }
         let body = match (effect, outcome) {
             (Effect::PrepareRegion { span }, Outcome::Done) => {
@@ -208,8 +208,8 @@ impl Session {
                 open.regions.remove(id);
                 ReplyBody::Empty
             }
-            (Effect::Rollback(_) | Effect::Release(_), Outcome::Done) => ReplyBody::Empty,
-            (Effect::Checkpoint, Outcome::Checkpoint(id)) => ReplyBody::Checkpoint(id),
+            (Effect::Rollback(..) | Effect::Release(_), Outcome::Done) => ReplyBody::Empty,
+            (Effect::Checkpoint(_), Outcome::Checkpoint(id)) => ReplyBody::Checkpoint(id),
             (Effect::SessionFigures, Outcome::Session(figures)) => ReplyBody::Session(figures),
             (Effect::CheckpointFigures(_), Outcome::CheckpointFigures(figures)) => {
                 ReplyBody::CheckpointFigures(figures)
@@ -256,14 +256,15 @@ impl Open {
         if cursor != 0 && unfinished != Some((cursor, request)) {
             return refuse(Status::Malformed, 0);
         }
+        let again = if cursor == 0 { Again::No } else { Again::Yes };
         let effect = match request {
             Request::Register { span, name } => return self.register(request, span, name, limits),
             Request::Unregister { region } if !self.regions.contains(region) => {
                 return refuse(Status::NoRegion, 0);
             }
             Request::Unregister { region } => Effect::RemoveRegion(region),
-            Request::Checkpoint => Effect::Checkpoint,
-            Request::Rollback { checkpoint } => Effect::Rollback(checkpoint),
+            Request::Checkpoint => Effect::Checkpoint(again),
+            Request::Rollback { checkpoint } => Effect::Rollback(checkpoint, again),
             Request::Release { checkpoint } => Effect::Release(checkpoint),
             Request::Query { checkpoint: None } => Effect::SessionFigures,
             Request::Query { checkpoint: Some(checkpoint) } => Effect::CheckpointFigures(checkpoint),

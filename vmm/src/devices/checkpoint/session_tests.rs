@@ -1,6 +1,6 @@
 //! Tests of the session's decisions.
 
-use cairn_abi::reply::{Missing, SessionFigures};
+use cairn_abi::reply::{Ask, Missing, SessionFigures};
 use cairn_abi::{CheckpointId, PAGE_SIZE, RegionId};
 use proptest::prelude::*;
 
@@ -81,7 +81,7 @@ fn a_hello_that_is_refused_leaves_the_session() {
     assert_eq!(reply(ask(&mut session, Request::Hello { version: 0, features: 0 })).status, Status::Version);
     let resumed = session.accept(HERE, &envelope(KEY, 1, hello()), &mut || panic!("no key is needed"));
     assert_eq!(reply(resumed).status, Status::Malformed);
-    let _ = pending(ask(&mut session, Request::Checkpoint), Effect::Checkpoint);
+    let _ = pending(ask(&mut session, Request::Checkpoint), Effect::Checkpoint(Again::No));
 }
 
 #[test]
@@ -128,11 +128,16 @@ fn each_request_becomes_its_effect_and_its_reply() {
     let cases = [
         (
             Request::Checkpoint,
-            Effect::Checkpoint,
+            Effect::Checkpoint(Again::No),
             Outcome::Checkpoint(checkpoint),
             ReplyBody::Checkpoint(checkpoint),
         ),
-        (Request::Rollback { checkpoint }, Effect::Rollback(checkpoint), Outcome::Done, ReplyBody::Empty),
+        (
+            Request::Rollback { checkpoint },
+            Effect::Rollback(checkpoint, Again::No),
+            Outcome::Done,
+            ReplyBody::Empty,
+        ),
         (Request::Release { checkpoint }, Effect::Release(checkpoint), Outcome::Done, ReplyBody::Empty),
         (
             Request::Query { checkpoint: None },
@@ -209,7 +214,7 @@ fn a_request_is_resumed_with_its_own_cursor_only() {
     for request in [register(2), Request::Checkpoint, Request::Rollback { checkpoint: CheckpointId(1) }] {
         let mut session = open();
         let Step::Act(act) = ask(&mut session, request) else { panic!("refused") };
-        let again = reply(session.complete(act, Outcome::Missing(spans)));
+        let again = reply(session.complete(act, Outcome::Missing { ask: Ask::Touch, missing: spans }));
         assert_eq!((again.status, again.body), (Status::Again, ReplyBody::Missing(spans)));
         assert_ne!(again.cursor, 0);
         // The same again, twice: each round has a cursor of its own.
@@ -217,8 +222,9 @@ fn a_request_is_resumed_with_its_own_cursor_only() {
             session.accept(HERE, &envelope(KEY, cursor, request), &mut || KEY)
         };
         let Step::Act(act) = resume(&mut session, again.cursor, request) else { panic!("refused") };
-        let second = reply(session.complete(act, Outcome::Missing(spans)));
+        let second = reply(session.complete(act, Outcome::Missing { ask: Ask::Settle, missing: spans }));
         assert_ne!(second.cursor, again.cursor);
+        assert_eq!((again.ask(), second.ask()), (Some(Ask::Touch), Some(Ask::Settle)));
         assert_eq!(reply(resume(&mut session, again.cursor, request)).status, Status::Malformed);
         assert_eq!(
             reply(resume(&mut session, second.cursor, request)).status,
@@ -226,7 +232,7 @@ fn a_request_is_resumed_with_its_own_cursor_only() {
             "begun anew"
         );
         let Step::Act(act) = ask(&mut session, request) else { panic!("refused") };
-        let third = reply(session.complete(act, Outcome::Missing(spans)));
+        let third = reply(session.complete(act, Outcome::Missing { ask: Ask::Touch, missing: spans }));
         let other = Request::Query { checkpoint: None };
         assert_eq!(reply(resume(&mut session, third.cursor, other)).status, Status::Malformed, "another's");
     }
@@ -251,7 +257,7 @@ fn strangers_get_nowhere() {
     let polled = Caller { notified: false, ..HERE };
     let wrong = envelope(SessionKey([1; 16]), 0, Request::Checkpoint);
     assert!(matches!(session.accept(polled, &wrong, &mut || KEY), Step::Leave));
-    let _ = pending(ask(&mut session, Request::Checkpoint), Effect::Checkpoint);
+    let _ = pending(ask(&mut session, Request::Checkpoint), Effect::Checkpoint(Again::No));
     let dropped = pending(session.accept(HERE, &wrong, &mut || KEY), Effect::DropAll);
     assert_eq!(reply(session.complete(dropped, Outcome::Done)).status, Status::BadKey);
     assert_eq!(reply(ask(&mut session, Request::Checkpoint)).status, Status::BadKey);
@@ -267,7 +273,7 @@ fn a_program_takes_the_device_over_with_hello() {
     assert_eq!(reply(session.complete(dropped, Outcome::Done)).status, Status::Ok);
     assert_eq!(reply(ask(&mut session, Request::Checkpoint)).status, Status::BadKey);
     let step = session.accept(next, &envelope(key, 0, Request::Checkpoint), &mut || key);
-    let _ = pending(step, Effect::Checkpoint);
+    let _ = pending(step, Effect::Checkpoint(Again::No));
 }
 
 #[test]
@@ -282,7 +288,7 @@ fn a_poll_leaves_what_changes_the_layout() {
         assert!(matches!(step, Step::Leave), "{request:?}");
     }
     let step = session.accept(polled, &envelope(KEY, 0, Request::Checkpoint), &mut || KEY);
-    let _ = pending(step, Effect::Checkpoint);
+    let _ = pending(step, Effect::Checkpoint(Again::No));
 }
 
 proptest! {

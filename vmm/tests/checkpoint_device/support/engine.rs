@@ -1,6 +1,6 @@
 //! An engine that keeps no content, but holds the device to its promises.
 
-use cairn_abi::reply::{CheckpointFigures, Missing, SessionFigures};
+use cairn_abi::reply::{Ask, CheckpointFigures, Missing, SessionFigures};
 use cairn_abi::{CheckpointId, PAGE_SIZE, RegionId, RegionName, Span};
 use cairn_vmm::devices::checkpoint::{Effect, Failure, Limits, Outcome, RegionSpan};
 
@@ -54,7 +54,8 @@ impl Engine {
             Mood::Failing(failure) => return Outcome::Failed(failure),
             Mood::Mad => return Outcome::Checkpoint(CheckpointId(0)),
             Mood::Missing if effect != Effect::DropAll => {
-                return Outcome::Missing(Missing::new(&[Span { address: 0, len: PAGE_SIZE }]));
+                let missing = Missing::new(&[Span { address: 0, len: PAGE_SIZE }]);
+                return Outcome::Missing { ask: Ask::Touch, missing };
             }
             Mood::Missing | Mood::Well => {}
         }
@@ -78,12 +79,12 @@ impl Engine {
                 assert_eq!(self.regions.len() + 1, before, "only a region that is there is removed");
                 Outcome::Done
             }
-            Effect::Checkpoint => {
+            Effect::Checkpoint(_) => {
                 self.last_checkpoint += 1;
                 self.checkpoints.push(CheckpointId(self.last_checkpoint));
                 Outcome::Checkpoint(CheckpointId(self.last_checkpoint))
             }
-            Effect::Rollback(id) if self.checkpoints.contains(&id) => Outcome::Done,
+            Effect::Rollback(id, _) if self.checkpoints.contains(&id) => Outcome::Done,
             Effect::Release(id) if self.checkpoints.contains(&id) => {
                 self.checkpoints.retain(|other| *other != id);
                 Outcome::Done
@@ -92,7 +93,7 @@ impl Engine {
                 let parent = None;
                 Outcome::CheckpointFigures(CheckpointFigures { id, parent, pages_changed: 0, bytes: 0 })
             }
-            Effect::Rollback(_) | Effect::Release(_) | Effect::CheckpointFigures(_) => {
+            Effect::Rollback(..) | Effect::Release(_) | Effect::CheckpointFigures(_) => {
                 Outcome::Failed(Failure::NoCheckpoint)
             }
             Effect::SessionFigures => {

@@ -1,0 +1,71 @@
+//! The effects that are the engine's alone, and what a program is told when one fails.
+
+use cairn_engine::{Engine, EngineError, Tracker};
+
+use crate::devices::checkpoint::{Effect, Failure, Outcome};
+
+/// Does what needs nothing but the engine.
+///
+/// # Errors
+/// The engine's; nothing was done, but for [`EngineError::Absent`].
+pub(super) fn act<T: Tracker>(engine: &mut Engine<T>, effect: Effect) -> Result<Outcome, EngineError> {
+    Ok(match effect {
+        Effect::RemoveRegion(region) => {
+            engine.remove_region(region)?;
+            Outcome::Done
+        }
+        Effect::Checkpoint(_) => {
+            let id = engine.checkpoint()?;
+            warn_unprotected(engine);
+            Outcome::Checkpoint(id)
+        }
+        Effect::Rollback(checkpoint, _) => {
+            engine.rollback(checkpoint)?;
+            warn_unprotected(engine);
+            Outcome::Done
+        }
+        Effect::Release(checkpoint) => {
+            engine.release(checkpoint)?;
+            Outcome::Done
+        }
+        Effect::SessionFigures => Outcome::Session(engine.figures()),
+        Effect::CheckpointFigures(checkpoint) => {
+            Outcome::CheckpointFigures(engine.checkpoint_figures(checkpoint)?)
+        }
+        Effect::DropAll | Effect::PrepareRegion { .. } | Effect::AddRegion { .. } => {
+            tracing::error!(?effect, "an effect that needs more than the engine");
+            Outcome::Failed(Failure::Host)
+        }
+    })
+}
+
+fn warn_unprotected<T: Tracker>(engine: &Engine<T>) {
+    if let Some(error) = engine.unprotected() {
+        let error = error as &dyn std::error::Error;
+        tracing::warn!(error, "pages stay writable and will be compared");
+    }
+}
+
+/// What the program is told of an engine's error. What isn't the program's doing goes to the log too.
+pub(super) fn failure(error: &EngineError) -> Failure {
+    match error {
+        EngineError::NoRegion(_) => Failure::NoRegion,
+        EngineError::NoCheckpoint(_) => Failure::NoCheckpoint,
+        EngineError::Evicted { .. } => Failure::Evicted,
+        EngineError::RegionSet { region, .. } => Failure::RegionSet(*region),
+        EngineError::TooManyRegions { .. } | EngineError::TooManyBytes { .. } => Failure::Limit,
+        EngineError::NoMemory => {
+            tracing::warn!("no memory for checkpoint data; what was committed before stands");
+            Failure::NoMemory
+        }
+        // The session has checked these before.
+        EngineError::NameTaken(_)
+        | EngineError::Overlap(_)
+        | EngineError::EmptyRegion
+        | EngineError::Absent
+        | EngineError::Track(_) => {
+            tracing::error!(error = error as &dyn std::error::Error, "the checkpoint engine failed");
+            Failure::Host
+        }
+    }
+}
