@@ -219,11 +219,11 @@ impl Turn {
     }
 
     fn outcome(self, figures: Figures) -> Outcome {
-        Outcome::Measured(figures, median(self.cpu_per_cycle))
+        Outcome::Measured(Box::new(figures), median(self.cpu_per_cycle))
     }
 
-    /// CPU time of the VMM's threads so far, the one that runs the worker among them; none for a native worker, which
-    /// knows its own and its children's.
+    /// CPU time of the VMM's threads so far, the one that runs the worker among them; in a Linux guest that of the
+    /// worker, on whose CPU the VMM works. None for other engines' workers, which know their own and their children's.
     fn vm_cpu(&self) -> Result<Option<u64>, TurnError> {
         if self.engine != EngineKind::Cairn {
             return Ok(None);

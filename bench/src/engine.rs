@@ -16,8 +16,8 @@ const PROGRAM_MIB: u32 = 256;
 pub struct Programs {
     /// This benchmark.
     pub bench: PathBuf,
-    /// The `cairn` command.
-    pub cairn: PathBuf,
+    /// The `cairn` command that runs the worker of `cairn`; none in a guest that has the device already.
+    pub cairn: Option<PathBuf>,
     /// When its VMM takes requests without an exit.
     pub poll: Poll,
 }
@@ -53,14 +53,23 @@ impl Programs {
     pub fn find(cairn: Option<PathBuf>, poll: Poll) -> std::io::Result<Self> {
         let bench = std::env::current_exe()?;
         let beside = || bench.parent().unwrap_or(Path::new("/")).join("cairn");
-        Ok(Self { cairn: cairn.unwrap_or_else(beside), bench, poll })
+        Ok(Self { cairn: Some(cairn.unwrap_or_else(beside)), bench, poll })
+    }
+
+    /// This program, for every engine: in a guest.
+    ///
+    /// # Errors
+    /// The system doesn't say which program this is.
+    pub fn in_guest() -> std::io::Result<Self> {
+        Ok(Self { cairn: None, bench: std::env::current_exe()?, poll: Poll::Never })
     }
 
     /// The command that starts a worker of `engine` for a region of so many MiB.
     #[must_use]
     pub fn worker(&self, engine: EngineKind, region_mib: u32) -> Command {
-        let mut command = if engine == EngineKind::Cairn {
-            let mut command = Command::new(&self.cairn);
+        let vm = self.cairn.as_ref().filter(|_| engine == EngineKind::Cairn);
+        let mut command = if let Some(cairn) = vm {
+            let mut command = Command::new(cairn);
             let memory = memory_mib(region_mib);
             command.args(["run", "--memory", &format!("{memory}M"), "--history", &HISTORY.to_string()]);
             command.args(["--poll", self.poll.name(), "--"]);
@@ -84,8 +93,12 @@ mod tests {
     use super::*;
 
     fn words(engine: EngineKind) -> Vec<String> {
-        let programs =
-            Programs { bench: "/b/cairn-bench".into(), cairn: "/b/cairn".into(), poll: Poll::Auto };
+        words_with(engine, Some("/b/cairn"))
+    }
+
+    fn words_with(engine: EngineKind, cairn: Option<&str>) -> Vec<String> {
+        let cairn = cairn.map(PathBuf::from);
+        let programs = Programs { bench: "/b/cairn-bench".into(), cairn, poll: Poll::Auto };
         let command = programs.worker(engine, 64);
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         words.map(|word| word.to_string_lossy().into_owned()).collect()
@@ -101,9 +114,15 @@ mod tests {
     }
 
     #[test]
+    fn in_a_guest_all_engines_run_alike() {
+        assert_eq!(words_with(EngineKind::Cairn, None), ["/b/cairn-bench", "worker", "--engine", "cairn"]);
+        assert_eq!(Programs::in_guest().unwrap().cairn, None);
+    }
+
+    #[test]
     fn the_command_is_looked_for_beside_the_benchmark() {
         let programs = Programs::find(None, Poll::Auto).unwrap();
-        assert_eq!(programs.cairn.parent(), programs.bench.parent());
-        assert_eq!(Programs::find(Some("/x".into()), Poll::Never).unwrap().cairn, Path::new("/x"));
+        assert_eq!(programs.cairn.unwrap().parent(), programs.bench.parent());
+        assert_eq!(Programs::find(Some("/x".into()), Poll::Never).unwrap().cairn, Some("/x".into()));
     }
 }

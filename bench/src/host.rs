@@ -1,5 +1,6 @@
 //! What the figures were measured on.
 
+use std::arch::x86_64::__cpuid;
 use std::fs;
 use std::path::Path;
 
@@ -20,6 +21,10 @@ pub struct Host {
     pub memory_mib: u64,
     /// What stands behind /dev/kvm.
     pub kvm: Kvm,
+    /// The signature of the hypervisor under this machine, if it's a virtual one that says so: "KVMKVMKVM",
+    /// "TCGTCGTCGTCG" for QEMU's emulation, which is no hardware.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hypervisor: Option<String>,
     /// The setting of transparent huge pages for anonymous memory.
     pub transparent_huge_pages: String,
     /// Hz of the time-stamp counter, as measured.
@@ -56,12 +61,52 @@ impl Host {
             cores: std::thread::available_parallelism().map_or(1, Into::into),
             memory_mib: meminfo_mib(&meminfo, "MemTotal").unwrap_or(0),
             kvm: kvm_kind(&cpuinfo, Path::new("/dev/kvm").exists()),
+            hypervisor: hypervisor(),
             transparent_huge_pages: chosen(&line_of("/sys/kernel/mm/transparent_hugepage/enabled")),
             ticks_per_second,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             optimized: !cfg!(debug_assertions),
         }
     }
+}
+
+/// What QEMU's emulation calls itself.
+const EMULATION: &str = "TCGTCGTCGTCG";
+/// The leaf and the bit of CPUID by which a virtual machine is known to be one, and the leaf with the signature (see
+/// Linux, Documentation/virt/kvm/x86/cpuid.rst).
+const FEATURES: u32 = 1;
+const IS_VIRTUAL: u32 = 1 << 31;
+const SIGNATURE: u32 = 0x4000_0000;
+
+impl Host {
+    /// The machine in a few words: its KVM, and what it runs on itself.
+    #[must_use]
+    pub fn platform(&self) -> String {
+        let kvm = match self.kvm {
+            Kvm::Vmx => "KVM on VT-x",
+            Kvm::Svm => "KVM on AMD-V",
+            Kvm::Other => "a software KVM",
+            Kvm::Absent => "no KVM",
+        };
+        match self.hypervisor.as_deref() {
+            None => kvm.to_owned(),
+            Some(EMULATION) => {
+                format!("{kvm}, all of it emulated by QEMU (TCG): times are not those of hardware")
+            }
+            Some(under) => format!("{kvm}, nested in a virtual machine ({under})"),
+        }
+    }
+}
+
+fn hypervisor() -> Option<String> {
+    if __cpuid(FEATURES).ecx & IS_VIRTUAL == 0 {
+        return None;
+    }
+    let leaf = __cpuid(SIGNATURE);
+    let bytes: Vec<u8> = [leaf.ebx, leaf.ecx, leaf.edx].into_iter().flat_map(u32::to_le_bytes).collect();
+    let signature: String =
+        bytes.iter().map(|&byte| char::from(byte)).filter(char::is_ascii_graphic).collect();
+    (!signature.is_empty()).then_some(signature)
 }
 
 fn line_of(path: &str) -> String {
@@ -110,6 +155,17 @@ mod tests {
         assert_eq!(cpu_field("", "model name"), None);
         assert_eq!(chosen("always [madvise] never"), "madvise");
         assert_eq!(chosen("unknown"), "unknown");
+    }
+
+    #[test]
+    fn an_emulated_machine_is_said_to_be_one() {
+        let mut host = Host::look(1);
+        (host.kvm, host.hypervisor) = (Kvm::Svm, Some(EMULATION.to_owned()));
+        assert!(host.platform().contains("AMD-V") && host.platform().contains("TCG"), "{}", host.platform());
+        host.hypervisor = None;
+        assert_eq!(host.platform(), "KVM on AMD-V");
+        host.hypervisor = Some("KVMKVMKVM".to_owned());
+        assert!(host.platform().contains("nested"), "{}", host.platform());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The micro-benchmark: checkpoint cycles of Cairn beside what user level can do on the same machine.
 //!
 //! A *driver* starts one *worker* process per engine and cell. The worker of the engine `cairn` runs in a VM
-//! (`cairn run`), all others run natively. The driver lets them work in turns, a batch of cycles at a time, so that
+//! (`cairn run`), all others run natively; or driver and workers all run in one Linux guest ([`linux_guest`]). The driver lets them work in turns, a batch of cycles at a time, so that
 //! noise of the machine hits all engines alike; a worker whose turn it isn't blocks in a read.
 //!
 //! # What is measured
@@ -44,6 +44,8 @@ pub mod process;
 pub mod host;
 pub mod report;
 pub mod table;
+
+pub mod linux_guest;
 
 /// Bytes in a page.
 pub const PAGE_BYTES: usize = 4096;

@@ -1,74 +1,27 @@
 //! `cairn-bench`: runs the benchmark and prints its tables.
 
-use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+mod options;
+mod progress;
+
+use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use cairn_bench::budget::{Pace, QUICK};
-use cairn_bench::cell::{self, Cell};
+use cairn_bench::cell;
 use cairn_bench::clock::Rate;
 use cairn_bench::driver::{Plan, Progress};
 use cairn_bench::engine::{Poll, Programs};
 use cairn_bench::host::Host;
-use cairn_bench::pattern::Pattern;
+use cairn_bench::linux_guest::boot::{self, LinuxGuest};
+use cairn_bench::linux_guest::console;
 use cairn_bench::report::{JsonFile, Report};
 use cairn_bench::{table, worker};
-use cairn_guest::EngineKind;
-use clap::{Args, Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use clap::Parser;
 
-/// Times checkpoint cycles of Cairn and of user-level engines, side by side on this machine.
-///
-/// The engine `cairn` runs in a VM, all others natively. Every engine's restored bytes are verified before its
-/// figures count. Exit code: 0, or 1 if an engine failed, restored wrong bytes, or none could be measured.
-#[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
-struct Command {
-    #[command(subcommand)]
-    role: Option<Role>,
-    #[command(flatten)]
-    run: Run,
-}
-
-#[derive(Subcommand)]
-enum Role {
-    /// Carry out a driver's orders from standard input.
-    #[command(hide = true)]
-    Worker {
-        #[arg(long)]
-        engine: EngineKind,
-    },
-}
-
-#[derive(Args)]
-struct Run {
-    /// The cells that tell most, in less than a minute.
-    #[arg(long, conflicts_with_all = ["patterns", "region_mib", "seconds"])]
-    quick: bool,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Only these engines.
-    #[arg(long, value_name = "ENGINE,...", value_delimiter = ',', default_values_t = EngineKind::ALL)]
-    engines: Vec<EngineKind>,
-    /// Only these patterns.
-    #[arg(long, value_name = "PATTERN,...", value_delimiter = ',', default_values_t = Pattern::ALL)]
-    patterns: Vec<Pattern>,
-    /// Regions of these sizes.
-    #[arg(long, value_name = "MIB,...", value_delimiter = ',', default_values_t = [64, 1024])]
-    region_mib: Vec<u32>,
-    /// Seconds for the cycles of each engine in each cell.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = seconds)]
-    seconds: f64,
-    /// When the VM's host takes requests without an exit.
-    #[arg(long, value_name = "MODE", value_enum, default_value_t = Poll::Auto)]
-    poll: Poll,
-    /// The `cairn` command that runs the VM [default: the one beside this program].
-    #[arg(long, value_name = "PATH")]
-    cairn: Option<PathBuf>,
-}
+use crate::options::{Command, Guest, Role, Run, What};
+use crate::progress::{Bar, Lines};
 
 fn main() -> ExitCode {
     let command = Command::parse();
@@ -76,6 +29,7 @@ fn main() -> ExitCode {
         Some(Role::Worker { engine }) => worker::serve(engine, io::stdin().lock(), io::stdout().lock())
             .map(|()| ExitCode::SUCCESS)
             .context("the driver is gone"),
+        Some(Role::Guest { what }) => run_in_guest(what),
         None => run(command.run),
     };
     outcome.unwrap_or_else(|error| {
@@ -91,31 +45,62 @@ fn run(options: Run) -> Result<ExitCode> {
         }
         None => None,
     };
-    let pace = if options.quick {
-        Pace::Until(Instant::now() + QUICK)
+    let report = if options.guest.linux_guest {
+        boot_guest(options)?
     } else {
-        Pace::Fixed(Duration::from_secs_f64(options.seconds))
+        let programs = Programs::find(options.cairn, options.poll).context("which program this is")?;
+        measure(options.what, programs, |plan| Bar::new(plan.steps()))?
     };
-    let cells =
-        if options.quick { cell::quick() } else { cell::all(&options.patterns, &options.region_mib)? };
-    let rate = Rate::measure().context("the time-stamp counter of this machine does not count evenly")?;
-    let programs = Programs::find(options.cairn, options.poll).context("which program this is")?;
-    let plan = Plan { cells, engines: distinct(options.engines), pace, programs, rate };
-
-    let mut report = Report::new(Host::look(rate.hz()), options.poll);
-    let bar = Bar::new(plan.steps());
-    plan.run(&mut report, &bar);
-    bar.0.finish_and_clear();
-
     print!("{}", table::render(&report));
     if let Some(json) = json {
         json.commit(&report).context("writing the figures")?;
     }
-    Ok(if report.failed.is_empty() && !report.cells.is_empty() {
-        ExitCode::SUCCESS
+    Ok(ExitCode::from(report.status()))
+}
+
+/// Runs the plan on this machine.
+fn measure<P: Progress>(what: What, programs: Programs, progress: impl FnOnce(&Plan) -> P) -> Result<Report> {
+    let pace = if what.quick {
+        Pace::Until(Instant::now() + QUICK)
     } else {
-        ExitCode::FAILURE
-    })
+        Pace::Fixed(Duration::from_secs_f64(what.seconds))
+    };
+    let cells = if what.quick { cell::quick() } else { cell::all(&what.patterns, &what.region_mib)? };
+    let rate = measure_rate()?;
+    let mut report = Report::new(Host::look(rate.hz()), programs.poll);
+    let plan = Plan { cells, engines: distinct(what.engines), pace, programs, rate };
+    let progress = progress(&plan);
+    plan.run(&mut report, &progress);
+    Ok(report)
+}
+
+/// Boots a guest that runs the plan.
+fn boot_guest(options: Run) -> Result<Report> {
+    // Before minutes are spent in a guest on what makes no sense.
+    cell::all(&options.what.patterns, &options.what.region_mib)?;
+    let Guest { kernel, modules, memory, cpus, guest_program, .. } = options.guest;
+    let kernel = kernel.context("--linux-guest needs a kernel: --kernel VMLINUZ, a distribution's own")?;
+    let programs = Programs::find(options.cairn, Poll::Never).context("which program this is")?;
+    let cairn = programs.cairn.context("there is no cairn command")?;
+    let program = boot::program(guest_program)?;
+    let guest = LinuxGuest { cairn, kernel, modules, memory, cpus, program };
+    let report = guest.run(&options.what.arguments(), |line| eprintln!("{line}"))?;
+    Ok(report.of_linux_guest(Host::look(measure_rate()?.hz())))
+}
+
+/// What the guest's program does: measures, and writes the report to the console.
+fn run_in_guest(what: What) -> Result<ExitCode> {
+    if let Err(error) = console::quiet() {
+        eprintln!("the kernel's messages may damage the figures: they can't be turned down: {error}");
+    }
+    let programs = Programs::in_guest().context("which program this is")?;
+    let report = measure(what, programs, |_| Lines::default())?;
+    console::write(&mut io::stdout(), &report).context("writing the figures to the console")?;
+    Ok(ExitCode::from(report.status()))
+}
+
+fn measure_rate() -> Result<Rate> {
+    Rate::measure().context("the time-stamp counter of this machine does not count evenly")
 }
 
 /// The values without repetitions: what is named twice is measured once.
@@ -127,43 +112,4 @@ fn distinct<T: PartialEq>(values: Vec<T>) -> Vec<T> {
         }
     }
     kept
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    const RANGE: std::ops::RangeInclusive<f64> = 0.01..=600.0;
-    let seconds = text.parse().map_err(|_| "not a number".to_owned())?;
-    if RANGE.contains(&seconds) {
-        Ok(seconds)
-    } else {
-        Err(format!("not in {} to {}", RANGE.start(), RANGE.end()))
-    }
-}
-
-/// A progress bar on standard error, if that is a terminal.
-struct Bar(ProgressBar);
-
-impl Bar {
-    fn new(steps: u64) -> Self {
-        let target = if io::stderr().is_terminal() {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
-        let bar = ProgressBar::with_draw_target(Some(steps), target);
-        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {percent:>3} % {msg} ({eta} left)") {
-            bar.set_style(style);
-        }
-        Self(bar)
-    }
-}
-
-impl Progress for Bar {
-    fn working(&self, cell: Cell, engine: EngineKind) {
-        let Cell { pattern, region_mib, dirty_pages } = cell;
-        self.0.set_message(format!("{pattern} {dirty_pages} pages of {region_mib} MiB: {engine}"));
-    }
-
-    fn advance(&self, steps: u64) {
-        self.0.inc(steps);
-    }
 }

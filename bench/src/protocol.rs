@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, Read};
 
+use cairn_guest::SessionFigures;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -93,8 +94,37 @@ pub struct Figures {
     pub overhead_ns_p50: i64,
     /// What the engine keeps beside the regions.
     pub extra_bytes: u64,
+    /// What stood still for it; none where nothing does.
+    pub stops: Option<Stops>,
     /// Whether the restored bytes were those of the model.
     pub verified: bool,
+}
+
+/// What a guest's CPUs stood still for, from the first checkpoint to the last timed cycle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Stops {
+    /// How often they were stopped.
+    pub pauses: u64,
+    /// The mean length of a pause.
+    pub mean_ns: u64,
+    /// The longest pause since the guest began, in whatever cell it was.
+    pub longest_so_far_ns: u64,
+    /// What it took to have the region's memory watched, once.
+    pub arming_ns: u64,
+}
+
+impl Stops {
+    /// Between two looks at a session's figures; none if nothing was stopped or watched.
+    #[must_use]
+    pub fn between(before: &SessionFigures, after: &SessionFigures) -> Option<Self> {
+        let pauses = after.pauses.saturating_sub(before.pauses);
+        let arming_ns = after.arming_ns.saturating_sub(before.arming_ns);
+        if pauses == 0 && arming_ns == 0 {
+            return None;
+        }
+        let mean_ns = after.pause_ns.saturating_sub(before.pause_ns).checked_div(pauses).unwrap_or(0);
+        Some(Self { pauses, mean_ns, longest_so_far_ns: after.longest_pause_ns, arming_ns })
+    }
 }
 
 /// Why no message could be read.
@@ -188,11 +218,25 @@ mod tests {
             rollback_ns: Quantiles { p50: 7, p99: 8 },
             overhead_ns_p50: -9,
             extra_bytes: u64::MAX,
+            stops: Some(Stops { pauses: 1, mean_ns: 2, longest_so_far_ns: 3, arming_ns: 4 }),
             verified: true,
         };
         let mut wire = Vec::new();
         write(&mut wire, &Answer::Finished(figures)).unwrap();
         assert_eq!(read(&mut wire.as_slice()).unwrap(), Some(Answer::Finished(figures)));
+    }
+
+    #[test]
+    fn stops_are_those_between_two_looks() {
+        let none = SessionFigures::default();
+        let before = SessionFigures { pauses: 2, pause_ns: 100, longest_pause_ns: 90, arming_ns: 7, ..none };
+        let after = SessionFigures { pauses: 6, pause_ns: 300, arming_ns: 14, ..before };
+        let stops = Stops { pauses: 4, mean_ns: 50, longest_so_far_ns: 90, arming_ns: 7 };
+        assert_eq!(Stops::between(&before, &after), Some(stops));
+        let armed = SessionFigures { arming_ns: 15, ..after };
+        assert_eq!(Stops::between(&after, &armed).unwrap().mean_ns, 0);
+        assert_eq!(Stops::between(&after, &after), None);
+        assert_eq!(Stops::between(&none, &none), None);
     }
 
     #[test]

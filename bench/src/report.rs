@@ -11,7 +11,7 @@ use crate::cell::Cell;
 use crate::engine::Poll;
 use crate::host::Host;
 use crate::pattern::Pattern;
-use crate::protocol::Figures;
+use crate::protocol::{Figures, Stops};
 use crate::stats::Quantiles;
 
 /// The version of the JSON file's layout: it changes when a field changes its meaning or goes.
@@ -22,8 +22,11 @@ pub const SCHEMA: u32 = 1;
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// What it ran on.
+    /// What it ran on. The clock of a run in a Linux guest is the guest's.
     pub host: Host,
+    /// The guest that all engines ran in, if they did; `host` is the machine that ran it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linux_guest: Option<Host>,
     /// How `cairn` was asked to poll.
     pub poll: Poll,
     /// What was measured and verified.
@@ -61,6 +64,9 @@ pub struct Measured {
     pub cpu_ns: Median<u64>,
     /// Bytes that the engine keeps beside the regions.
     pub extra_bytes: u64,
+    /// What stood still for it; none where nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stops: Option<Stops>,
     /// Always true: figures of an engine that restores wrong bytes don't count.
     pub verified: bool,
 }
@@ -91,7 +97,7 @@ pub struct Absent {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// Its figures, and its CPU time per cycle in ns.
-    Measured(Figures, u64),
+    Measured(Box<Figures>, u64),
     /// It doesn't work here.
     Unavailable(String),
     /// It works here, and there is no memory for this cell.
@@ -104,7 +110,27 @@ impl Report {
     /// An empty report.
     #[must_use]
     pub fn new(host: Host, poll: Poll) -> Self {
-        Self { schema: SCHEMA, host, poll, cells: Vec::new(), unavailable: Vec::new(), failed: Vec::new() }
+        Self {
+            schema: SCHEMA,
+            host,
+            linux_guest: None,
+            poll,
+            cells: Vec::new(),
+            unavailable: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+
+    /// The report of a run in a Linux guest, where it was the guest's own, on the host of that guest.
+    #[must_use]
+    pub fn of_linux_guest(self, host: Host) -> Self {
+        Self { linux_guest: Some(self.host), host, ..self }
+    }
+
+    /// The exit status: 0, or 1 if an engine failed or there is no figure at all.
+    #[must_use]
+    pub fn status(&self) -> u8 {
+        u8::from(!self.failed.is_empty() || self.cells.is_empty())
     }
 
     /// Adds how `engine` fared in `cell`. Figures without verified bytes are a failure.
@@ -144,6 +170,7 @@ impl Measured {
             overhead_ns: Median { p50: figures.overhead_ns_p50 },
             cpu_ns: Median { p50: cpu_ns },
             extra_bytes: figures.extra_bytes,
+            stops: figures.stops,
             verified: figures.verified,
         }
     }
@@ -206,12 +233,17 @@ mod tests {
             rollback_ns: Quantiles { p50: 7, p99: 8 },
             overhead_ns_p50: -9,
             extra_bytes: 10,
+            stops: None,
             verified: true,
         };
         let cell = Cell::new(Pattern::Hot, 64, 10).unwrap();
         let mut report = Report::new(Host::look(1), Poll::Auto);
-        report.add(cell, EngineKind::Cairn, Outcome::Measured(figures, 11));
-        report.add(cell, EngineKind::Fork, Outcome::Measured(Figures { verified: false, ..figures }, 11));
+        report.add(cell, EngineKind::Cairn, Outcome::Measured(Box::new(figures), 11));
+        report.add(
+            cell,
+            EngineKind::Fork,
+            Outcome::Measured(Box::new(Figures { verified: false, ..figures }), 11),
+        );
         report.add(cell, EngineKind::UffdWp, Outcome::Unavailable("no kernel for it".to_owned()));
         report
     }
@@ -233,6 +265,24 @@ mod tests {
             "verified": true,
         });
         assert_eq!(json["cells"], serde_json::json!([expected]));
+    }
+
+    #[test]
+    fn a_guests_own_facts_stay_beside_those_of_its_host() {
+        let (guest, host) = (report(), Host { kernel: "the host's".to_owned(), ..Host::look(2) });
+        let report = guest.clone().of_linux_guest(host.clone());
+        assert_eq!((report.linux_guest, report.host), (Some(guest.host), host));
+        assert_eq!(report.cells, guest.cells);
+    }
+
+    #[test]
+    fn failures_and_nothing_at_all_are_no_success() {
+        let mut report = report();
+        assert_eq!(report.status(), 1);
+        report.failed.clear();
+        assert_eq!(report.status(), 0);
+        report.cells.clear();
+        assert_eq!(report.status(), 1);
     }
 
     #[test]

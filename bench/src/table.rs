@@ -9,6 +9,10 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::pattern::Pattern;
 use crate::report::{Absent, Measured, Report};
 
+/// What stands for the figures of an engine that doesn't work here.
+const UNAVAILABLE: &str = "not available";
+/// And of one that should have worked.
+const FAILED: &str = "FAILED";
 const HEADER: [&str; 11] = [
     "dirty",
     "engine",
@@ -26,19 +30,23 @@ const HEADER: [&str; 11] = [
 /// All tables, one per region size and pattern, and what is missing below them.
 #[must_use]
 pub fn render(report: &Report) -> String {
-    let mut text = String::new();
+    let mut text = place(report);
     for (region_mib, pattern) in kinds(report) {
         let rows: Vec<_> = (report.cells.iter())
             .filter(|row| (row.region_mib, row.pattern) == (region_mib, pattern))
             .collect();
-        let absent: Vec<_> = (report.unavailable.iter().chain(&report.failed))
-            .filter(|row| (row.region_mib, row.pattern) == (region_mib, pattern))
+        let unavailable = report.unavailable.iter().map(|row| (row, UNAVAILABLE));
+        let absent: Vec<_> = (unavailable.chain(report.failed.iter().map(|row| (row, FAILED))))
+            .filter(|(row, _)| (row.region_mib, row.pattern) == (region_mib, pattern))
             .collect();
         // Writing to a String can't fail.
         let _ = writeln!(text, "\n{region_mib} MiB, {pattern}{}", meaning(pattern));
         let _ = writeln!(text, "{}", one(&rows, &absent));
+        for line in rows.iter().filter_map(|row| stood_still(row)) {
+            let _ = writeln!(text, "{line}");
+        }
     }
-    for (absents, title) in [(&report.unavailable, "not available"), (&report.failed, "FAILED")] {
+    for (absents, title) in [(&report.unavailable, UNAVAILABLE), (&report.failed, FAILED)] {
         for (engine, why, cells) in grouped(absents) {
             let _ = writeln!(text, "{engine}: {title}: {why} ({cells} cells)");
         }
@@ -52,6 +60,20 @@ pub fn render(report: &Report) -> String {
     text
 }
 
+/// Where the engines ran, if that needs to be said.
+fn place(report: &Report) -> String {
+    let Some(guest) = &report.linux_guest else { return String::new() };
+    format!(
+        "All engines in a Linux guest: kernel {}, {} CPU{}, {} MiB. Its host: kernel {}, {}.\n",
+        guest.kernel,
+        guest.cores,
+        if guest.cores == 1 { "" } else { "s" },
+        guest.memory_mib,
+        report.host.kernel,
+        report.host.platform()
+    )
+}
+
 /// A time, in the unit that leaves one to three digits before the point.
 #[must_use]
 pub fn duration(ns: u64) -> String {
@@ -63,7 +85,7 @@ pub fn duration(ns: u64) -> String {
     }
 }
 
-fn one(rows: &[&Measured], absent: &[&Absent]) -> Table {
+fn one(rows: &[&Measured], absent: &[(&Absent, &str)]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_header(HEADER);
     for column in table.column_iter_mut().skip(2) {
@@ -75,11 +97,25 @@ fn one(rows: &[&Measured], absent: &[&Absent]) -> Table {
         for row in rows.iter().filter(|row| row.dirty_pages == dirty_pages) {
             table.add_row(fields(row, std::mem::take(&mut dirty), base));
         }
-        for row in absent.iter().filter(|row| row.dirty_pages == dirty_pages) {
-            table.add_row([std::mem::take(&mut dirty), row.engine.clone(), "not available".to_owned()]);
+        for (row, what) in absent.iter().filter(|(row, _)| row.dirty_pages == dirty_pages) {
+            table.add_row([std::mem::take(&mut dirty), row.engine.clone(), (*what).to_owned()]);
         }
     }
     table
+}
+
+/// What a row's engine stopped, if it did.
+fn stood_still(row: &Measured) -> Option<String> {
+    let stops = row.stops?;
+    Some(format!(
+        "{} pages, {}: CPUs stood still {} times, {} on average (the longest in this guest so far: {}); arming took {}",
+        row.dirty_pages,
+        row.engine,
+        stops.pauses,
+        duration(stops.mean_ns),
+        duration(stops.longest_so_far_ns),
+        duration(stops.arming_ns)
+    ))
 }
 
 fn fields(row: &Measured, dirty: String, base: u64) -> [String; 11] {
@@ -99,9 +135,9 @@ fn fields(row: &Measured, dirty: String, base: u64) -> [String; 11] {
 }
 
 /// Numbers of dirty pages, ascending.
-fn dirty_counts(rows: &[&Measured], absent: &[&Absent]) -> BTreeSet<u32> {
+fn dirty_counts(rows: &[&Measured], absent: &[(&Absent, &str)]) -> BTreeSet<u32> {
     let measured = rows.iter().map(|row| row.dirty_pages);
-    measured.chain(absent.iter().map(|row| row.dirty_pages)).collect()
+    measured.chain(absent.iter().map(|(row, _)| row.dirty_pages)).collect()
 }
 
 /// The cycle that others of the same cell are compared with.
@@ -182,6 +218,7 @@ mod tests {
     use super::*;
     use crate::engine::Poll;
     use crate::host::Host;
+    use crate::protocol::Stops;
     use crate::report::Median;
     use crate::stats::Quantiles;
 
@@ -200,6 +237,7 @@ mod tests {
             overhead_ns: Median { p50: -5 },
             cpu_ns: Median { p50: cycle },
             extra_bytes: 64 << 20,
+            stops: None,
             verified: true,
         }
     }
@@ -229,6 +267,18 @@ mod tests {
     }
 
     #[test]
+    fn a_run_in_a_guest_says_so_and_on_what() {
+        let report = Report::new(Host::look(1), Poll::Never);
+        assert!(!render(&report).contains("guest"));
+        let host = Host { kernel: "9.9-host".to_owned(), ..Host::look(1) };
+        let text = render(&report.of_linux_guest(host));
+        assert!(
+            text.contains("in a Linux guest") && text.contains("9.9-host") && text.contains("KVM"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn tables_name_every_engine_and_what_is_missing() {
         let mut report = Report::new(Host::look(1), Poll::Auto);
         report.cells =
@@ -241,13 +291,20 @@ mod tests {
             why: "no kernel for it".to_owned(),
         };
         report.unavailable = vec![absent("uffd-wp"), absent("uffd-wp")];
+        report.failed = vec![absent("mprotect")];
+        report.cells[0].stops =
+            Some(Stops { pauses: 7, mean_ns: 1500, longest_so_far_ns: 2000, arming_ns: 3_000_000 });
         let text = render(&report);
         for part in [
             "64 MiB, hot",
             "| not available",
+            " FAILED |",
+            "mprotect: FAILED: no kernel for it (1 cells)",
             "16 pages",
             "163 pages",
             "15.0 x",
+            "16 pages, cairn: CPUs stood still 7 times, 1.50 us on average",
+            "arming took 3.00 ms",
             "uffd-wp: not available: no kernel for it (2 cells)",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");

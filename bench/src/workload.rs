@@ -1,11 +1,11 @@
 //! A cell at work in one session: cycles, rollbacks, and the check that what came back is right.
 
-use cairn_guest::{CheckpointId, Error, Region, Session};
+use cairn_guest::{CheckpointId, Error, Region, Session, SessionFigures};
 
 use crate::cell::Cell;
 use crate::clock::{Rate, ticks};
 use crate::pattern::{Epochs, WORDS_PER_PAGE, write_epoch};
-use crate::protocol::Figures;
+use crate::protocol::{Figures, Stops};
 use crate::stats::Samples;
 
 /// Rollbacks that are timed however long they take.
@@ -29,6 +29,8 @@ pub struct Workload {
     newest: CheckpointId,
     /// The checkpoint before the newest.
     older: CheckpointId,
+    /// The session's figures after the first checkpoint, but what arming had cost before the region was there.
+    first: SessionFigures,
     cycles: Samples,
     checkpoints: Samples,
     writes: Samples,
@@ -40,10 +42,13 @@ impl Workload {
     /// # Errors
     /// The session's.
     pub fn new(mut session: Session, cell: Cell, rate: Rate) -> Result<Self, Error> {
+        let unarmed = session.figures()?.arming_ns;
         let region = session.region("bench", words(cell))?;
         fill(session.slice_mut(&region));
         let newest = session.checkpoint()?;
+        let first = SessionFigures { arming_ns: unarmed, ..session.figures()? };
         Ok(Self {
+            first,
             session,
             region,
             cell,
@@ -116,6 +121,7 @@ impl Workload {
             rollback_ns: rollbacks.quantiles(),
             overhead_ns_p50: difference(writes_p50, untracked_p50),
             extra_bytes: kept.mirror_bytes + kept.history_bytes + kept.table_bytes,
+            stops: Stops::between(&self.first, &kept),
             verified,
         })
     }

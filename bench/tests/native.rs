@@ -82,6 +82,25 @@ fn a_worker_that_dies_is_not_available_and_hides_no_reason() {
 }
 
 #[test]
+fn a_guest_without_its_program_is_refused_and_leaves_no_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let (json, program) = (directory.path().join("x.json"), directory.path().join("cairn-bench"));
+    let run = bench(&[
+        "--linux-guest",
+        "--kernel",
+        "/no/such/vmlinuz",
+        "--json",
+        json.to_str().unwrap(),
+        "--guest-program",
+        program.to_str().unwrap(),
+    ]);
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(run.status.code(), Some(2));
+    assert!(said.contains("crt-static") && said.contains(program.to_str().unwrap()), "{said}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn options_that_make_no_sense_are_refused() {
     for args in [
         &["--quick", "--seconds", "3"][..],
@@ -91,6 +110,9 @@ fn options_that_make_no_sense_are_refused() {
         &["--region-mib", "4097"],
         &["--seconds", "0"],
         &["--seconds", "nan"],
+        &["--linux-guest"],
+        &["--memory", "1G"],
+        &["--linux-guest", "--kernel", "/k", "--region-mib", "0"],
         &["--json", "/no/such/directory/x.json"],
     ] {
         let run = bench(args);
