@@ -1,6 +1,11 @@
-//! What the tests of the whole share: finding the built programs, and running them natively and in a guest.
+//! What the tests of the whole share: finding the built programs, running them natively and in a guest, and what
+//! hostile guest programs are made of.
 
+pub mod driver;
+pub mod nonsense;
+pub mod pages;
 pub mod random;
+pub mod registers;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -11,8 +16,12 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 
+/// Environment variable for a place without cargo, such as the nested bed: the directory of all built programs.
+const PREBUILT: &str = "CAIRN_BUILT";
+
 /// A program that this workspace builds, brought up to date: cargo builds the programs of a test's own package
-/// before the test, and not those of others.
+/// before the test, and not those of others. Where there is no cargo, `CAIRN_BUILT` names a directory of programs that
+/// are taken as they are.
 ///
 /// # Panics
 /// When it can't be built.
@@ -20,6 +29,9 @@ use anyhow::{Context, Result, ensure};
 pub fn built(package: &str, name: &str) -> PathBuf {
     static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let directory = directory();
+    if std::env::var_os(PREBUILT).is_some() {
+        return directory.join(name);
+    }
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     if !built.contains(name) {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -40,8 +52,11 @@ pub fn guest(name: &str) -> PathBuf {
     directory().join(name)
 }
 
-/// Where cargo puts programs of the profile that the running test has.
+/// Where the built programs are: where `CAIRN_BUILT` says, or where cargo puts those of the running test's profile.
 fn directory() -> PathBuf {
+    if let Some(directory) = std::env::var_os(PREBUILT) {
+        return directory.into();
+    }
     let own = std::env::current_exe().expect("a test knows where it is");
     own.parent().and_then(Path::parent).expect("a test is in target/PROFILE/deps").to_owned()
 }

@@ -1,0 +1,126 @@
+//! Processes that reach for somebody else's session: a forked child with everything that its parent has, and a
+//! program that doesn't care for locks.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use cairn_abi::{CheckpointId, RegionName, Request, SessionKey, Span, Status};
+use cairn_tests::driver::Driver;
+use cairn_tests::pages::Pages;
+use cairn_tests::registers::{self, Registers};
+
+use super::bystanders::Bystanders;
+use crate::scenario::Outcome;
+use crate::support;
+use crate::support::partner::{Partner, Talk};
+
+const PAGES: usize = 32;
+const QUERY: Request = Request::Query { checkpoint: None };
+const BACK: Request = Request::Rollback { checkpoint: CheckpointId(1) };
+
+/// A session of a driver that keeps nothing to itself.
+struct Owner {
+    registers: Registers,
+    driver: Driver,
+    key: SessionKey,
+    memory: Pages,
+}
+
+impl Owner {
+    /// With a region that was 1 at checkpoint 1 and is 2.
+    fn new() -> Result<Self> {
+        let registers = Registers::claim()?;
+        let mut driver = Driver::start(&registers)?;
+        let key = driver.hello(&registers).context("no session")?;
+        let memory = Pages::anonymous(PAGES)?;
+        memory.fill(1);
+        let mut owner = Self { registers, driver, key, memory };
+        let span = Span { address: owner.memory.address(), len: owner.memory.len() as u64 };
+        owner.expect(Request::Register { span, name: RegionName::new(b"owned")? })?;
+        owner.expect(Request::Checkpoint)?;
+        owner.memory.fill(2);
+        Ok(owner)
+    }
+
+    fn ask(&mut self, request: Request) -> Option<Status> {
+        self.driver.ask(&self.registers, self.key, request).map(|reply| reply.status)
+    }
+
+    fn expect(&mut self, request: Request) -> Result<()> {
+        let reply = self.driver.insist(&self.registers, self.key, request);
+        let status = reply.map(|reply| reply.status);
+        ensure!(status == Some(Status::Ok), "{request:?} is answered with {status:?}");
+        Ok(())
+    }
+}
+
+/// A forked child has its parent's registers, rings and key, and another address space.
+pub(crate) fn inherited() -> Outcome {
+    support::needs_functions(2)?;
+    let bystanders = Bystanders::invite()?;
+    let mut owner = Owner::new()?;
+    let child = Partner::fork("a child", |_| {
+        for request in [QUERY, BACK, Request::Checkpoint, Request::Release { checkpoint: CheckpointId(1) }] {
+            let status = owner.ask(request);
+            ensure!(
+                matches!(status, None | Some(Status::BadKey)),
+                "a child's {request:?} is answered with {status:?}"
+            );
+            ensure!(owner.memory.is_filled(2), "{request:?} changed the child's memory");
+        }
+        Ok(())
+    })?;
+    child.finish()?;
+    ensure!(owner.memory.is_filled(2), "a child's request changed its parent's memory");
+    owner.expect(QUERY).context("after a child's requests")?;
+    owner.expect(BACK).context("after a child's requests")?;
+    ensure!(owner.memory.is_filled(1), "the rollback isn't whole");
+    bystanders.check()?;
+    Ok(String::from("a child's requests are refused, its parent's served"))
+}
+
+/// A program that may open the function can end the session, and that is all.
+pub(crate) fn intruder() -> Outcome {
+    support::needs_functions(2)?;
+    let bystanders = Bystanders::invite()?;
+    let function = registers::functions()?.into_iter().next().context("no function")?;
+    let mut owner = Owner::new()?;
+    let address = owner.memory.address().to_string();
+    let mut intruder = Partner::start("intruder", &[function.display().to_string(), address])?;
+    intruder.expect("rang")?;
+    owner.expect(QUERY).context("after somebody else rang the doorbell")?;
+    intruder.say("go on")?;
+    intruder.expect("has a session")?;
+    let status = owner.ask(BACK);
+    ensure!(status != Some(Status::Ok), "the session that ended serves a request");
+    ensure!(owner.memory.is_filled(2), "the intruder's session changed the owner's memory");
+    intruder.say("go on")?;
+    intruder.finish()?;
+    ensure!(owner.memory.is_filled(2), "the intruder changed the owner's memory");
+    bystanders.check()?;
+    Ok(String::from("it can end the session, and learns nothing of it"))
+}
+
+/// The intruder: FUNCTION, and where its victim has a region.
+pub(crate) fn intrude(args: &[String], talk: &mut Talk) -> Result<()> {
+    let [function, address] = args else { anyhow::bail!("FUNCTION ADDRESS are needed") };
+    let registers = Registers::of(Path::new(function))?;
+    registers.notify();
+    talk.say_and_wait("rang")?;
+    let mut driver = Driver::start(&registers)?;
+    let key = driver.hello(&registers).context("no session")?;
+    talk.say_and_wait("has a session")?;
+    // Where the victim's region is, in its own memory.
+    let memory = Pages::anonymous_at(address.parse()?, PAGES)?;
+    memory.fill(3);
+    let mut ask = |request| driver.ask(&registers, key, request).map(|reply| reply.status);
+    let status = ask(BACK);
+    ensure!(status == Some(Status::NoCheckpoint), "a rollback to the victim's checkpoint: {status:?}");
+    let span = Span { address: memory.address(), len: memory.len() as u64 };
+    let status = ask(Request::Register { span, name: RegionName::new(b"owned")? });
+    ensure!(status == Some(Status::Ok), "a region: {status:?}");
+    let status = ask(BACK);
+    ensure!(status == Some(Status::NoCheckpoint), "a rollback to the victim's checkpoint: {status:?}");
+    ensure!(memory.is_filled(3), "the victim's checkpoint came to the intruder");
+    Ok(())
+}
