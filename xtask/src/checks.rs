@@ -4,15 +4,24 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::kvm;
 use crate::packages::{self, Installing};
 use crate::process::{self, cargo};
 use crate::targets::{self, TestTargets};
+use crate::{kvm, linux_guest, nested};
 
 /// Tells tests whether they may use /dev/kvm: "1" or "0".
 const KVM_SWITCH: &str = "CAIRN_TEST_KVM";
 /// A test with this in its path needs KVM, whatever target it lives in.
 const KVM_TEST: &str = "::kvm_";
+
+/// Whether the tests in the nested bed are among the checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nested {
+    /// Yes, on a machine whose own KVM can't run them.
+    Run,
+    /// No, and neither is what stands for them elsewhere.
+    LeaveOut,
+}
 
 /// A check and how it ended.
 struct Verdict {
@@ -22,13 +31,15 @@ struct Verdict {
 }
 
 /// Runs all checks; true if all passed.
-pub(crate) fn run(installing: Installing) -> Result<bool> {
+pub(crate) fn run(installing: Installing, nested: Nested) -> Result<bool> {
     let kvm = kvm::probe();
     if let Err(reason) = &kvm {
-        println!("Tests that need KVM will not run: {reason}");
+        let place = if nested == Nested::Run { "run in the nested bed only" } else { "not run" };
+        println!("Tests that need KVM will {place}: {reason}");
     }
     let targets = targets::find(&process::workspace_root()?)?;
-    let mut verdicts = vec![Verdict::of("packages", packages::ensure(installing).map(|()| true))];
+    let mut verdicts =
+        vec![Verdict::of("packages", packages::ensure(packages::PROGRAMS, installing).map(|()| true))];
     let checks: [(&'static str, &[&str]); 3] = [
         ("fmt", &["fmt", "--all", "--check"]),
         ("clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
@@ -37,6 +48,7 @@ pub(crate) fn run(installing: Installing) -> Result<bool> {
     for (name, args) in checks {
         verdicts.push(announced(name, cargo(args)?));
     }
+    verdicts.push(announced("fmt (init)", init_format()?));
     let mut documentation = cargo(["doc", "--workspace", "--no-deps", "--quiet"])?;
     documentation.env("RUSTDOCFLAGS", "--deny warnings");
     verdicts.push(announced("docs", documentation));
@@ -48,13 +60,39 @@ pub(crate) fn run(installing: Installing) -> Result<bool> {
     }
     verdicts.push(announced("tests", tests));
     verdicts.push(announced("doc tests", doc_tests));
+    if nested == Nested::Run {
+        verdicts.push(real_kvm(kvm.is_ok(), installing));
+    }
 
     let passed = report(&verdicts);
+    if nested == Nested::LeaveOut {
+        println!("the Linux guest's scenarios and the nested bed were left out: --no-nested was given");
+    }
     match kvm {
         Ok(()) => println!("no test was left out for want of KVM"),
+        Err(_) if nested == Nested::Run => println!("the tests that need KVM ran in the nested bed"),
         Err(reason) => println!("{}: {reason}", left_out(&targets)),
     }
     Ok(passed)
+}
+
+/// The check of the guest's init, which no target of cargo's has, because a build script compiles it.
+fn init_format() -> Result<Command> {
+    let mut command = Command::new("rustfmt");
+    command.args(["--check", "--edition", "2024", "vmm/init/main.rs"]);
+    command.current_dir(process::workspace_root()?);
+    Ok(command)
+}
+
+/// What needs a KVM that can run a kernel: on this machine's, if it can, or in the nested bed.
+fn real_kvm(kvm: bool, installing: Installing) -> Verdict {
+    if kvm && kvm::runs_kernels() {
+        println!("\n=== linux: the Linux guest's scenarios on this machine's KVM, about two minutes");
+        Verdict::of("linux", linux_guest::run_here(installing))
+    } else {
+        println!("\n=== nested: cargo xtask nested test, up to 15 minutes (--no-nested leaves it out)");
+        Verdict::of("nested", nested::test(installing))
+    }
 }
 
 /// Restricts `cargo test` to what this machine can run. Doc tests are a run of their own, because cargo takes no

@@ -35,7 +35,7 @@ pub(crate) fn run(installing: Installing) -> Result<bool> {
              write costs the program a fault or a copy. The examples run natively on the best user-level engine."
         );
     }
-    packages::ensure(installing)?;
+    packages::ensure(packages::PROGRAMS, installing)?;
 
     step("builds everything with optimisation (cargo build --release)");
     ensure!(

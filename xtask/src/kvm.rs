@@ -1,13 +1,11 @@
 //! Whether /dev/kvm is there and usable.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+
+use kvm_ioctls::Kvm;
 
 const DEVICE: &str = "/dev/kvm";
-/// `_IO(KVMIO, 0x00)` of linux/kvm.h.
-const KVM_GET_API_VERSION: u64 = 0xae00;
 /// The only version since Linux 2.6.22; the kernel's API document says to refuse any other.
 const API_VERSION: i32 = 12;
 
@@ -50,27 +48,30 @@ impl fmt::Display for Unusable {
 /// # Errors
 /// [`Unusable`] says what is missing.
 pub(crate) fn probe() -> Result<(), Unusable> {
-    let device =
-        OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| match error.kind() {
+    let device = Kvm::new().map_err(|error| {
+        let error = io::Error::from_raw_os_error(error.errno());
+        match error.kind() {
             io::ErrorKind::NotFound => Unusable::Missing,
             io::ErrorKind::PermissionDenied => Unusable::Forbidden,
             _ => Unusable::Broken(error),
-        })?;
-    match api_version(&device).map_err(Unusable::Broken)? {
+        }
+    })?;
+    match device.get_api_version() {
         API_VERSION => Ok(()),
+        // A file that isn't KVM's answers with an error.
+        version if version < 0 => Err(Unusable::Broken(io::Error::last_os_error())),
         other => Err(Unusable::Version(other)),
     }
 }
 
-fn api_version(device: &File) -> io::Result<i32> {
-    unsafe extern "C" {
-        fn ioctl(fd: i32, request: u64, ...) -> i32;
-    }
-    // SAFETY: the declaration is that of the C library that std links on x86-64 Linux. The descriptor is open
-    // while `device` is borrowed. KVM_GET_API_VERSION takes no argument and touches no memory of ours; on a file
-    // that is not KVM's the kernel answers ENOTTY.
-    let version = unsafe { ioctl(device.as_raw_fd(), KVM_GET_API_VERSION, 0) };
-    if version < 0 { Err(io::Error::last_os_error()) } else { Ok(version) }
+/// Whether the CPU virtualizes by itself, so that a guest can have a kernel. A KVM in software runs programs only.
+pub(crate) fn runs_kernels() -> bool {
+    std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| has_virtualization(&text))
+}
+
+fn has_virtualization(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm")
 }
 
 #[cfg(test)]
@@ -78,9 +79,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_not_kvm_is_an_error() {
-        let file = OpenOptions::new().read(true).open("/dev/null").unwrap();
-        assert!(api_version(&file).is_err());
+    fn virtualization_is_a_flag_of_its_own() {
+        assert!(has_virtualization("processor\t: 0\nflags\t\t: fpu svm lm\n"));
+        assert!(has_virtualization("flags\t\t: vmx"));
+        assert!(!has_virtualization("flags\t\t: fpu svm_lock lm\nbugs\t\t: vmx\n"));
+        assert!(!has_virtualization(""));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The Debian packages whose programs the tests and the demo run.
+//! The Debian packages whose programs the tests, the demo and the nested bed run.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,12 @@ use anyhow::{Context, Result, bail};
 use crate::process;
 
 /// A package, and the file of it that shows that it is installed.
-const NEEDED: &[(&str, &str)] = &[
+pub(crate) type Needed = (&'static str, &'static str);
+
+/// What the tests and the demo run.
+pub(crate) const PROGRAMS: &[Needed] = &[
+    // The file is one that the package busybox, which isn't static, has not.
+    ("busybox-static", "/usr/share/doc/busybox-static"),
     ("coreutils", "/usr/bin/sha256sum"),
     ("gcc", "/usr/bin/cc"),
     ("gzip", "/usr/bin/gzip"),
@@ -17,6 +22,9 @@ const NEEDED: &[(&str, &str)] = &[
     ("python3", "/usr/bin/python3"),
     ("sqlite3", "/usr/bin/sqlite3"),
 ];
+
+/// What the nested bed needs beside [`PROGRAMS`].
+pub(crate) const BED: &[Needed] = &[("qemu-system-x86", "/usr/bin/qemu-system-x86_64")];
 
 /// Whether missing packages may be installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +37,8 @@ pub(crate) enum Installing {
 
 /// Sees to it that every needed package is there: installs what is missing, after saying so, or fails and names
 /// the command that would.
-pub(crate) fn ensure(installing: Installing) -> Result<()> {
-    let missing = missing(NEEDED);
+pub(crate) fn ensure(needed: &[Needed], installing: Installing) -> Result<()> {
+    let missing = missing(needed);
     if missing.is_empty() {
         return Ok(());
     }
@@ -44,7 +52,7 @@ pub(crate) fn ensure(installing: Installing) -> Result<()> {
     println!("installing the Debian packages that are missing: {names}");
     if !install(&missing)? {
         println!("apt-get could not install them from the package lists of this machine: updating the lists");
-        process::succeeds(apt_get().arg("update"))?;
+        update()?;
         if !install(&missing)? {
             bail!("apt-get install {names} failed; its output above says why");
         }
@@ -52,12 +60,17 @@ pub(crate) fn ensure(installing: Installing) -> Result<()> {
     Ok(())
 }
 
-fn missing(needed: &[(&'static str, &str)]) -> Vec<&'static str> {
+fn missing(needed: &[Needed]) -> Vec<&'static str> {
     needed.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(name, _)| *name).collect()
 }
 
 fn install(names: &[&str]) -> Result<bool> {
     process::succeeds(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(names))
+}
+
+/// Updates apt's lists; false if that failed. For root only.
+pub(crate) fn update() -> Result<bool> {
+    process::succeeds(apt_get().arg("update"))
 }
 
 fn apt_get() -> Command {
@@ -66,7 +79,7 @@ fn apt_get() -> Command {
     command
 }
 
-fn is_root() -> Result<bool> {
+pub(crate) fn is_root() -> Result<bool> {
     let user = process::output(Command::new("id").arg("-u")).context("who is running this")?;
     Ok(user.trim_ascii() == b"0")
 }

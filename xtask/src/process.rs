@@ -1,10 +1,16 @@
 //! Running other programs: cargo, Debian's tools, and what was built.
 
 use std::ffi::OsStr;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+/// Bytes of output that [`follow`] passes on at once.
+const CHUNK: usize = 4096;
 
 /// The workspace's root directory: the parent of this package's.
 pub(crate) fn workspace_root() -> Result<PathBuf> {
@@ -20,11 +26,16 @@ pub(crate) fn cargo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Resul
     Ok(command)
 }
 
-/// Where cargo puts what it builds with `profile` ("debug" or "release").
-pub(crate) fn built(profile: &str) -> Result<PathBuf> {
+/// The directory below which cargo puts what it builds.
+pub(crate) fn target() -> Result<PathBuf> {
     let root = workspace_root()?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(root.join(target).join(profile))
+    Ok(root.join(target))
+}
+
+/// Where cargo puts what it builds with `profile` ("debug" or "release").
+pub(crate) fn built(profile: &str) -> Result<PathBuf> {
+    Ok(target()?.join(profile))
 }
 
 /// Runs `command` with this terminal; true if it ended with success.
@@ -48,6 +59,60 @@ pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
+/// Runs `command` and passes its standard output on as it comes; none if it did not end within `limit` and was ended.
+///
+/// # Errors
+/// It could not be started, or `pass_on` failed; then it was ended.
+pub(crate) fn follow(
+    command: &mut Command,
+    limit: Duration,
+    pass_on: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<Option<ExitStatus>> {
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {}", shown(command)))?;
+    let passed = pass_until(&mut child, Instant::now() + limit, pass_on);
+    if !matches!(passed, Ok(true)) {
+        // It may have ended by itself in between; then there is nothing left to do.
+        let _ = child.kill();
+    }
+    let status = child.wait().with_context(|| format!("waiting for {}", shown(command)))?;
+    Ok(passed?.then_some(status))
+}
+
+/// Passes a child's output on until it closes it (true) or the deadline comes (false).
+fn pass_until(
+    child: &mut Child,
+    deadline: Instant,
+    pass_on: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<bool> {
+    let mut output = child.stdout.take().context("the program has no output")?;
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut chunk = [0; CHUNK];
+        // An error is an end as well: the program's status says more.
+        while let Ok(length @ 1..) = output.read(&mut chunk) {
+            if sender.send(chunk[..length].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    loop {
+        match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(chunk) => pass_on(&chunk)?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(true),
+            Err(RecvTimeoutError::Timeout) => return Ok(false),
+        }
+    }
+}
+
+/// The last lines of a log, for a person; what can't be read has none.
+pub(crate) fn last_lines(log: &Path, count: usize) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
 /// The command as a person would type it: cargo by its name, not by where it is installed.
 pub(crate) fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program());
@@ -62,6 +127,23 @@ pub(crate) fn shown(command: &Command) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn output_is_followed_to_its_end_or_the_limit() {
+        let mut output = Vec::new();
+        let mut follow_for = |script: &str, limit| {
+            follow(Command::new("sh").args(["-c", script]), limit, &mut |chunk| {
+                output.extend_from_slice(chunk);
+                Ok(())
+            })
+        };
+        let long = Duration::from_secs(60);
+        assert_eq!(follow_for("echo one; exit 3", long).unwrap().unwrap().code(), Some(3));
+        assert_eq!(follow_for("echo two; exec sleep 60", Duration::from_millis(200)).unwrap(), None);
+        assert!(output.starts_with(b"one\n"));
+        let mut stop = |_: &[u8]| bail!("enough");
+        assert!(follow(Command::new("sh").args(["-c", "echo; exec sleep 60"]), long, &mut stop).is_err());
+    }
 
     #[test]
     fn commands_are_shown_as_they_are_typed() {

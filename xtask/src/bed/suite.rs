@@ -1,0 +1,139 @@
+//! What `nested test` runs inside the bed: the app guest's tests, and the Linux guest's scenarios.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::linux_guest::{self, Place, console};
+use crate::process;
+
+/// The command of this program that runs [`run`].
+pub(crate) const COMMAND: &str = "in-bed";
+/// What one test target may take.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Tests that don't run in the bed: target, test, and why. They run wherever there is a /dev/kvm.
+const NOT_RUN: &[(&str, &str, &str)] = &[
+    (
+        "kvm_attacks",
+        "a_program_exhausts_what_it_was_given_and_no_more",
+        "thousands of checkpoints take minutes",
+    ),
+    ("kvm_command", "elf_headers_with_every_byte_changed", "a hundred starts take a minute"),
+    ("kvm_contract", "while_the_host_polls", "a minute; by_both polls as well"),
+    ("kvm_contract", "with_another_history", "takes minutes"),
+    ("kvm_regions", "regions_hold_under_system_calls_and_mappings", "takes minutes and 4 GiB of memory"),
+];
+
+/// A part of the tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// The Linux guest's scenarios
+    Linux,
+    /// A shell on the Linux guest's console, and its disks
+    Console,
+    /// The app guest's tests
+    App,
+}
+
+impl Part {
+    /// In the order in which they run.
+    pub(crate) const ALL: [Self; 3] = [Self::Linux, Self::Console, Self::App];
+
+    /// As the command line has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Linux => "linux",
+            Self::Console => "console",
+            Self::App => "app",
+        }
+    }
+}
+
+/// Runs the parts; true if everything passed.
+///
+/// # Errors
+/// Something couldn't be started.
+pub(crate) fn run(parts: &[Part]) -> Result<bool> {
+    let mut passed = true;
+    for part in parts {
+        passed &= match part {
+            Part::Linux => linux_guest::run(&place())?,
+            Part::Console => console::run(&place())?,
+            Part::App => app_guest()?,
+        };
+    }
+    Ok(passed)
+}
+
+/// Where a Linux guest's things are in the bed.
+fn place() -> Place {
+    Place {
+        cairn: Path::new(super::BUILT).join("cairn"),
+        programs: super::STATIC.into(),
+        kernels: super::KERNELS.into(),
+        logs: super::OUT.into(),
+        emulated: true,
+    }
+}
+
+/// Runs every test target with all tests but those of [`NOT_RUN`].
+fn app_guest() -> Result<bool> {
+    let listing = fs::read_dir(super::TESTS).with_context(|| format!("listing {}", super::TESTS))?;
+    let mut targets = listing.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
+    targets.sort();
+    let mut failed = Vec::new();
+    for target in &targets {
+        let name = target.file_name().context("a test without a name")?.to_string_lossy().into_owned();
+        let started = Instant::now();
+        println!("\n{name}");
+        let ended = process::follow(tests_of(target, &name).stdin(Stdio::null()), LIMIT, &mut |chunk| {
+            let mut out = std::io::stdout().lock();
+            out.write_all(chunk).and_then(|()| out.flush()).context("writing to standard output")
+        })?;
+        println!("{name}: {:.0} s", started.elapsed().as_secs_f64());
+        if ended.is_none() {
+            println!("{name}: not done within {} s, and ended", LIMIT.as_secs());
+        }
+        if !ended.is_some_and(|status| status.success()) {
+            failed.push(name);
+        }
+    }
+    println!();
+    for (target, test, why) in NOT_RUN {
+        println!("not run in the bed: {target} {test}: {why}");
+    }
+    match failed.as_slice() {
+        [] => println!("the app guest's tests passed: {} targets", targets.len()),
+        failed => println!("the app guest's tests FAILED in: {}", failed.join(" ")),
+    }
+    Ok(failed.is_empty())
+}
+
+fn tests_of(target: &Path, name: &str) -> Command {
+    let mut command = Command::new(target);
+    command.arg("--exact");
+    for (_, test, _) in NOT_RUN.iter().filter(|(target, ..)| *target == name) {
+        command.args(["--skip", test]);
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_not_to_run_exists() {
+        let tests = process::workspace_root().unwrap().join("tests");
+        for (target, test, _) in NOT_RUN {
+            let source = fs::read_to_string(tests.join(target).with_extension("rs")).unwrap();
+            assert!(source.contains(&format!("fn {test}()")), "{target} has no {test}");
+        }
+    }
+}
