@@ -2,6 +2,8 @@
 
 use std::num::NonZeroUsize;
 
+use crate::HostCosts;
+
 /// Regions that a session may have at once. Bounds the tables that one program can ask for.
 pub const MAX_REGIONS: usize = 64;
 
@@ -33,6 +35,8 @@ pub struct Config {
     pub history: NonZeroUsize,
     /// Which pages are protected.
     pub rule: Rule,
+    /// What the rule weighs.
+    pub costs: HostCosts,
     /// Regions at once.
     pub max_regions: usize,
     /// Bytes of all regions together.
@@ -52,6 +56,7 @@ impl Default for Config {
         Self {
             history: DEFAULT_HISTORY,
             rule: Rule::TwoDirtyEpochs,
+            costs: HostCosts::default(),
             max_regions: MAX_REGIONS,
             max_region_bytes: MAX_REGION_BYTES,
             max_history_bytes: u64::MAX,
