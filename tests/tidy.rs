@@ -40,6 +40,7 @@ const UNSAFE_FILES: &[&str] = &[
     "vmm/src/host/calls.rs",
     "vmm/src/host/mapping.rs",
     "vmm/src/host/signal.rs",
+    "vmm/src/host/userfault.rs",
     "vmm/src/kvm/dirty_log.rs",
     "vmm/src/kvm/kernel_vcpu.rs",
     "vmm/src/kvm/ram_slots.rs",

@@ -46,11 +46,11 @@
 //! |---|---|---|---|
 //! | 0 | [`FEATURE_HINT`] | [`FLAG_HINT`] | reserved |
 //! | 1 | [`FEATURE_DURABLE`] | [`FLAG_DURABLE`] | reserved |
-//! | 2 | [`FEATURE_ASYNC`] | [`FLAG_ASYNC`] | reserved |
+//! | 2 | [`FEATURE_ASYNC`] | [`FLAG_ASYNC`] | CHECKPOINT can be answered before it is done |
 //!
 //! A device MUST agree only to features that it offers and the driver asked for. It MUST answer
 //! [`Status::Unsupported`] to a request with a flag that it doesn't know or whose feature wasn't agreed on.
-//! In version 1 no feature is offered and so every flag is refused.
+//! A flag that a request of another kind has is one that it doesn't know.
 //!
 //! ## Device configuration layout
 //!
@@ -184,6 +184,13 @@
 //! more than the announced number would be retained, the oldest ids are evicted. If it fails, no id is used
 //! up and the checkpoints before it stand.
 //!
+//! With [`FLAG_ASYNC`] the device MAY answer before it is done: with a *ticket*, which is the id that the
+//! checkpoint will have, and whether it has it yet. What the program writes after the answer isn't in the
+//! checkpoint, whenever it is done. Meanwhile a write to a page that isn't kept yet takes longer. Every request
+//! but a QUERY of a ticket finishes the checkpoint first, if it depends on it. A checkpoint that fails after the
+//! answer does use up its id; it is not retained and what was written counts as written still. While
+//! [`FEATURE_ASYNC`] isn't agreed on, the driver makes a plain CHECKPOINT instead.
+//!
 //! ### ROLLBACK
 //!
 //! Gives every region the content of a checkpoint.
@@ -202,7 +209,11 @@
 //!
 //! ### QUERY
 //!
-//! Reads figures of the session or of one checkpoint. It changes nothing.
+//! Reads figures of the session or of one checkpoint, or what became of a ticket. It changes nothing.
+//!
+//! The answer about a ticket is whether its checkpoint is done (subject 3: the device finishes it first), or why
+//! it failed: [`Status::NoMemory`]. One that was done and then released or evicted is done.
+//! [`Status::NoCheckpoint`] if the id was never a ticket's or a checkpoint's. Needs [`FEATURE_ASYNC`].
 //!
 //! ## Versions
 //!

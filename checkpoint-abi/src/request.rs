@@ -6,7 +6,7 @@
 //! | offset | size | field | |
 //! |---|---|---|---|
 //! | 0 | 2 | kind | which of the tables below is the body |
-//! | 2 | 2 | flags | [`FLAG_HINT`], [`FLAG_DURABLE`], [`FLAG_ASYNC`]: 0 while no feature is offered |
+//! | 2 | 2 | flags | [`FLAG_ASYNC`] in CHECKPOINT, if that feature was agreed on; else 0 |
 //! | 4 | 4 | cursor | 0 at first; the reply's cursor when it said [`Status::Again`] |
 //! | 8 | 16 | key | the session's key; the driver MUST set zeros in HELLO, where the device MUST ignore it |
 //! | 24 | 104 | body | by kind |
@@ -19,12 +19,12 @@
 //! | 4 | CHECKPOINT | |
 //! | 5 | ROLLBACK | 24: checkpoint u64 |
 //! | 6 | RELEASE | 24: checkpoint u64 |
-//! | 7 | QUERY | 24: checkpoint u64, 32: subject u32 (0: the session, and checkpoint is 0; 1: the checkpoint) |
+//! | 7 | QUERY | 24: checkpoint u64, 32: subject u32 (0: the session, and checkpoint is 0; 1: the checkpoint; 2: its ticket; 3: its ticket, when it's done) |
 
 use crate::ids::{CheckpointId, RegionId, RegionName, SessionKey, Span};
 #[cfg(doc)]
 use crate::status::Status;
-use crate::wire::{DecodeError, array, exactly, get_bool, get_u16, get_u32, get_u64, put, reserved};
+use crate::wire::{DecodeError, array, exactly, get_u16, get_u32, get_u64, put, reserved};
 
 /// Bytes of a request.
 pub const REQUEST_SIZE: usize = 128;
@@ -33,10 +33,10 @@ pub const REQUEST_SIZE: usize = 128;
 pub const FEATURE_HINT: u64 = 1 << 0;
 /// HELLO feature: a checkpoint can be made to survive the host. Not offered in version 1.
 pub const FEATURE_DURABLE: u64 = 1 << 1;
-/// HELLO feature: a request can be answered with a ticket before it's done. Not offered in version 1.
+/// HELLO feature: CHECKPOINT can be answered with a ticket before it's done.
 pub const FEATURE_ASYNC: u64 = 1 << 2;
 /// Every HELLO feature that this version of the contract can serve.
-pub const OFFERED_FEATURES: u64 = 0;
+pub const OFFERED_FEATURES: u64 = FEATURE_ASYNC;
 
 /// Request flag of [`FEATURE_HINT`].
 pub const FLAG_HINT: u16 = 1 << 0;
@@ -80,6 +80,8 @@ pub enum Request {
     },
     /// Takes a checkpoint of all regions.
     Checkpoint,
+    /// Begins one, CHECKPOINT with [`FLAG_ASYNC`]: it is copied while the program runs.
+    CheckpointAsync,
     /// Gives all regions the content of a checkpoint.
     Rollback {
         /// Which.
@@ -95,6 +97,13 @@ pub enum Request {
         /// About one checkpoint, or else about the session.
         checkpoint: Option<CheckpointId>,
     },
+    /// Asks what became of a checkpoint that was begun, a QUERY of its ticket.
+    Ticket {
+        /// Which.
+        checkpoint: CheckpointId,
+        /// Whether the answer waits until it's done.
+        wait: bool,
+    },
 }
 
 impl Envelope {
@@ -102,6 +111,7 @@ impl Envelope {
     pub fn encode(&self, out: &mut [u8; REQUEST_SIZE]) {
         *out = [0; REQUEST_SIZE];
         put(out, KIND, self.request.kind().to_le_bytes());
+        put(out, FLAGS, self.request.flags().to_le_bytes());
         put(out, CURSOR, self.cursor.to_le_bytes());
         put(out, KEY, self.key.0);
         self.request.encode_body(out);
@@ -114,11 +124,12 @@ impl Envelope {
     /// The fields are not judged further: ids may name nothing and spans may be anything.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let bytes: &[u8; REQUEST_SIZE] = exactly(bytes)?;
-        match get_u16(bytes, FLAGS) {
-            0 => {}
-            flags => return Err(DecodeError::UnknownFlags(flags)),
-        }
         let request = Request::decode_body(get_u16(bytes, KIND), bytes)?;
+        let request = match (request, get_u16(bytes, FLAGS)) {
+            (request, 0) => request,
+            (Request::Checkpoint, FLAG_ASYNC) => Request::CheckpointAsync,
+            (_, flags) => return Err(DecodeError::UnknownFlags(flags)),
+        };
         Ok(Self { key: SessionKey(array(bytes, KEY)), cursor: get_u32(bytes, CURSOR), request })
     }
 }
@@ -147,6 +158,11 @@ const QUERY_END: usize = 36;
 
 const _: () = assert!(REGISTER_END == 104 && REGISTER_END <= REQUEST_SIZE);
 
+const SUBJECT_SESSION: u32 = 0;
+const SUBJECT_CHECKPOINT: u32 = 1;
+const SUBJECT_TICKET: u32 = 2;
+const SUBJECT_TICKET_DONE: u32 = 3;
+
 const KIND_HELLO: u16 = 1;
 const KIND_REGISTER: u16 = 2;
 const KIND_UNREGISTER: u16 = 3;
@@ -161,10 +177,17 @@ impl Request {
             Self::Hello { .. } => KIND_HELLO,
             Self::Register { .. } => KIND_REGISTER,
             Self::Unregister { .. } => KIND_UNREGISTER,
-            Self::Checkpoint => KIND_CHECKPOINT,
+            Self::Checkpoint | Self::CheckpointAsync => KIND_CHECKPOINT,
             Self::Rollback { .. } => KIND_ROLLBACK,
             Self::Release { .. } => KIND_RELEASE,
-            Self::Query { .. } => KIND_QUERY,
+            Self::Query { .. } | Self::Ticket { .. } => KIND_QUERY,
+        }
+    }
+
+    const fn flags(&self) -> u16 {
+        match self {
+            Self::CheckpointAsync => FLAG_ASYNC,
+            _ => 0,
         }
     }
 
@@ -182,13 +205,19 @@ impl Request {
                 put(out, REGISTER_NAME, *name);
             }
             Self::Unregister { region } => put(out, REGION, region.0.to_le_bytes()),
-            Self::Checkpoint => {}
+            Self::Checkpoint | Self::CheckpointAsync => {}
             Self::Rollback { checkpoint } | Self::Release { checkpoint } => {
                 put(out, CHECKPOINT, checkpoint.0.to_le_bytes());
             }
             Self::Query { checkpoint } => {
                 put(out, CHECKPOINT, checkpoint.map_or(0, |id| id.0).to_le_bytes());
-                put(out, QUERY_SUBJECT, u32::from(checkpoint.is_some()).to_le_bytes());
+                let subject = if checkpoint.is_some() { SUBJECT_CHECKPOINT } else { SUBJECT_SESSION };
+                put(out, QUERY_SUBJECT, subject.to_le_bytes());
+            }
+            Self::Ticket { checkpoint, wait } => {
+                put(out, CHECKPOINT, checkpoint.0.to_le_bytes());
+                let subject = if *wait { SUBJECT_TICKET_DONE } else { SUBJECT_TICKET };
+                put(out, QUERY_SUBJECT, subject.to_le_bytes());
             }
         }
     }
@@ -210,7 +239,7 @@ impl Request {
             KIND_CHECKPOINT => (Self::Checkpoint, BODY),
             KIND_ROLLBACK => (Self::Rollback { checkpoint: get_checkpoint(bytes) }, CHECKPOINT_END),
             KIND_RELEASE => (Self::Release { checkpoint: get_checkpoint(bytes) }, CHECKPOINT_END),
-            KIND_QUERY => (Self::Query { checkpoint: decode_subject(bytes)? }, QUERY_END),
+            KIND_QUERY => (decode_query(bytes)?, QUERY_END),
             unknown => return Err(DecodeError::UnknownKind(unknown)),
         };
         reserved(bytes, end..REQUEST_SIZE)?;
@@ -231,10 +260,16 @@ fn decode_name(bytes: &[u8; REQUEST_SIZE]) -> Result<RegionName, DecodeError> {
     RegionName::new(name).map_err(DecodeError::BadName)
 }
 
-fn decode_subject(bytes: &[u8; REQUEST_SIZE]) -> Result<Option<CheckpointId>, DecodeError> {
-    if get_bool(bytes, QUERY_SUBJECT)? {
-        return Ok(Some(get_checkpoint(bytes)));
-    }
-    reserved(bytes, CHECKPOINT..CHECKPOINT_END)?;
-    Ok(None)
+fn decode_query(bytes: &[u8; REQUEST_SIZE]) -> Result<Request, DecodeError> {
+    let checkpoint = get_checkpoint(bytes);
+    Ok(match get_u32(bytes, QUERY_SUBJECT) {
+        SUBJECT_SESSION => {
+            reserved(bytes, CHECKPOINT..CHECKPOINT_END)?;
+            Request::Query { checkpoint: None }
+        }
+        SUBJECT_CHECKPOINT => Request::Query { checkpoint: Some(checkpoint) },
+        SUBJECT_TICKET => Request::Ticket { checkpoint, wait: false },
+        SUBJECT_TICKET_DONE => Request::Ticket { checkpoint, wait: true },
+        subject => return Err(DecodeError::BadField { offset: QUERY_SUBJECT, value: subject.into() }),
+    })
 }

@@ -1,9 +1,9 @@
 //! Encoding and decoding against every kind, random fields, and bytes that nobody wrote.
 
-use cairn_abi::reply::{Ask, CheckpointFigures, Hello, MAX_MISSING, Missing, SessionFigures};
+use cairn_abi::reply::{Ask, CheckpointFigures, Hello, MAX_MISSING, Missing, SessionFigures, Ticket};
 use cairn_abi::{
-    CheckpointId, DecodeError, Envelope, NameError, REPLY_SIZE, REQUEST_SIZE, RegionId, RegionName, Reply,
-    ReplyBody, Request, SessionKey, Span, Status,
+    CheckpointId, DecodeError, Envelope, FLAG_ASYNC, NameError, REPLY_SIZE, REQUEST_SIZE, RegionId,
+    RegionName, Reply, ReplyBody, Request, SessionKey, Span, Status,
 };
 
 /// Knuth's MMIX generator: the same numbers in every run.
@@ -47,7 +47,7 @@ impl Lcg {
     }
 
     fn envelope(&mut self) -> Envelope {
-        let request = match self.below(8) {
+        let request = match self.below(10) {
             0 => Request::Hello { version: self.u32(), features: self.u64() },
             1 => Request::Register { span: self.span(), name: self.name() },
             2 => Request::Unregister { region: RegionId(self.u32()) },
@@ -55,13 +55,15 @@ impl Lcg {
             4 => Request::Rollback { checkpoint: self.checkpoint() },
             5 => Request::Release { checkpoint: self.checkpoint() },
             6 => Request::Query { checkpoint: None },
+            7 => Request::CheckpointAsync,
+            8 => Request::Ticket { checkpoint: self.checkpoint(), wait: self.below(2) == 1 },
             _ => Request::Query { checkpoint: Some(self.checkpoint()) },
         };
         Envelope { key: self.key(), cursor: self.u32(), request }
     }
 
     fn reply(&mut self) -> Reply {
-        let body = match self.below(8) {
+        let body = match self.below(9) {
             0 => ReplyBody::Empty,
             1 => ReplyBody::Hello(Hello {
                 version: self.u32(),
@@ -100,6 +102,7 @@ impl Lcg {
                 pages_changed: self.u64(),
                 bytes: self.u64(),
             }),
+            7 => ReplyBody::Ticket(Ticket { id: self.checkpoint(), done: self.below(2) == 1 }),
             _ => {
                 let spans: Vec<Span> = (0..self.below(MAX_MISSING + 1)).map(|_| self.span()).collect();
                 ReplyBody::Missing(Missing::new(&spans))
@@ -208,14 +211,24 @@ fn unknown_kinds_and_flags_are_unsupported() {
         assert_eq!(Envelope::decode(&bytes), Err(DecodeError::UnknownKind(kind)));
     }
     bytes[..2].copy_from_slice(&4_u16.to_le_bytes());
-    for bit in 0..16 {
-        let flags = 1_u16 << bit;
+    for flags in (0..16).map(|bit| 1_u16 << bit).filter(|flags| *flags != FLAG_ASYNC).chain([3, 6, u16::MAX])
+    {
         bytes[2..4].copy_from_slice(&flags.to_le_bytes());
         let error = DecodeError::UnknownFlags(flags);
         assert_eq!(Envelope::decode(&bytes), Err(error));
         assert_eq!(error.status(), Status::Unsupported);
     }
     assert_eq!(DecodeError::UnknownKind(0).status(), Status::Unsupported);
+    // One request's flag is unknown to the others.
+    let id = CheckpointId(1);
+    let query = Request::Query { checkpoint: Some(id) };
+    for request in
+        [query, Request::Ticket { checkpoint: id, wait: true }, Request::Release { checkpoint: id }]
+    {
+        let mut bytes = bytes_of_request(&Envelope { key: KEY, cursor: 0, request });
+        bytes[2..4].copy_from_slice(&FLAG_ASYNC.to_le_bytes());
+        assert_eq!(Envelope::decode(&bytes), Err(DecodeError::UnknownFlags(FLAG_ASYNC)));
+    }
 }
 
 #[test]
@@ -251,13 +264,13 @@ fn names_are_checked_and_padded_with_zeros() {
 }
 
 #[test]
-fn a_choice_is_0_or_1_and_0_carries_no_id() {
+fn a_subject_is_one_of_four_and_the_session_carries_no_id() {
     let mut bytes =
         bytes_of_request(&Envelope { key: KEY, cursor: 0, request: Request::Query { checkpoint: None } });
     bytes[24] = 1;
     assert_eq!(Envelope::decode(&bytes), Err(DecodeError::ReservedSet(24)));
-    bytes[32] = 2;
-    assert_eq!(Envelope::decode(&bytes), Err(DecodeError::BadField { offset: 32, value: 2 }));
+    bytes[32] = 4;
+    assert_eq!(Envelope::decode(&bytes), Err(DecodeError::BadField { offset: 32, value: 4 }));
 }
 
 #[test]

@@ -67,8 +67,13 @@ impl Delta {
 
     /// Enters a page; its chunks, unless it was all zeros, were pushed last. Pages come in ascending order.
     pub(crate) fn commit_page(&mut self, region: RegionId, page: usize, taken: Taken) {
-        debug_assert!(self.pages.last().is_none_or(|last| last.key() < (region, page)), "pages ascend");
+        debug_assert!(self.ends_before(region, page), "pages ascend");
         self.pages.push(DeltaPage { region, page, mask: taken.mask, zero: taken.was_zero });
+    }
+
+    /// Whether `page` comes after all that it has.
+    pub(crate) fn ends_before(&self, region: RegionId, page: usize) -> bool {
+        self.pages.last().is_none_or(|last| last.key() < (region, page))
     }
 
     /// Forgets what was pushed for a page.

@@ -39,6 +39,11 @@ impl Mirror {
         Ok(Self { base, resident, resident_pages: 0 })
     }
 
+    /// A mirror of nothing, which takes a mirror's place while that is elsewhere.
+    pub(crate) fn nothing() -> Self {
+        Self { base: NonNull::dangling(), resident: PageSet::nothing(), resident_pages: 0 }
+    }
+
     /// Pages of the region.
     pub(crate) fn pages(&self) -> usize {
         self.resident.pages()
@@ -87,6 +92,9 @@ impl Mirror {
 
 impl Drop for Mirror {
     fn drop(&mut self) {
+        if self.pages() == 0 {
+            return;
+        }
         // SAFETY: the mapping was made by `new` with this length, and pointers into it don't outlive borrows of
         // this value. Unmapping a mapping of one's own doesn't fail.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.pages() * PAGE_SIZE) };

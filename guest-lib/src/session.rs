@@ -15,6 +15,7 @@ use crate::kind::EngineKind;
 use crate::memory::{Block, PAGE};
 use crate::options::Options;
 use crate::region::{Entry, Region, RegionTuple, Regions};
+use crate::ticket::Ticket;
 
 /// Names of dropped regions that are remembered for messages: bounds what a program that registers
 /// and drops for ever costs. Older ones are called by their number.
@@ -271,6 +272,72 @@ impl Session {
     pub fn checkpoint(&mut self) -> Result<CheckpointId, Error> {
         self.own()?;
         self.backend.checkpoint(&self.regions).map_err(|failure| self.explain(failure, None))
+    }
+
+    /// Begins a checkpoint of what all regions hold now, and returns before it is copied, where the
+    /// engine can copy beside the program: what is written afterwards isn't in it. Until it is copied
+    /// the first write to a page that it needs takes longer.
+    ///
+    /// The next checkpoint, rollback or other call that needs it finishes it first. A ticket that is
+    /// dropped changes nothing: the checkpoint is made.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), cairn_guest::Error> {
+    /// let mut session = cairn_guest::Session::open()?;
+    /// let table = session.region::<u64>("table", 16)?;
+    /// let ticket = session.checkpoint_async()?;
+    /// session.slice_mut(&table)[0] = 1;
+    /// let id = session.wait(ticket)?;
+    /// session.rollback(id)?;
+    /// assert_eq!(session.slice(&table)[0], 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Session::checkpoint`]. What fails later, the ticket tells.
+    pub fn checkpoint_async(&mut self) -> Result<Ticket, Error> {
+        self.own()?;
+        let begun =
+            self.backend.checkpoint_async(&self.regions).map_err(|failure| self.explain(failure, None))?;
+        Ok(Ticket::new(self.regions.session(), begun))
+    }
+
+    /// Whether the ticket's checkpoint is done. Asks the engine if it wasn't yet.
+    ///
+    /// # Errors
+    /// [`Error::OtherProcess`], or what [`Session::wait`] says of a checkpoint that failed.
+    ///
+    /// # Panics
+    /// If the ticket is another session's.
+    #[track_caller]
+    pub fn is_done(&mut self, ticket: &Ticket) -> Result<bool, Error> {
+        self.ask_about(ticket, false)
+    }
+
+    /// The ticket's checkpoint, once it is done.
+    ///
+    /// # Errors
+    /// [`Error::OtherProcess`], or [`Error::System`] or [`Error::Device`] when it failed because memory is short:
+    /// there is no such checkpoint then, and earlier ones stand.
+    ///
+    /// # Panics
+    /// If the ticket is another session's.
+    #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "a ticket is turned in")]
+    pub fn wait(&mut self, ticket: Ticket) -> Result<CheckpointId, Error> {
+        self.ask_about(&ticket, true)?;
+        Ok(ticket.of(self.regions.session()))
+    }
+
+    #[track_caller]
+    fn ask_about(&mut self, ticket: &Ticket, wait: bool) -> Result<bool, Error> {
+        let id = ticket.of(self.regions.session());
+        self.own()?;
+        if ticket.is_done() {
+            return Ok(true);
+        }
+        self.backend.is_done(id, wait).map_err(|failure| self.explain(failure, Some(id)))
     }
 
     /// Gives all regions the content of a checkpoint. Newer checkpoints stay until they are released

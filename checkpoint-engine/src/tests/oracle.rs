@@ -17,6 +17,10 @@ enum Step {
     /// Writes one byte into each of the pages from the first on.
     Sweep(usize, usize, u8),
     Checkpoint,
+    CheckpointAsync,
+    /// Another thread copies so many batches.
+    Copy(usize),
+    Ask(bool),
     /// To the id this far below the newest; some never existed.
     Rollback(u64),
     Release(u64),
@@ -36,7 +40,10 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => prop::collection::vec((0..4usize, offset, byte), 0..12).prop_map(Step::Write),
         3 => (0..4usize, 0..MAX_PAGES, any::<u8>()).prop_map(|(at, pages, byte)| Step::Sweep(at, pages, byte)),
-        30 => Just(Step::Checkpoint),
+        20 => Just(Step::Checkpoint),
+        15 => Just(Step::CheckpointAsync),
+        15 => (0..3usize).prop_map(Step::Copy),
+        5 => any::<bool>().prop_map(Step::Ask),
         20 => (0..9u64).prop_map(Step::Rollback),
         6 => (0..9u64).prop_map(Step::Release),
         3 => (1..MAX_PAGES).prop_map(Step::Add),
@@ -67,6 +74,11 @@ fn run(world: &mut World, step: &Step) {
         }
         // Refusals are checked by the world: a step that is refused is a step like any other.
         Step::Checkpoint => drop(world.checkpoint()),
+        Step::CheckpointAsync => drop(world.checkpoint_async()),
+        Step::Copy(batches) => (0..*batches).for_each(|_| {
+            world.engine.copying().copy_some();
+        }),
+        Step::Ask(wait) => world.ask(*wait),
         Step::Rollback(back) => drop(world.rollback(id(world, *back))),
         Step::Release(back) => drop(world.release(id(world, *back))),
         Step::Add(pages) => drop(world.add(*pages)),
@@ -87,8 +99,9 @@ proptest! {
         history in 1..7usize,
         noise in 0..4u64,
         protects_engine in any::<bool>(),
+        never_freezes in prop::bool::weighted(0.1),
     ) {
-        let tracker = FakeTracker { noise, protects_engine, ..FakeTracker::default() };
+        let tracker = FakeTracker { noise, protects_engine, never_freezes, ..FakeTracker::default() };
         let mut world = World::new(rule, history, tracker);
         for step in &steps {
             run(&mut world, step);

@@ -16,6 +16,7 @@ mod memory_cases;
 mod oracle;
 mod pages;
 mod random;
+mod ticket_cases;
 
 use std::fmt;
 
@@ -64,7 +65,7 @@ pub fn run(
     steps: u32,
 ) -> Result<Report, ContractError> {
     let mut cases = 0;
-    for (name, case) in cases::ALL.iter().chain(memory_cases::ALL) {
+    for (name, case) in cases::ALL.iter().chain(memory_cases::ALL).chain(ticket_cases::ALL) {
         let at = |finding: Finding| finding.at(format!("case \"{name}\""));
         let mut session = open().map_err(|error| at(error.into()))?;
         let history = session.history();

@@ -10,8 +10,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cairn_abi::RegionId;
-use cairn_engine::{LiveMemory, PageSet, TrackError, Tracker};
+use cairn_engine::{FrozenPages, LiveMemory, PageSet, TrackError, Tracker};
 
+use crate::checkpoint::freeze::Freezer;
 use crate::kvm::slots::{SlotError, SlotMap};
 use crate::memory::program::ProgramMemory;
 use crate::memory::written::WrittenPages;
@@ -23,13 +24,21 @@ pub struct BitmapTracker {
     memory: Arc<ProgramMemory>,
     /// Few, and found by id.
     regions: Vec<(RegionId, Arc<WrittenPages>)>,
+    /// Without one, no page can be frozen.
+    freezer: Option<Arc<Freezer>>,
+    /// Regions whose memory the freezer knows: those of which pages were ever frozen.
+    freezable: Vec<RegionId>,
 }
 
 impl BitmapTracker {
     /// A tracker without regions.
     #[must_use]
-    pub fn new(slots: Arc<Mutex<SlotMap>>, memory: Arc<ProgramMemory>) -> Self {
-        Self { slots, memory, regions: Vec::new() }
+    pub fn new(
+        slots: Arc<Mutex<SlotMap>>,
+        memory: Arc<ProgramMemory>,
+        freezer: Option<Arc<Freezer>>,
+    ) -> Self {
+        Self { slots, memory, regions: Vec::new(), freezer, freezable: Vec::new() }
     }
 
     /// The region that shares memory with `range`, if there is one.
@@ -42,6 +51,12 @@ impl BitmapTracker {
     fn written(&self, region: RegionId) -> Result<&Arc<WrittenPages>, TrackError> {
         let found = self.regions.iter().find(|(id, _)| *id == region);
         found.map(|(_, written)| written).ok_or(TrackError::NotAttached(region))
+    }
+
+    /// Where a region is in this process.
+    fn span(&self, written: &WrittenPages) -> Range<usize> {
+        let address = |address| self.memory.window().address(address);
+        address(written.range().start)..address(written.range().end)
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, SlotMap> {
@@ -62,6 +77,11 @@ impl Tracker for BitmapTracker {
     fn detach(&mut self, region: RegionId) {
         let Some(at) = self.regions.iter().position(|(id, _)| *id == region) else { return };
         let (_, written) = self.regions.remove(at);
+        if let Some(at) = self.freezable.iter().position(|id| *id == region) {
+            self.freezable.swap_remove(at);
+            let span = self.span(&written);
+            self.freezer.iter().for_each(|freezer| freezer.unregister(&span));
+        }
         self.memory.unwatch(&written);
         let rejoined = self.slots().rejoin(written.range());
         if let Err(error) = rejoined {
@@ -92,6 +112,29 @@ impl Tracker for BitmapTracker {
             by_host.clear(first + index, *word);
         }
         Ok(())
+    }
+
+    fn freeze(
+        &mut self,
+        region: RegionId,
+        pages: &PageSet,
+        held: &PageSet,
+    ) -> Result<Option<Box<dyn FrozenPages>>, TrackError> {
+        let Some(freezer) = self.freezer.as_ref().map(Arc::clone) else { return Ok(None) };
+        let written = Arc::clone(self.written(region)?);
+        let span = self.span(&written);
+        let os = |call| move |source| TrackError::Os { call, region, source };
+        if !self.freezable.contains(&region) {
+            freezer.register(&span).map_err(os("UFFDIO_REGISTER"))?;
+            self.freezable.push(region);
+        }
+        // First this, which drops KVM's entries: then there is nothing that clearing its log must protect.
+        let frozen = freezer.freeze(span.start, held, &written).map_err(os("UFFDIO_WRITEPROTECT"))?;
+        if let Err(error) = self.protect(region, pages) {
+            frozen.thaw(0..pages.pages());
+            return Err(error);
+        }
+        Ok(Some(frozen))
     }
 }
 

@@ -10,6 +10,7 @@ use cairn_engine::{Config, Engine, LiveMemory, Rule};
 
 use crate::checkpoint::bitmap::BitmapTracker;
 use crate::checkpoint::effects;
+use crate::checkpoint::freeze::Freezer;
 use crate::devices::checkpoint::{Effect, Failure, Outcome, RegionSpan};
 use crate::kvm::slots::SlotMap;
 use crate::memory::layout::PAGE;
@@ -48,6 +49,8 @@ pub struct Keeper {
     config: KeeperConfig,
     slots: Arc<Mutex<SlotMap>>,
     memory: Arc<ProgramMemory>,
+    /// What copies asynchronous checkpoints beside the program, if the host can.
+    freezer: Option<Arc<Freezer>>,
     /// A span that has its memslot and waits for the program to touch its pages.
     prepared: Option<Range<u64>>,
 }
@@ -55,9 +58,14 @@ pub struct Keeper {
 impl Keeper {
     /// A keeper of nothing.
     #[must_use]
-    pub fn new(slots: Arc<Mutex<SlotMap>>, memory: Arc<ProgramMemory>, config: KeeperConfig) -> Self {
-        let engine = engine(&slots, &memory, config);
-        Self { engine, config, slots, memory, prepared: None }
+    pub fn new(
+        slots: Arc<Mutex<SlotMap>>,
+        memory: Arc<ProgramMemory>,
+        config: KeeperConfig,
+        freezer: Option<Arc<Freezer>>,
+    ) -> Self {
+        let engine = engine(&slots, &memory, config, freezer.as_ref());
+        Self { engine, config, slots, memory, freezer, prepared: None }
     }
 
     /// Does it. The program stands still, or waits for the answer; all but checkpoints, rollbacks,
@@ -91,6 +99,13 @@ impl Keeper {
             }
             Effect::PrepareRegion { span } => self.prepare(span, view)?,
             Effect::AddRegion { span, name } => self.add(span, name, view)?,
+            Effect::CheckpointAsync => {
+                let ticket = self.engine.checkpoint_async().map_err(|error| effects::failure(&error))?;
+                if let Some(freezer) = self.freezer.as_ref().filter(|_| !ticket.done) {
+                    freezer.begin(self.engine.copying());
+                }
+                Outcome::Ticket { id: ticket.id, done: ticket.done }
+            }
             plain => effects::act(&mut self.engine, plain).map_err(|error| effects::failure(&error))?,
         })
     }
@@ -137,7 +152,7 @@ impl Keeper {
                 break;
             }
         }
-        self.engine = engine(&self.slots, &self.memory, self.config);
+        self.engine = engine(&self.slots, &self.memory, self.config, self.freezer.as_ref());
     }
 
     fn unprepare(&mut self) {
@@ -160,7 +175,8 @@ fn engine(
     slots: &Arc<Mutex<SlotMap>>,
     memory: &Arc<ProgramMemory>,
     config: KeeperConfig,
+    freezer: Option<&Arc<Freezer>>,
 ) -> Engine<BitmapTracker> {
-    let tracker = BitmapTracker::new(Arc::clone(slots), Arc::clone(memory));
+    let tracker = BitmapTracker::new(Arc::clone(slots), Arc::clone(memory), freezer.map(Arc::clone));
     Engine::new(tracker, config.engine())
 }

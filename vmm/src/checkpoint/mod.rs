@@ -3,8 +3,10 @@
 
 mod bitmap;
 mod effects;
+mod freeze;
 mod keeper;
 pub mod linux;
 
 pub use bitmap::BitmapTracker;
+pub use freeze::Freezer;
 pub use keeper::{Keeper, KeeperConfig};

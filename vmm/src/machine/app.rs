@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::{io, thread};
 
+use cairn_abi::FEATURE_ASYNC;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
-use crate::checkpoint::{Keeper, KeeperConfig};
+use crate::checkpoint::{Freezer, Keeper, KeeperConfig};
 use crate::devices::bus::{Bus, BusError};
 use crate::devices::checkpoint::device::IDENTITY;
 use crate::devices::checkpoint::{AddressSpace as SpaceId, CheckpointDevice, Limits};
@@ -26,6 +27,7 @@ use crate::guest::app::stack::{MAX_ARGUMENTS, Start};
 use crate::kvm::slots::SlotMap;
 use crate::kvm::system::{KvmError, System};
 use crate::machine::bare::{Bare, BareError};
+use crate::machine::copier::{self, Copier};
 use crate::machine::end::Ended;
 use crate::machine::poll_policy::{PollMode, PollPolicy};
 use crate::machine::run_loop::RunLoop;
@@ -222,6 +224,7 @@ struct Machine {
     process: Process,
     unit: Arc<SharedUnit>,
     bus: Bus<UnitRegisters>,
+    freezer: Option<Arc<Freezer>>,
 }
 
 impl Machine {
@@ -230,7 +233,9 @@ impl Machine {
         let memory = Arc::clone(space.memory());
         let (entry, stack) = load(&mut space, config)?;
         let cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry, stack)?;
-        let unit = Arc::new(SharedUnit::new(unit(config, &slots, &memory, SpaceId(root))?));
+        let freezer = copier::freezer();
+        let unit = unit(config, &slots, &memory, SpaceId(root), freezer.as_ref())?;
+        let unit = Arc::new(SharedUnit::new(unit));
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         let keeper = Arc::clone(&unit);
@@ -238,13 +243,15 @@ impl Machine {
         let name = config.program.file_name().map(|name| name.to_string_lossy().into_owned());
         let process =
             Process::new(space, files(config, &unit)?, start_facts(config), &name.unwrap_or_default());
-        Ok(Self { cpu, process, unit, bus })
+        Ok(Self { cpu, process, unit, bus, freezer })
     }
 
     /// Runs the vCPU and the poller, each on a confined thread of its own.
     fn run(self) -> Result<Ended, RunError> {
-        let Self { cpu, process, unit, bus } = self;
+        let Self { cpu, process, unit, bus, freezer } = self;
         let host = |what| move |source| RunError::Host { what, source };
+        // Before those that would wait for it, and longer than they.
+        let _copier = freezer.map(Copier::start).transpose()?;
         let polled = Arc::clone(&unit);
         let poller =
             thread::Builder::new().name("poller".to_owned()).spawn(move || -> Result<(), SandboxError> {
@@ -368,9 +375,11 @@ fn unit(
     slots: &Arc<Mutex<SlotMap>>,
     memory: &Arc<ProgramMemory>,
     root: SpaceId,
+    freezer: Option<&Arc<Freezer>>,
 ) -> Result<Unit, RunError> {
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
-    let limits = Limits { max_regions: MAX_REGIONS, max_bytes: config.memory, history };
+    let features = if freezer.is_some() { FEATURE_ASYNC } else { 0 };
+    let limits = Limits { max_regions: MAX_REGIONS, max_bytes: config.memory, history, features };
     let keys = random::keys().map_err(|source| RunError::Host { what: "random bytes", source })?;
     let device = CheckpointDevice::new(limits, keys);
     let address = u32::try_from(REGISTERS.start).unwrap_or(u32::MAX);
@@ -381,7 +390,7 @@ fn unit(
         // What a guest can make its host keep stays in proportion to what it was given.
         max_history_bytes: config.memory,
     };
-    let keeper = Keeper::new(Arc::clone(slots), Arc::clone(memory), keeping);
+    let keeper = Keeper::new(Arc::clone(slots), Arc::clone(memory), keeping, freezer.map(Arc::clone));
     let spare_core = thread::available_parallelism().is_ok_and(|cores| 1 < cores.get());
     let policy = PollPolicy::new(poll_mode(config.poll), spare_core);
     Ok(Unit::new(function, keeper, Arc::clone(memory), root, policy))

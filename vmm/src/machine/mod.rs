@@ -3,6 +3,7 @@
 pub mod app;
 mod auxiliary;
 mod bare;
+mod copier;
 pub mod end;
 pub mod engine_probe;
 pub mod linux;

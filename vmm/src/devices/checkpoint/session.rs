@@ -2,10 +2,11 @@
 //!
 //! Pure: no memory, no engine, no clock.
 
-use cairn_abi::reply::Hello;
+use cairn_abi::reply::{Hello, Ticket};
 use cairn_abi::request::OFFERED_FEATURES;
 use cairn_abi::{
-    Envelope, PROTOCOL_VERSION, RegionId, RegionName, Reply, ReplyBody, Request, SessionKey, Span, Status,
+    Envelope, FEATURE_ASYNC, PROTOCOL_VERSION, RegionId, RegionName, Reply, ReplyBody, Request, SessionKey,
+    Span, Status,
 };
 
 use super::effect::{Again, Effect, Failure, Outcome};
@@ -36,6 +37,8 @@ pub struct Limits {
     pub max_bytes: u64,
     /// Checkpoints that are retained. Bounds the history.
     pub history: u32,
+    /// Features of HELLO that this device has; those that the contract doesn't know are ignored.
+    pub features: u64,
 }
 
 /// One program's connection, or the lack of one; [the module above](super) draws its states.
@@ -79,6 +82,7 @@ enum State {
 struct Open {
     address_space: AddressSpace,
     key: SessionKey,
+    features: u64,
     regions: Regions,
     /// The request that was answered with Again, until another one comes.
     unfinished: Option<(u32, Request)>,
@@ -210,6 +214,9 @@ impl Session {
             }
             (Effect::Rollback(..) | Effect::Release(_), Outcome::Done) => ReplyBody::Empty,
             (Effect::Checkpoint(_), Outcome::Checkpoint(id)) => ReplyBody::Checkpoint(id),
+            (Effect::CheckpointAsync | Effect::Ticket(..), Outcome::Ticket { id, done }) => {
+                ReplyBody::Ticket(Ticket { id, done })
+            }
             (Effect::SessionFigures, Outcome::Session(figures)) => ReplyBody::Session(figures),
             (Effect::CheckpointFigures(_), Outcome::CheckpointFigures(figures)) => {
                 ReplyBody::CheckpointFigures(figures)
@@ -220,8 +227,8 @@ impl Session {
     }
 
     fn hello(&mut self, address_space: AddressSpace, version: u32, features: u64, key: SessionKey) -> Step {
-        let Limits { max_regions, max_bytes, history } = self.limits;
-        let features = features & OFFERED_FEATURES;
+        let Limits { max_regions, max_bytes, history, features: had } = self.limits;
+        let features = features & had & OFFERED_FEATURES;
         let hello = Hello { version, features, key, max_regions, history, max_bytes };
         self.state = State::Ended;
         Step::Act(drop_all(Then::Open { address_space, hello }))
@@ -237,7 +244,7 @@ impl Session {
         match *then {
             Then::Reply(reply) => reply,
             Then::Open { address_space, hello } => {
-                self.state = State::Open(Open::new(address_space, hello.key));
+                self.state = State::Open(Open::new(address_space, hello.key, hello.features));
                 Reply::done(ReplyBody::Hello(hello))
             }
             Then::Answer(_) | Then::Register(..) => Failure::Host.reply(),
@@ -246,8 +253,8 @@ impl Session {
 }
 
 impl Open {
-    fn new(address_space: AddressSpace, key: SessionKey) -> Self {
-        Self { address_space, key, regions: Regions::default(), unfinished: None, last_cursor: 0 }
+    fn new(address_space: AddressSpace, key: SessionKey, features: u64) -> Self {
+        Self { address_space, key, features, regions: Regions::default(), unfinished: None, last_cursor: 0 }
     }
 
     /// Decides about a request that has the session's key and comes from its address space.
@@ -258,6 +265,11 @@ impl Open {
         }
         let again = if cursor == 0 { Again::No } else { Again::Yes };
         let effect = match request {
+            Request::CheckpointAsync | Request::Ticket { .. } if self.features & FEATURE_ASYNC == 0 => {
+                return refuse(Status::Unsupported, 0);
+            }
+            Request::CheckpointAsync => Effect::CheckpointAsync,
+            Request::Ticket { checkpoint, wait } => Effect::Ticket(checkpoint, wait),
             Request::Register { span, name } => return self.register(request, span, name, limits),
             Request::Unregister { region } if !self.regions.contains(region) => {
                 return refuse(Status::NoRegion, 0);
