@@ -260,7 +260,7 @@ impl Guest {
         let reply = self.ask(Request::Hello { version: 1, features: u64::MAX });
         assert_eq!(reply.status, Status::Ok);
         let ReplyBody::Hello(hello) = reply.body else { panic!("{reply:?}") };
-        assert_eq!((hello.version, hello.features), (1, 0));
+        assert_eq!((hello.version, hello.features), (1, FEATURE_ASYNC));
         self.key = hello.key;
     }
 }
