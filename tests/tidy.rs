@@ -15,6 +15,7 @@ const UNSAFE_FILES: &[&str] = &[
     "checkpoint-engine/src/live.rs",
     "checkpoint-engine/src/mirror.rs",
     "checkpoint-engine/src/places.rs",
+    "checkpoint-engine/src/pool.rs",
     "checkpoint-engine/src/tests/memory.rs",
     "guest-kmod-free-shim/src/client/tests.rs",
     "guest-kmod-free-shim/src/lock.rs",

@@ -1,7 +1,11 @@
 //! The host's copy of one region: a sparse private mapping.
 
+use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::page_set::WORD_PAGES;
 use crate::{EngineError, PAGE_SIZE, PageSet};
 
 /// One page of a mirror.
@@ -14,11 +18,29 @@ pub(crate) type Page = [u8; PAGE_SIZE];
 pub(crate) struct Mirror {
     base: NonNull<Page>,
     resident: PageSet,
-    resident_pages: usize,
+    resident_pages: AtomicUsize,
 }
 
 // SAFETY: the mapping is owned by this value alone and is not bound to a thread.
 unsafe impl Send for Mirror {}
+// SAFETY: who shares the mirror only reads its pages; they are written by `&mut Mirror` or by a `MirrorPart`, which
+// borrows it mutably.
+unsafe impl Sync for Mirror {}
+
+/// Pages of a mirror that one thread may change while others change other pages: whole words of its page set.
+#[derive(Debug)]
+pub(crate) struct MirrorPart<'a> {
+    /// The whole mirror's.
+    base: NonNull<Page>,
+    pages: Range<usize>,
+    resident: &'a mut [u64],
+    resident_pages: &'a AtomicUsize,
+    mirror: PhantomData<&'a mut Page>,
+}
+
+// SAFETY: a part is a mutable borrow of its own pages, which `split_at` gives to one part only, and they aren't
+// bound to a thread.
+unsafe impl Send for MirrorPart<'_> {}
 
 impl Mirror {
     /// A mirror of `pages` zero pages, at least one.
@@ -36,7 +58,7 @@ impl Mirror {
         // SAFETY: the range is the mapping made above; the advice changes no content. Failure is harmless.
         unsafe { libc::madvise(base, len, libc::MADV_NOHUGEPAGE) };
         let base = NonNull::new(base.cast()).ok_or(EngineError::NoMemory)?;
-        Ok(Self { base, resident, resident_pages: 0 })
+        Ok(Self { base, resident, resident_pages: AtomicUsize::new(0) })
     }
 
     /// Pages of the region.
@@ -46,7 +68,7 @@ impl Mirror {
 
     /// Bytes that hold something.
     pub(crate) fn resident_bytes(&self) -> u64 {
-        (self.resident_pages * PAGE_SIZE) as u64
+        (self.resident_pages.load(Ordering::Relaxed) * PAGE_SIZE) as u64
     }
 
     /// Bytes of the tables beside the copy.
@@ -54,17 +76,18 @@ impl Mirror {
         self.resident.bytes()
     }
 
-    /// Whether `page` has memory; if not, it is all zeros.
-    pub(crate) fn is_resident(&self, page: usize) -> bool {
-        self.resident.contains(page)
+    /// The bytes of `page`, if it has memory; if not, it is all zeros.
+    #[inline]
+    pub(crate) fn resident(&self, page: usize) -> Option<NonNull<Page>> {
+        let page_ptr = self.page_ptr(page);
+        self.resident.contains(page).then_some(page_ptr)
     }
 
-    /// Notes that `page` was written.
-    pub(crate) fn set_resident(&mut self, page: usize) {
-        if !self.resident.contains(page) {
-            self.resident.insert(page);
-            self.resident_pages += 1;
-        }
+    /// All pages.
+    pub(crate) fn whole(&mut self) -> MirrorPart<'_> {
+        let Self { base, resident, resident_pages } = self;
+        let (pages, resident) = (0..resident.pages(), resident.words_mut());
+        MirrorPart { base: *base, pages, resident, resident_pages, mirror: PhantomData }
     }
 
     /// The address of `page`.
@@ -85,6 +108,54 @@ impl Mirror {
     }
 }
 
+impl<'a> MirrorPart<'a> {
+    /// Cuts it before word `word` of the region's page set.
+    pub(crate) fn split_at(self, word: usize) -> (Self, Self) {
+        let Self { base, pages, resident, resident_pages, mirror } = self;
+        let cut = (word * WORD_PAGES).clamp(pages.start, pages.end);
+        let (before, behind) = resident.split_at_mut(word - pages.start / WORD_PAGES);
+        let part = |pages, resident| Self { base, pages, resident, resident_pages, mirror };
+        (part(pages.start..cut, before), part(cut..pages.end, behind))
+    }
+
+    /// The bytes of `page`, if it has memory; if not, it is all zeros.
+    #[inline]
+    pub(crate) fn resident(&self, page: usize) -> Option<NonNull<Page>> {
+        let page_ptr = self.page_ptr(page);
+        (self.resident[self.word(page)] & bit(page) != 0).then_some(page_ptr)
+    }
+
+    /// Notes that `page` was written.
+    #[inline]
+    pub(crate) fn set_resident(&mut self, page: usize) {
+        let word = self.word(page);
+        if self.resident[word] & bit(page) == 0 {
+            self.resident[word] |= bit(page);
+            self.resident_pages.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The address of `page`.
+    ///
+    /// # Panics
+    /// `page` isn't one of the part: pages come from the same words of other sets, so that would be a bug here.
+    #[inline]
+    pub(crate) fn page_ptr(&self, page: usize) -> NonNull<Page> {
+        assert!(self.pages.contains(&page), "page {page} of pages {:?} of a mirror", self.pages);
+        // SAFETY: the mapping has all pages of the part.
+        unsafe { self.base.add(page) }
+    }
+
+    fn word(&self, page: usize) -> usize {
+        page / WORD_PAGES - self.pages.start / WORD_PAGES
+    }
+}
+
+/// A page's bit in its word.
+fn bit(page: usize) -> u64 {
+    1 << (page % WORD_PAGES)
+}
+
 impl Drop for Mirror {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `new` with this length, and pointers into it don't outlive borrows of
@@ -103,10 +174,10 @@ mod tests {
         assert_eq!(mirror.resident_bytes(), 0);
         assert_eq!(mirror.page_mut(2), &[0; PAGE_SIZE]);
         mirror.page_mut(2)[4095] = 7;
-        mirror.set_resident(2);
-        mirror.set_resident(2);
+        mirror.whole().set_resident(2);
+        mirror.whole().set_resident(2);
         assert_eq!(mirror.resident_bytes(), 4096);
-        assert!(mirror.is_resident(2) && !mirror.is_resident(1));
+        assert!(mirror.resident(2).is_some() && mirror.resident(1).is_none());
         assert_eq!(mirror.page_mut(2)[4095], 7);
     }
 
@@ -114,6 +185,26 @@ mod tests {
     #[should_panic(expected = "page 3 of a mirror of 3 pages")]
     fn no_page_beyond_the_end() {
         let _ = Mirror::new(3).unwrap().page_ptr(3);
+    }
+
+    #[test]
+    fn parts_have_their_own_pages_and_no_others() {
+        let mut mirror = Mirror::new(130).unwrap();
+        let (first, rest) = mirror.whole().split_at(1);
+        let (mut second, mut third) = rest.split_at(2);
+        assert_eq!([&first, &second, &third].map(|part| part.pages.clone()), [0..64, 64..128, 128..130]);
+        second.set_resident(65);
+        third.set_resident(129);
+        assert!(second.resident(64).is_none() && second.resident(65) == Some(second.page_ptr(65)));
+        for (part, page) in [(&first, 64), (&second, 63), (&second, 128), (&third, 127), (&third, 130)] {
+            let look = std::panic::AssertUnwindSafe(|| part.page_ptr(page));
+            assert!(std::panic::catch_unwind(look).is_err(), "{page}");
+        }
+        let (none, all) = mirror.whole().split_at(0);
+        assert_eq!((none.pages, all.pages.len()), (0..0, 130));
+        let (all, none) = mirror.whole().split_at(3);
+        assert_eq!((all.pages.len(), none.pages), (130, 130..130));
+        assert_eq!(mirror.resident_bytes(), 2 * 4096);
     }
 
     #[test]
