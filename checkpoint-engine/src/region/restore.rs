@@ -3,10 +3,10 @@
 use super::parts::{Cuts, Part};
 use super::{PREFETCH_PAGES, Passed, Region};
 use crate::access::Access;
-use crate::heat::EpochEnd;
 use crate::mirror::Mirror;
 use crate::page_set::{Pages, WORD_PAGES};
 use crate::pool::Pool;
+use crate::predictor::EpochEnd;
 use crate::{LiveMemory, TrackError, Tracker};
 
 /// Words of a region's sets, for one thread.
@@ -124,8 +124,8 @@ impl Region {
             self.written.union_with(&self.changed);
             self.any_written = true;
         }
-        self.heat.end_epoch(EpochEnd::Rollback, &mut self.written, &mut self.changed);
-        self.heat.remove_open(&mut self.restore);
+        self.predictor.end_epoch(EpochEnd::Rollback, &mut self.written, &mut self.changed);
+        self.predictor.remove_open(&mut self.restore);
         if several_tries {
             self.restore.subtract(&self.tries.marked);
         }
