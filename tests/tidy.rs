@@ -17,6 +17,7 @@ const UNSAFE_FILES: &[&str] = &[
     "checkpoint-engine/src/places.rs",
     "checkpoint-engine/src/pool.rs",
     "checkpoint-engine/src/tests/memory.rs",
+    "checkpoint-engine/tests/no_allocation.rs",
     "guest-kmod-free-shim/src/client/tests.rs",
     "guest-kmod-free-shim/src/lock.rs",
     "guest-kmod-free-shim/src/mapping.rs",
