@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 use crate::mirror::{Mirror, MirrorPart, Page};
 use crate::{CHUNK_SIZE, LiveMemory, PAGE_SIZE};
 
-use kernels::{Ahead, Kernels};
+use kernels::{Ahead, Kernels, Took};
 
 /// Chunks in a page.
 pub(crate) const PAGE_CHUNKS: usize = PAGE_SIZE / CHUNK_SIZE;
@@ -81,9 +81,12 @@ impl Access {
         reserve_page(old)?;
         let end = old.spare_capacity_mut().as_mut_ptr().cast::<u8>();
         // SAFETY: as above; and `end` has room for a page of chunks by `reserve_page`, aligned as `Chunk` is.
-        let mask = unsafe { (self.kernels.take)(source, target, end, ahead) };
+        let Took { mask, zero } = unsafe { (self.kernels.take)(source, target, end, ahead) };
         // SAFETY: the kernel wrote one chunk from `end` for each bit of `mask`, inside the reserved capacity.
         unsafe { old.set_len(old.len() + mask.count_ones() as usize) };
+        if zero {
+            mirror.set_zero(page);
+        }
         Ok(Some(Taken { mask, was_zero: false }))
     }
 

@@ -136,10 +136,16 @@ impl PageSet {
     pub fn runs(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         let mut from = 0;
         std::iter::from_fn(move || {
-            let start = self.next_page(from)?;
-            from = self.next_gap(start);
-            Some(start..from)
+            let run = self.next_run(from)?;
+            from = run.end;
+            Some(run)
         })
+    }
+
+    /// The first run from page `from` on.
+    pub(crate) fn next_run(&self, from: usize) -> Option<Range<usize>> {
+        let start = self.next_page(from)?;
+        Some(start..self.next_gap(start))
     }
 
     /// The first page from `from` on that is in the set.

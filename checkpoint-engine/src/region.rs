@@ -112,6 +112,7 @@ impl Region {
             self.written.union_with(self.tries.done.pages());
             self.any_written = true;
         }
+        self.mirror.give_back(&self.written);
         if !self.any_written {
             return Ok(0);
         }

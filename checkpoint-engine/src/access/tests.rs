@@ -44,6 +44,7 @@ proptest! {
             let Taken { mask, was_zero } = access.take(&live.live(), &mut mirror.whole(), 0, None, &mut old).unwrap().unwrap();
             prop_assert_eq!(mask, naive_mask(&live.read(), &before), "{}", kernels.name);
             prop_assert!(!was_zero);
+            prop_assert_eq!(mirror.resident(0).is_some(), live.read() != [0; PAGE_SIZE]);
             prop_assert!(mirror.page_mut(0)[..] == live.read());
             let kept = (0..PAGE_CHUNKS).filter(|i| mask >> i & 1 == 1);
             let expected: Vec<_> = kept.map(|i| &before[i * CHUNK_SIZE..][..CHUNK_SIZE]).collect();
