@@ -2,8 +2,9 @@
 
 use std::arch::x86_64::{
     __m128i, __m256i, __m512i, _MM_HINT_T0, _mm_and_si128, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_or_si128,
-    _mm_prefetch, _mm_setzero_si128, _mm256_or_si256, _mm256_setzero_si256, _mm256_testz_si256,
-    _mm256_xor_si256, _mm512_cmpneq_epi64_mask, _mm512_or_si512, _mm512_setzero_si512,
+    _mm_prefetch, _mm_setzero_si128, _mm_xor_si128, _mm256_or_si256, _mm256_setzero_si256,
+    _mm256_testz_si256, _mm256_xor_si256, _mm512_cmpneq_epi64_mask, _mm512_or_si512, _mm512_setzero_si512,
+    _mm512_xor_si512,
 };
 use std::sync::OnceLock;
 
@@ -83,8 +84,11 @@ impl Ahead {
 }
 
 /// Defines the routines for one vector type. `$differ` says whether two chunks of vectors differ.
+///
+/// To take a page, `$group` chunks are looked at together: most differ nowhere, and one branch says so. More at once
+/// than the registers hold is slower again (by `examples/compare_cost.rs`).
 macro_rules! kernels {
-    ($module:ident, $feature:literal, $vector:ty, $zero:ident, $or:ident, $differ:item) => {
+    ($module:ident, $feature:literal, $vector:ty, $group:literal, $zero:ident, $or:ident, $xor:ident, $differ:item) => {
         mod $module {
             use super::*;
 
@@ -135,21 +139,44 @@ macro_rules! kernels {
                 a
             }
 
+            /// The bits that are set in one of the two.
+            #[target_feature(enable = $feature)]
+            #[inline]
+            fn difference(mut a: Chunk, b: Chunk) -> Chunk {
+                for (vector, other) in a.iter_mut().zip(b) {
+                    *vector = $xor(*vector, other);
+                }
+                a
+            }
+
             #[target_feature(enable = $feature)]
             unsafe fn take(live: *const u8, mirror: *mut u8, mut old: *mut u8, ahead: Ahead) -> Took {
                 let (mut mask, mut all) = (0, zero());
-                for i in 0..PAGE_CHUNKS {
-                    ahead.prefetch(i);
-                    // SAFETY: chunk `i` of two pages; `old` has had fewer than 64 chunks so far and is valid for 64.
-                    unsafe {
-                        let new = load(live.add(i * CHUNK_SIZE));
-                        let known = load(mirror.add(i * CHUNK_SIZE));
-                        all = union(all, new);
-                        if differ(new, known) {
-                            store(old, known);
-                            store(mirror.add(i * CHUNK_SIZE), new);
-                            old = old.add(CHUNK_SIZE);
-                            mask |= 1 << i;
+                for first in (0..PAGE_CHUNKS).step_by($group) {
+                    let (mut new, mut known) = ([zero(); $group], [zero(); $group]);
+                    let mut differing = zero();
+                    for j in 0..$group {
+                        ahead.prefetch(first + j);
+                        // SAFETY: chunk `first + j` of two pages.
+                        unsafe {
+                            new[j] = load(live.add((first + j) * CHUNK_SIZE));
+                            known[j] = load(mirror.add((first + j) * CHUNK_SIZE));
+                        }
+                        all = union(all, new[j]);
+                        differing = union(differing, difference(new[j], known[j]));
+                    }
+                    if !differ(differing, zero()) {
+                        continue;
+                    }
+                    for j in 0..$group {
+                        if differ(new[j], known[j]) {
+                            // SAFETY: as above; `old` has had fewer than 64 chunks so far and is valid for 64.
+                            unsafe {
+                                store(old, known[j]);
+                                store(mirror.add((first + j) * CHUNK_SIZE), new[j]);
+                                old = old.add(CHUNK_SIZE);
+                            }
+                            mask |= 1 << (first + j);
                         }
                     }
                 }
@@ -237,8 +264,10 @@ kernels!(
     avx512,
     "avx512f",
     __m512i,
+    4,
     _mm512_setzero_si512,
     _mm512_or_si512,
+    _mm512_xor_si512,
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn differ(a: Chunk, b: Chunk) -> bool {
@@ -250,8 +279,10 @@ kernels!(
     avx2,
     "avx2",
     __m256i,
+    2,
     _mm256_setzero_si256,
     _mm256_or_si256,
+    _mm256_xor_si256,
     #[target_feature(enable = "avx2")]
     #[inline]
     fn differ(a: Chunk, b: Chunk) -> bool {
@@ -264,8 +295,10 @@ kernels!(
     sse2,
     "sse2",
     __m128i,
+    1,
     _mm_setzero_si128,
     _mm_or_si128,
+    _mm_xor_si128,
     #[target_feature(enable = "sse2")]
     #[inline]
     fn differ(a: Chunk, b: Chunk) -> bool {
