@@ -52,6 +52,7 @@
 //! `engines::tracked` and `engines::mprotect` (promises about the memory that they hand on),
 //! `engines::sys` (the kernel's interfaces) and `contract::pages`.
 
+pub mod arena;
 pub mod contract;
 mod element;
 mod engines;

@@ -81,6 +81,8 @@ pub struct Session {
     backend: Box<dyn Engine>,
     regions: Regions,
     dropped: VecDeque<(RegionId, RegionName)>,
+    /// A rollback failed and may have changed some bytes and not others.
+    torn: bool,
 }
 
 impl Session {
@@ -104,7 +106,7 @@ impl Session {
     pub(crate) fn new(kind: EngineKind, backend: Box<dyn Engine>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let regions = Regions::new(NEXT.fetch_add(1, Ordering::Relaxed));
-        Self { kind, process: process::id(), backend, regions, dropped: VecDeque::new() }
+        Self { kind, process: process::id(), backend, regions, dropped: VecDeque::new(), torn: false }
     }
 
     /// The engine that keeps the checkpoints.
@@ -267,9 +269,13 @@ impl Session {
     /// Commits the content of all regions as a new checkpoint, all or nothing.
     ///
     /// # Errors
-    /// [`Error::OtherProcess`], or [`Error::System`] when memory is short; earlier checkpoints stand.
+    /// [`Error::OtherProcess`], [`Error::Torn`], or [`Error::System`] when memory is short; earlier
+    /// checkpoints stand.
     pub fn checkpoint(&mut self) -> Result<CheckpointId, Error> {
         self.own()?;
+        if self.torn {
+            return Err(Error::Torn);
+        }
         self.backend.checkpoint(&self.regions).map_err(|failure| self.explain(failure, None))
     }
 
@@ -282,7 +288,12 @@ impl Session {
     /// - [`Error::OtherProcess`], [`Error::System`].
     pub fn rollback(&mut self, id: CheckpointId) -> Result<(), Error> {
         self.own()?;
-        self.backend.rollback(&mut self.regions, id).map_err(|failure| self.explain(failure, Some(id)))
+        let outcome = self.backend.rollback(&mut self.regions, id);
+        self.torn = match &outcome {
+            Ok(()) => false,
+            Err(failure) => self.torn || failure.may_have_changed_regions(),
+        };
+        outcome.map_err(|failure| self.explain(failure, Some(id)))
     }
 
     /// Gives up a checkpoint: what it alone holds is freed.
@@ -311,6 +322,20 @@ impl Session {
     pub fn checkpoint_figures(&mut self, id: CheckpointId) -> Result<CheckpointFigures, Error> {
         self.own()?;
         self.backend.checkpoint_figures(id).map_err(|failure| self.explain(failure, Some(id)))
+    }
+
+    /// The memory of an arena's region, for whoever knows what is in it.
+    ///
+    /// # Panics
+    /// If the region is another session's, or its content is in part one checkpoint's and in part
+    /// another's: no typed value then.
+    #[track_caller]
+    pub(crate) fn block(&self, region: &Region<u8>) -> &Block {
+        assert!(
+            !self.torn,
+            "an arena was used after a rollback failed halfway: roll back to another checkpoint first"
+        );
+        &self.regions.get(region).block
     }
 
     /// Refuses in a child of the process that opened the session: the engine's helpers (processes,
