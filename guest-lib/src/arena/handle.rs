@@ -1,6 +1,7 @@
 //! Arenas of a session: how they are made, lent and dropped.
 
 use std::any;
+use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::marker::PhantomData;
 
@@ -15,7 +16,6 @@ use crate::session::Session;
 /// A handle of an arena whose root is an `A`. The [module's documentation](super) shows its use.
 ///
 /// Like a [`Region`], it belongs to its session, and one that is just dropped leaves the arena to it.
-#[derive(Debug)]
 pub struct Arena<A> {
     /// Its memory, to which nobody else has a handle. [`Session::arena`], which alone makes this, has put
     /// an `A::In` there as the root, in the same call that registered the region: every checkpoint that
@@ -30,6 +30,12 @@ impl<A> Arena<A> {
     #[must_use]
     pub fn size(&self) -> usize {
         self.region.len()
+    }
+}
+
+impl<A> fmt::Debug for Arena<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arena").field("region", &self.region).finish_non_exhaustive()
     }
 }
 
