@@ -131,7 +131,7 @@ pub enum Error {
     },
     /// A rollback failed after it may have changed some regions and not others; a checkpoint of that
     /// would hold a state that never was.
-    #[error("the last rollback failed halfway: roll back to another checkpoint before taking one")]
+    #[error("a rollback failed halfway: roll back to another checkpoint first")]
     Torn,
     /// An arena is too small for what is to be in it.
     #[error(transparent)]

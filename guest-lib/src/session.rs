@@ -273,9 +273,7 @@ impl Session {
     /// checkpoints stand.
     pub fn checkpoint(&mut self) -> Result<CheckpointId, Error> {
         self.own()?;
-        if self.torn {
-            return Err(Error::Torn);
-        }
+        self.whole()?;
         self.backend.checkpoint(&self.regions).map_err(|failure| self.explain(failure, None))
     }
 
@@ -286,6 +284,9 @@ impl Session {
     /// - [`Error::NoCheckpoint`], [`Error::Evicted`]: there is no such checkpoint, or no longer.
     /// - [`Error::RegionSet`]: regions were made or dropped since.
     /// - [`Error::OtherProcess`], [`Error::System`].
+    ///
+    /// Anything but the first two lines and `OtherProcess` may mean that some bytes were changed and others
+    /// not: until another rollback succeeds, no checkpoint is taken ([`Error::Torn`]) and no arena lent.
     pub fn rollback(&mut self, id: CheckpointId) -> Result<(), Error> {
         self.own()?;
         let outcome = self.backend.rollback(&mut self.regions, id);
@@ -324,17 +325,20 @@ impl Session {
         self.backend.checkpoint_figures(id).map_err(|failure| self.explain(failure, Some(id)))
     }
 
+    /// Refuses after a rollback that failed halfway: the regions are in part one checkpoint's and in part
+    /// another's.
+    pub(crate) fn whole(&self) -> Result<(), Error> {
+        if self.torn { Err(Error::Torn) } else { Ok(()) }
+    }
+
     /// The memory of an arena's region, for whoever knows what is in it.
     ///
     /// # Panics
-    /// If the region is another session's, or its content is in part one checkpoint's and in part
-    /// another's: no typed value then.
+    /// If the region is another session's, or the regions are not [whole](Self::whole): no typed value
+    /// is there then.
     #[track_caller]
     pub(crate) fn block(&self, region: &Region<u8>) -> &Block {
-        assert!(
-            !self.torn,
-            "an arena was used after a rollback failed halfway: roll back to another checkpoint first"
-        );
+        assert!(self.whole().is_ok(), "an arena can't be used: {}", Error::Torn);
         &self.regions.get(region).block
     }
 

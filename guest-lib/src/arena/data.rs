@@ -47,7 +47,7 @@ plain!((), bool, char, u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, 
 plain!(NonZero<u8>, NonZero<u16>, NonZero<u32>, NonZero<u64>, NonZero<u128>, NonZero<usize>);
 plain!(NonZero<i8>, NonZero<i16>, NonZero<i32>, NonZero<i64>, NonZero<i128>, NonZero<isize>);
 
-// SAFETY, of these four: they are made of values that keep the promise, and add none of their own to it.
+// SAFETY: made of values that keep the promise, to which it adds nothing of its own.
 unsafe impl<T: RegionData, const N: usize> RegionData for [T; N] {}
 // SAFETY: as above.
 unsafe impl<T: RegionData> RegionData for Option<T> {}
@@ -92,7 +92,8 @@ pub trait NoDrop {}
 impl<T: Drop> NoDrop for T {}
 
 /// Defines a struct that may live in an arena, and be its root. All its fields are
-/// [`RegionData`](crate::arena::RegionData); it has no parameter, or the lifetime of its arena.
+/// [`RegionData`](crate::arena::RegionData); it has no parameter, or the lifetime of its arena. It is laid
+/// out as in C (`repr(C)`), so that every build of the program agrees on it.
 ///
 /// ```
 /// use cairn_guest::arena::{Map, Text};
@@ -187,10 +188,10 @@ macro_rules! region_data {
 
         const _: fn() = || {
             fn is_region_data<T: $crate::arena::RegionData>() {}
-            fn fields $(<$brand>)? () {
+            fn fields $(<$brand>)? (_: ::core::option::Option<&$name $(<$brand>)?>) {
                 $(is_region_data::<$type>();)*
             }
-            fields();
+            fields(::core::option::Option::None);
         };
 
         $crate::region_data!(@root $name $(<$brand>)?);

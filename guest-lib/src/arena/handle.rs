@@ -45,6 +45,7 @@ impl Session {
     ///
     /// # Errors
     /// - [`Error::Full`]: the root doesn't fit, or `root` said so of what it holds.
+    /// - [`Error::Torn`].
     /// - As for [`Session::region`].
     ///
     /// No arena is made then, nor if `root` panics.
@@ -57,6 +58,7 @@ impl Session {
         const {
             assert!(align_of::<A::In<'static>>() <= GRAIN, "a root is aligned to 16 bytes at most");
         }
+        self.whole()?;
         let region = self.region::<u8>(name, bytes)?;
         let unfinished = Unfinished { session: self, region: Some(region) };
         let memory = unfinished.memory();
@@ -122,15 +124,26 @@ impl Session {
     }
 
     #[track_caller]
-    fn memory_of<A>(&self, arena: &Arena<A>) -> Memory {
+    fn memory_of<A: ArenaRoot>(&self, arena: &Arena<A>) -> Memory {
         let block = self.block(&arena.region);
         // SAFETY: a region is whole pages, and stays while the session is borrowed. Nothing else has a
         // handle of this region; the engines read and write it when the session is borrowed exclusively.
         let memory = unsafe { Memory::of(block) };
-        let expected = [MAGIC, VERSION, arena.identity, memory.address() as u64, block.len() as u64];
-        let found = [header::MAGIC, header::VERSION, header::IDENTITY, header::BASE, header::LEN]
-            .map(|at| memory.word(at));
-        assert!(found == expected, "an arena's header was overwritten: {found:x?}, not {expected:x?}");
+        let expected = [
+            (header::MAGIC, MAGIC),
+            (header::VERSION, VERSION),
+            (header::IDENTITY, arena.identity),
+            (header::ROOT_BYTES, size_of::<A::In<'static>>() as u64),
+            (header::BASE, memory.address() as u64),
+            (header::LEN, block.len() as u64),
+        ];
+        for (at, word) in expected {
+            let found = memory.word(at);
+            assert!(
+                found == word,
+                "an arena's header was overwritten: {found:#x} at byte {at}, not {word:#x}"
+            );
+        }
         memory
     }
 }

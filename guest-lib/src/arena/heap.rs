@@ -27,9 +27,11 @@ pub struct Full {
 #[repr(transparent)]
 pub struct Heap<'r> {
     pub(super) memory: Memory,
-    /// Exactly this lifetime, no shorter and no longer; and one thread.
-    brand: PhantomData<(fn(&'r ()) -> &'r (), *mut ())>,
+    brand: PhantomData<Brand<'r>>,
 }
+
+/// Exactly this lifetime, no shorter and no longer; and one thread.
+type Brand<'r> = (fn(&'r ()) -> &'r (), *mut ());
 
 impl<'r> Heap<'r> {
     /// For an arena that is lent with the brand `'r`, or has no root yet.

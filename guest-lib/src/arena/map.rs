@@ -166,7 +166,7 @@ impl<K: RegionData + Hash + Eq, V: RegionData> Map<'_, K, V> {
             entry.hash == hash && entry.key.borrow() == key
         };
         let numbers = probe(hash, self.slots.len()).map(|slot| self.slots[slot]);
-        numbers.map_while(|number| index_of(number)).find(matches)
+        numbers.map_while(index_of).find(matches)
     }
 
     /// The slot that leads to an entry. Asks no code of the key's.

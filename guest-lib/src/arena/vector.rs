@@ -15,7 +15,27 @@ use super::{Full, Heap, RegionData};
 /// Elements in one piece of an arena's memory, like std's `Vec`, with all of its slice methods.
 ///
 /// What needs memory returns [`Full`] when the arena has none, and changes nothing then. An element type
-/// without size, or one aligned to more than 16 bytes, doesn't compile.
+/// without size, or one aligned to more than 16 bytes, doesn't compile:
+///
+/// ```compile_fail,E0080
+/// # use cairn_guest::{Session, region_data, arena::Vector};
+/// region_data! { struct Nothings<'r> { all: Vector<'r, ()> } }
+/// # fn main() -> Result<(), cairn_guest::Error> {
+/// let mut session = Session::open()?;
+/// let arena = session.arena::<Nothings>("nothings", 4096, |heap| Ok(Nothings { all: heap.vector() }))?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// ```
+/// # use cairn_guest::{Session, region_data, arena::Vector};
+/// region_data! { struct Flags<'r> { all: Vector<'r, bool> } }
+/// # fn main() -> Result<(), cairn_guest::Error> {
+/// let mut session = Session::open()?;
+/// let arena = session.arena::<Flags>("flags", 4096, |heap| Ok(Flags { all: heap.vector() }))?;
+/// # Ok(())
+/// # }
+/// ```
 #[repr(C)]
 pub struct Vector<'r, T: RegionData> {
     heap: Heap<'r>,
