@@ -285,8 +285,9 @@ impl Session {
     /// - [`Error::RegionSet`]: regions were made or dropped since.
     /// - [`Error::OtherProcess`], [`Error::System`].
     ///
-    /// Anything but the first two lines and `OtherProcess` may mean that some bytes were changed and others
-    /// not: until another rollback succeeds, no checkpoint is taken ([`Error::Torn`]) and no arena lent.
+    /// After an error that is none of the first four, some bytes may be the checkpoint's and others not: until
+    /// a rollback succeeds, this one again or another, no checkpoint is taken ([`Error::Torn`]) and no arena
+    /// lent.
     pub fn rollback(&mut self, id: CheckpointId) -> Result<(), Error> {
         self.own()?;
         let outcome = self.backend.rollback(&mut self.regions, id);
