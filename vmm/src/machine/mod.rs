@@ -5,6 +5,7 @@ mod auxiliary;
 mod bare;
 pub mod end;
 pub mod engine_probe;
+pub mod helpers;
 pub mod linux;
 pub mod poll_policy;
 pub mod poller;
