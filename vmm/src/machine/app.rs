@@ -26,6 +26,7 @@ use crate::guest::app::stack::{MAX_ARGUMENTS, Start};
 use crate::kvm::slots::SlotMap;
 use crate::kvm::system::{KvmError, System};
 use crate::machine::bare::{Bare, BareError};
+use crate::machine::calls::SharedCalls;
 use crate::machine::end::Ended;
 use crate::machine::poll_policy::{PollMode, PollPolicy};
 use crate::machine::run_loop::RunLoop;
@@ -219,7 +220,7 @@ pub(super) fn open_program(path: &Path) -> Result<File, RunError> {
 /// A guest that is ready to run.
 struct Machine {
     cpu: Cpu,
-    process: Process,
+    calls: Arc<SharedCalls>,
     unit: Arc<SharedUnit>,
     bus: Bus<UnitRegisters>,
 }
@@ -238,24 +239,26 @@ impl Machine {
         let name = config.program.file_name().map(|name| name.to_string_lossy().into_owned());
         let process =
             Process::new(space, files(config, &unit)?, start_facts(config), &name.unwrap_or_default());
-        Ok(Self { cpu, process, unit, bus })
+        let policy = PollPolicy::new(config.poll, has_spare_core());
+        let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
+        Ok(Self { cpu, calls: Arc::new(calls), unit, bus })
     }
 
     /// Runs the vCPU and the poller, each on a confined thread of its own.
     fn run(self) -> Result<Ended, RunError> {
-        let Self { cpu, process, unit, bus } = self;
+        let Self { cpu, calls, unit, bus } = self;
         let host = |what| move |source| RunError::Host { what, source };
-        let polled = Arc::clone(&unit);
+        let (polled, posted) = (Arc::clone(&unit), Arc::clone(&calls));
         let poller =
             thread::Builder::new().name("poller".to_owned()).spawn(move || -> Result<(), SandboxError> {
                 sandbox::confine()?;
-                poller::run(&polled);
+                poller::run(&polled, &posted);
                 Ok(())
             });
         let poller = poller.map_err(host("a thread"))?;
         let vcpu = thread::Builder::new().name("vcpu".to_owned()).spawn(move || {
             sandbox::confine()?;
-            RunLoop::new(cpu, process, bus).run()
+            RunLoop::new(cpu, calls, bus).run()
         });
         let ended = vcpu.map_err(host("a thread"))?.join();
         unit.stop();
@@ -382,9 +385,13 @@ fn unit(
         max_history_bytes: config.memory,
     };
     let keeper = Keeper::new(Arc::clone(slots), Arc::clone(memory), keeping);
-    let spare_core = thread::available_parallelism().is_ok_and(|cores| 1 < cores.get());
-    let policy = PollPolicy::new(poll_mode(config.poll), spare_core);
+    let policy = PollPolicy::new(poll_mode(config.poll), has_spare_core());
     Ok(Unit::new(function, keeper, Arc::clone(memory), root, policy))
+}
+
+/// Whether a thread that polls has a core besides the vCPU's.
+fn has_spare_core() -> bool {
+    thread::available_parallelism().is_ok_and(|cores| 1 < cores.get())
 }
 
 /// How requests are taken: never while the vCPU runs, where a checkpoint could then miss writes.

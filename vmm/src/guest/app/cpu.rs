@@ -3,7 +3,8 @@
 //! A system call arrives as a store to the syscall port, made by the stub that MSR_LSTAR names. On
 //! VMX and SVM the stub runs at CPL 0 and its SYSRET goes back; where CPL 0 is emulated, SYSCALL stays
 //! at CPL 3 and the VMM sets the return itself. Which it is shows at the vCPU's first instruction, a
-//! SYSCALL of ours. An exception arrives as a store of its vector to the
+//! SYSCALL of ours. In the second case exits are dear, and there the stub posts calls in a page that it
+//! shares with the VMM while somebody answers them there (`posted`). An exception arrives as a store of its vector to the
 //! exception port, by a stub of that vector; the CPU has left its frame on the interrupt stack.
 
 use std::sync::Arc;
@@ -11,23 +12,28 @@ use std::sync::atomic::Ordering;
 
 use kvm_bindings::kvm_regs;
 
+use crate::guest::app::posted::{self, CallPage};
 use crate::guest::app::process::Segments;
 use crate::host::mapping::Reservation;
 use crate::kvm::state::{self, Tables};
 use crate::kvm::system::{KvmError, System};
 use crate::kvm::vcpu::{Exit, Failure, Vcpu};
 use crate::kvm::vm::Vm;
-use crate::memory::layout::{EXCEPTION_PORT, PAGE, SYSCALL_PORT, WINDOW_SIZE};
+use crate::memory::layout::{EXCEPTION_PORT, PAGE, SYSCALL_GAVE_UP, SYSCALL_PORT, WINDOW_SIZE};
 use crate::memory::page_table::{PageTables, SYSTEM_PAGES, SYSTEM_VIRTUAL};
+use crate::memory::rights::Rights;
 
 /// Offsets in the system span.
 const SYSCALL_STUB: u64 = SYSTEM_PAGES.start;
 /// Where the vCPU starts: behind the stub, in the same page.
 const START_STUB: u64 = SYSCALL_STUB + STUB_SIZE;
+/// The stub that posts calls, in the same page too.
+const POSTING_STUB: u64 = SYSCALL_STUB + 64;
 const EXCEPTION_STUBS: u64 = SYSCALL_STUB + PAGE;
 const INTERRUPT_DESCRIPTORS: u64 = EXCEPTION_STUBS + PAGE;
 const DESCRIPTORS: u64 = INTERRUPT_DESCRIPTORS + PAGE;
 const TASK_STATE: u64 = DESCRIPTORS + PAGE;
+const CALL_PAGE: u64 = TASK_STATE + PAGE;
 const INTERRUPT_STACK_TOP: u64 = SYSTEM_PAGES.end;
 /// Bytes of one exception stub; 256 of them fill a page.
 const STUB_SIZE: u64 = 16;
@@ -56,6 +62,8 @@ pub const PAGE_FAULT: u64 = 14;
 pub enum Event {
     /// A system call: its number and arguments. [`Cpu::answer`] must follow, or the program's end.
     Call(u64, [u64; 6]),
+    /// A system call that was posted and not answered in time: likewise.
+    PostedCall(u64, [u64; 6]),
     /// An exception. The instruction isn't done.
     Exception(Exception),
     /// A store to a device register. It's done when the program goes on.
@@ -118,8 +126,9 @@ pub struct Cpu {
     segments: Segments,
 }
 
-/// The pages of the system span that the program may execute: the syscall stub.
-pub const USER_PAGES: std::ops::Range<u64> = SYSCALL_STUB..SYSCALL_STUB + PAGE;
+/// The pages of the system span that the program may use: the syscall stubs, and where it posts calls.
+pub const USER_PAGES: &[(u64, Rights)] =
+    &[(SYSCALL_STUB, Rights { read: true, write: false, execute: true }), (CALL_PAGE, Rights::DATA)];
 
 impl Cpu {
     /// A vCPU that will start at `entry` with the stack pointer `stack`.
@@ -159,6 +168,9 @@ impl Cpu {
             (MSR_SYSCALL_MASK, state::SYSCALL_MASK),
         ])?;
         let stub = start(&mut vcpu)?;
+        if stub == Stub::Unprivileged {
+            vcpu.set_msrs(&[(MSR_LSTAR, SYSTEM_VIRTUAL + POSTING_STUB)])?;
+        }
         let mut cpu = Self { vcpu, system, stub, segments: Segments::default() };
         let regs = kvm_regs { rcx: entry, r11: START_FLAGS, rsp: stack, ..cpu.vcpu.regs() };
         cpu.vcpu.set_regs(&regs);
@@ -172,7 +184,10 @@ impl Cpu {
     /// [`KvmError`] when KVM itself fails.
     pub fn run(&mut self, load: &mut dyn FnMut(u64, &mut [u8])) -> Result<Event, KvmError> {
         Ok(match self.vcpu.run(load)? {
-            Exit::Store { address: SYSCALL_PORT, .. } => self.call(),
+            Exit::Store { address: SYSCALL_PORT, .. } => self.call(Event::Call),
+            Exit::Store { address: SYSCALL_GAVE_UP, .. } if self.stub == Stub::Unprivileged => {
+                self.call(Event::PostedCall)
+            }
             Exit::Store { address: EXCEPTION_PORT, value, .. } => {
                 Event::Exception(self.exception(value & 0xff)?)
             }
@@ -221,13 +236,21 @@ impl Cpu {
         Ok(())
     }
 
-    fn call(&self) -> Event {
+    /// Where the program posts system calls, if it does.
+    #[must_use]
+    pub fn call_page(&self) -> Option<CallPage> {
+        // SYSRET can't be followed by anything of ours, and where it is used an exit costs no more than
+        // a few microseconds.
+        (self.stub == Stub::Unprivileged).then(|| CallPage::new(Arc::clone(&self.system), CALL_PAGE))
+    }
+
+    fn call(&self, event: fn(u64, [u64; 6]) -> Event) -> Event {
         let regs = self.vcpu.regs();
         if WINDOW_SIZE <= regs.rcx {
             // No SYSCALL of the program leaves such a return address: it stored to the port by itself.
             return self.forbidden();
         }
-        Event::Call(regs.rax, [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9])
+        event(regs.rax, [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9])
     }
 
     /// What the CPU would have made of what it should have stopped.
@@ -284,6 +307,8 @@ fn write_stubs(system: &Reservation) {
     write(system, SYSCALL_STUB, &stub);
     // syscall
     write(system, START_STUB, &[0x0f, 0x05]);
+    let posting = posted::stub(SYSTEM_VIRTUAL + POSTING_STUB, SYSTEM_VIRTUAL + CALL_PAGE);
+    write(system, POSTING_STUB, &posting);
     for vector in 0..=u8::MAX {
         // movb $vector, EXCEPTION_PORT; hlt
         let mut stub = vec![0xc6, 0x04, 0x25];

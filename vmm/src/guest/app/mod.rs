@@ -6,6 +6,7 @@ pub mod elf;
 pub mod facts;
 pub mod files;
 pub mod mapping;
+pub mod posted;
 pub mod process;
 pub mod signals;
 pub mod space;

@@ -42,6 +42,11 @@ impl From<TimeSpec> for Time {
     }
 }
 
+/// Whether a clock counts a thread's CPU time, by its number in a register.
+pub(super) fn is_of_a_thread(id: u64) -> bool {
+    [libc::CLOCK_PROCESS_CPUTIME_ID, libc::CLOCK_THREAD_CPUTIME_ID].map(i64::from).contains(&id.cast_signed())
+}
+
 /// The host's clock for the program's. CPU time is that of the thread that runs the vCPU.
 fn clock(id: u64) -> Result<ClockId, Errno> {
     let id = i32::try_from(id).map_err(|_| Errno::EINVAL)?;
