@@ -14,6 +14,7 @@ use crate::checkpoint::{Keeper, KeeperConfig};
 use crate::devices::bus::{Bus, BusError};
 use crate::devices::checkpoint::device::IDENTITY;
 use crate::devices::checkpoint::{AddressSpace as SpaceId, CheckpointDevice, Limits};
+use crate::guest::app::clock::VDSO;
 use crate::guest::app::cpu::Cpu;
 use crate::guest::app::elf::{Image, LoadError, Loaded};
 use crate::guest::app::facts::StartFacts;
@@ -237,8 +238,13 @@ impl Machine {
         let keeper = Arc::clone(&unit);
         space.set_vacate(Box::new(move |range| keeper.with(|unit| unit.vacate(range))));
         let name = config.program.file_name().map(|name| name.to_string_lossy().into_owned());
-        let process =
-            Process::new(space, files(config, &unit)?, start_facts(config), &name.unwrap_or_default());
+        let process = Process::new(
+            space,
+            files(config, &unit)?,
+            cpu.clock(),
+            start_facts(config),
+            &name.unwrap_or_default(),
+        );
         let policy = PollPolicy::new(config.poll, has_spare_core());
         let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
         Ok(Self { cpu, calls: Arc::new(calls), unit, bus })
@@ -325,7 +331,8 @@ fn load(space: &mut AddressSpace, config: &AppConfig) -> Result<(u64, u64), RunE
         None => None,
     };
     space.start_heap(program.end);
-    let stack = write_stack(space, config, &program, interpreter.as_ref())?;
+    let vdso = space.map_vdso(VDSO).map_err(too_small)?;
+    let stack = write_stack(space, config, &auxiliary::vector(&program, interpreter.as_ref(), vdso))?;
     Ok((interpreter.unwrap_or(program).entry, stack))
 }
 
@@ -338,12 +345,7 @@ fn load_interpreter(space: &mut AddressSpace, program: &str, name: &str) -> Resu
     Ok(Image::read(name, file)?.load(space, true)?)
 }
 
-fn write_stack(
-    space: &AddressSpace,
-    config: &AppConfig,
-    program: &Loaded,
-    interpreter: Option<&Loaded>,
-) -> Result<u64, RunError> {
+fn write_stack(space: &AddressSpace, config: &AppConfig, auxiliary: &[(u64, u64)]) -> Result<u64, RunError> {
     let texts = config.arguments.iter().chain(&config.environment);
     let bytes: usize = texts.map(|text| text.as_bytes_with_nul().len() + 8).sum();
     if MAX_ARGUMENTS < bytes {
@@ -357,7 +359,7 @@ fn write_stack(
         environment: &config.environment,
         path: &path,
         random,
-        auxiliary: &auxiliary::vector(program, interpreter),
+        auxiliary,
     };
     let bytes = start.build(STACK_TOP);
     let pointer = STACK_TOP - bytes.len() as u64;

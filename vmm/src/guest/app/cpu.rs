@@ -12,9 +12,11 @@ use std::sync::atomic::Ordering;
 
 use kvm_bindings::kvm_regs;
 
+use crate::guest::app::clock::{CLOCK_PAGE, Clock};
 use crate::guest::app::posted::{self, CallPage};
 use crate::guest::app::process::Segments;
 use crate::host::mapping::Reservation;
+use crate::host::tsc;
 use crate::kvm::state::{self, Tables};
 use crate::kvm::system::{KvmError, System};
 use crate::kvm::vcpu::{Exit, Failure, Vcpu};
@@ -123,12 +125,18 @@ pub struct Cpu {
     vcpu: Vcpu,
     system: Arc<Reservation>,
     stub: Stub,
+    /// Whether the program reads the host's own time stamp counter.
+    has_counter: bool,
     segments: Segments,
 }
 
-/// The pages of the system span that the program may use: the syscall stubs, and where it posts calls.
-pub const USER_PAGES: &[(u64, Rights)] =
-    &[(SYSCALL_STUB, Rights { read: true, write: false, execute: true }), (CALL_PAGE, Rights::DATA)];
+/// The pages of the system span that the program may use: the syscall stubs, where it posts calls, and its
+/// clock.
+pub const USER_PAGES: &[(u64, Rights)] = &[
+    (SYSCALL_STUB, Rights { read: true, write: false, execute: true }),
+    (CALL_PAGE, Rights::DATA),
+    (CLOCK_PAGE, Rights { read: true, write: false, execute: false }),
+];
 
 impl Cpu {
     /// A vCPU that will start at `entry` with the stack pointer `stack`.
@@ -167,11 +175,12 @@ impl Cpu {
             (MSR_LSTAR, SYSTEM_VIRTUAL + SYSCALL_STUB),
             (MSR_SYSCALL_MASK, state::SYSCALL_MASK),
         ])?;
-        let stub = start(&mut vcpu)?;
+        vcpu.share_counter();
+        let (stub, has_counter) = start(&mut vcpu)?;
         if stub == Stub::Unprivileged {
             vcpu.set_msrs(&[(MSR_LSTAR, SYSTEM_VIRTUAL + POSTING_STUB)])?;
         }
-        let mut cpu = Self { vcpu, system, stub, segments: Segments::default() };
+        let mut cpu = Self { vcpu, system, stub, has_counter, segments: Segments::default() };
         let regs = kvm_regs { rcx: entry, r11: START_FLAGS, rsp: stack, ..cpu.vcpu.regs() };
         cpu.vcpu.set_regs(&regs);
         cpu.answer(0, Segments::default())?;
@@ -244,6 +253,17 @@ impl Cpu {
         (self.stub == Stub::Unprivileged).then(|| CallPage::new(Arc::clone(&self.system), CALL_PAGE))
     }
 
+    /// The program's clocks: read by itself from its counter, where that can be a clock.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        match self.vcpu.counter_khz() {
+            Some(khz) if self.has_counter && tsc::is_clock() => {
+                Clock::counting(Arc::clone(&self.system), khz)
+            }
+            _ => Clock::host(),
+        }
+    }
+
     fn call(&self, event: fn(u64, [u64; 6]) -> Event) -> Event {
         let regs = self.vcpu.regs();
         if WINDOW_SIZE <= regs.rcx {
@@ -280,14 +300,16 @@ impl Cpu {
     }
 }
 
-/// Runs the vCPU up to its first system call, which is ours, and sees at which level that arrives.
+/// Runs the vCPU up to its first system call, which is ours, and sees at which level that arrives, and whether
+/// the time stamp counter is the host's: the program's lies between two of ours.
 ///
 /// A program's own first call can't show it: one that stores to the port by itself, or jumps to the
 /// stub, is at CPL 3 everywhere. Taken for a host whose SYSCALL stays there, the next true SYSCALL
 /// would leave the program at CPL 0.
-fn start(vcpu: &mut Vcpu) -> Result<Stub, KvmError> {
+fn start(vcpu: &mut Vcpu) -> Result<(Stub, bool), KvmError> {
     let rip = SYSTEM_VIRTUAL + START_STUB;
     vcpu.set_regs(&kvm_regs { rip, rflags: START_FLAGS, ..Default::default() });
+    let before = tsc::read();
     loop {
         match vcpu.run(&mut |_, bytes| bytes.fill(0))? {
             Exit::Interrupted => {}
@@ -295,8 +317,12 @@ fn start(vcpu: &mut Vcpu) -> Result<Stub, KvmError> {
             exit => return Err(KvmError::Unfit(exit)),
         }
     }
+    let after = tsc::read();
+    let regs = vcpu.regs();
+    let counter = regs.rdx << 32 | regs.rax & 0xffff_ffff;
     let unprivileged = vcpu.sregs()?.cs.selector & 3 == 3;
-    Ok(if unprivileged { Stub::Unprivileged } else { Stub::Privileged })
+    let stub = if unprivileged { Stub::Unprivileged } else { Stub::Privileged };
+    Ok((stub, before <= counter && counter <= after))
 }
 
 fn write_stubs(system: &Reservation) {
@@ -305,8 +331,8 @@ fn write_stubs(system: &Reservation) {
     stub.extend(low_half(SYSCALL_PORT).to_le_bytes());
     stub.extend([0x48, 0x0f, 0x07]);
     write(system, SYSCALL_STUB, &stub);
-    // syscall
-    write(system, START_STUB, &[0x0f, 0x05]);
+    // rdtsc; syscall
+    write(system, START_STUB, &[0x0f, 0x31, 0x0f, 0x05]);
     let posting = posted::stub(SYSTEM_VIRTUAL + POSTING_STUB, SYSTEM_VIRTUAL + CALL_PAGE);
     write(system, POSTING_STUB, &posting);
     for vector in 0..=u8::MAX {

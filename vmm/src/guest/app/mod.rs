@@ -1,6 +1,7 @@
 //! The app guest: one ordinary Linux program at CPL 3, without a kernel. The VMM answers its system
 //! calls.
 
+pub mod clock;
 pub mod cpu;
 pub mod elf;
 pub mod facts;

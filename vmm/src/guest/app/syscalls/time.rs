@@ -66,7 +66,8 @@ fn clock(id: u64) -> Result<ClockId, Errno> {
 }
 
 pub(super) fn clock_gettime(process: &mut Process, &[id, to, ..]: &Arguments) -> Answer {
-    process.memory().write(to, &Time::from(host_gettime(clock(id)?)?))?;
+    let now = process.clock.now(clock(id)?)?;
+    process.memory().write(to, &Time::from(now))?;
     Ok(0)
 }
 
@@ -79,7 +80,7 @@ pub(super) fn clock_getres(process: &mut Process, &[id, to, ..]: &Arguments) -> 
 }
 
 pub(super) fn gettimeofday(process: &mut Process, &[to, zone, ..]: &Arguments) -> Answer {
-    let now = Time::from(host_gettime(ClockId::CLOCK_REALTIME)?);
+    let now = Time::from(process.clock.now(ClockId::CLOCK_REALTIME)?);
     if to != 0 {
         process.memory().write(to, &Time { fraction: now.fraction / 1000, ..now })?;
     }
@@ -90,7 +91,7 @@ pub(super) fn gettimeofday(process: &mut Process, &[to, zone, ..]: &Arguments) -
 }
 
 pub(super) fn time(process: &mut Process, &[to, ..]: &Arguments) -> Answer {
-    let now = host_gettime(ClockId::CLOCK_REALTIME)?.tv_sec();
+    let now = process.clock.now(ClockId::CLOCK_REALTIME)?.tv_sec();
     if to != 0 {
         process.memory().write(to, &now)?;
     }
