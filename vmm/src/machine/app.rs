@@ -65,7 +65,7 @@ pub struct AppConfig {
     pub grants: Vec<Grant>,
     /// The working directory, which the program sees read-only.
     pub directory: PathBuf,
-    /// When a host thread polls for requests.
+    /// When a host thread polls for requests, and for system calls where they can be posted.
     pub poll: PollMode,
     /// Checkpoints that are retained.
     pub history: NonZeroUsize,

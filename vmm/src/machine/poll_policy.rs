@@ -34,7 +34,7 @@ pub enum PollMode {
     Auto,
     /// Always.
     Always,
-    /// Never: each request is a notification.
+    /// Never: each request is a notification, and each system call an exit.
     Never,
 }
 

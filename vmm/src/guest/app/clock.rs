@@ -270,12 +270,10 @@ mod tests {
         // A clock whose rate differs from the nominal one by -400 and then by +400 ppm, over and over.
         let mut line = Line::default();
         let mut drawn: Option<Sample> = None;
-        let (mut ticks, mut truth, mut last) = (1_000_000_u64, 5_000_000_000_f64, 0);
+        let (mut ticks, mut monotonic, mut last) = (1_000_000_u64, 5_000_000_000_u64, 0);
         for step in 0..20_000_u64 {
-            let ppm = if step / 3000 % 2 == 0 { -400.0 } else { 400.0 };
             ticks += 30_000;
-            truth += 10_000.0 * (1.0 + ppm / 1e6);
-            let monotonic = truth as u64;
+            monotonic += if step / 3000 % 2 == 0 { 9_996 } else { 10_004 };
             let now = line.at(ticks).unwrap_or_else(|| {
                 let sample = Sample { ticks, monotonic };
                 let rate = drawn.map_or(GHZ_3, |before| sample.rate_since(before, GHZ_3).unwrap());
