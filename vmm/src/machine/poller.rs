@@ -22,6 +22,8 @@ fn stint(unit: &SharedUnit, calls: &SharedCalls) {
         match (calls.look(check_time), unit.look(check_time)) {
             (Look::Over, Look::Over) => return,
             (Look::Served, _) | (_, Look::Served) => {}
+            // Without a core of its own it would take the vCPU's, and wait for what that can't post meanwhile.
+            _ if check_time => std::thread::yield_now(),
             _ => std::hint::spin_loop(),
         }
     }
