@@ -80,7 +80,10 @@ fn run() -> Result<(), Box<dyn Error>> {
 /// `count` of `pages` pages, in runs of `length` that are spread evenly.
 fn dirty_pages(pages: usize, count: usize, length: usize) -> Vec<usize> {
     let runs = count.div_ceil(length).max(1);
-    (0..count).map(|index| (index / length) * (pages / runs) + index % length).filter(|page| *page < pages).collect()
+    (0..count)
+        .map(|index| (index / length) * (pages / runs) + index % length)
+        .filter(|page| *page < pages)
+        .collect()
 }
 
 /// One epoch: writes, the call, writes to the same pages, and the way back.

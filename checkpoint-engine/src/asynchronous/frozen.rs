@@ -90,12 +90,14 @@ impl FrozenRegion {
         old: &mut Delta,
     ) -> Result<Passed, EngineError> {
         let mut passed = Passed::default();
+        let Some(old) = old.open(1)?.first_mut() else { return Ok(passed) };
+        let mut mirror = self.mirror.whole();
         let mut next = self.written.next_page(batch.start);
         while let Some(page) = next.filter(|page| *page < batch.end) {
             next = self.written.next_page(page + 1);
             let ahead = Some(page + PREFETCH_PAGES).filter(|page| self.written.contains(*page));
             old.reserve_page()?;
-            let taken = access.take(&self.live, &mut self.mirror, page, ahead, old.chunks_mut())?;
+            let taken = access.take(&self.live, &mut mirror, page, ahead, old.chunks_mut())?;
             // Memory in one piece is always there, and no other is frozen.
             let Some(taken) = taken else { continue };
             passed.compared += 1;

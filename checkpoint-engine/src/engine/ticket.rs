@@ -80,7 +80,7 @@ impl<T: Tracker> Engine<T> {
             return self.checkpoint().map(|id| Ticket { id, done: true });
         };
         let id = self.versions.next_id();
-        let max_bytes = self.config.max_history_bytes.saturating_sub(self.versions.bytes());
+        let max_bytes = self.config.max_history_bytes;
         let old = self.versions.take_spare();
         self.started.copying.begin(Work::new(id, frozen, old, max_bytes));
         Ok(Ticket { id, done: false })
@@ -118,7 +118,8 @@ impl<T: Tracker> Engine<T> {
             Ok((old, passed)) => {
                 self.count(passed);
                 self.put_back(frozen, |_| {});
-                self.versions.commit(old, Arc::clone(&self.set), passed.changed);
+                let max_bytes = self.config.max_history_bytes;
+                self.versions.commit(old, Arc::clone(&self.set), passed.changed, max_bytes);
                 for region in &mut self.regions {
                     region.end_frozen();
                 }

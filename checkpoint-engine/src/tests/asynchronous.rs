@@ -84,7 +84,7 @@ fn where_nobody_can_be_held_back_the_ticket_is_done_at_once() {
 
 #[test]
 fn one_that_fails_says_so_and_changes_nothing() {
-    for limit in [4000, 6000, 9000] {
+    for limit in [3000, 5000, 8000] {
         for batches in [0, 2, 1000] {
             let config = Config { max_history_bytes: limit, rule: Rule::Always, ..Config::default() };
             let mut world = World::with_config(config, FakeTracker::default());

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cairn_abi::reply::{Ask, Missing};
 use cairn_abi::{RegionId, RegionName, Span};
-use cairn_engine::{Config, Engine, LiveMemory, Rule};
+use cairn_engine::{Config, Engine, LiveMemory, Pool, Rule};
 
 use crate::checkpoint::bitmap::BitmapTracker;
 use crate::checkpoint::effects;
@@ -28,7 +28,8 @@ pub struct KeeperConfig {
     pub history: NonZeroUsize,
     /// Bytes that all regions may have together.
     pub max_region_bytes: u64,
-    /// Bytes that all checkpoints may have together; one that needs more fails, and the others hold.
+    /// Bytes that all checkpoints may have together: the oldest go until they fit. One that doesn't fit alone fails, and
+    /// the others hold.
     pub max_history_bytes: u64,
 }
 
@@ -47,6 +48,7 @@ impl KeeperConfig {
 pub struct Keeper {
     engine: Engine<BitmapTracker>,
     config: KeeperConfig,
+    pool: Option<Arc<Pool>>,
     slots: Arc<Mutex<SlotMap>>,
     memory: Arc<ProgramMemory>,
     /// What copies asynchronous checkpoints beside the program, if the host can.
@@ -56,16 +58,17 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper of nothing.
+    /// A keeper of nothing. The threads of `pool` help it.
     #[must_use]
     pub fn new(
         slots: Arc<Mutex<SlotMap>>,
         memory: Arc<ProgramMemory>,
         config: KeeperConfig,
+        pool: Option<Arc<Pool>>,
         freezer: Option<Arc<Freezer>>,
     ) -> Self {
-        let engine = engine(&slots, &memory, config, freezer.as_ref());
-        Self { engine, config, slots, memory, freezer, prepared: None }
+        let engine = engine(&slots, &memory, config, freezer.as_ref()).with_pool(pool.clone());
+        Self { engine, config, pool, slots, memory, freezer, prepared: None }
     }
 
     /// Does it. The program stands still, or waits for the answer; all but checkpoints, rollbacks,
@@ -152,7 +155,8 @@ impl Keeper {
                 break;
             }
         }
-        self.engine = engine(&self.slots, &self.memory, self.config, self.freezer.as_ref());
+        let engine = engine(&self.slots, &self.memory, self.config, self.freezer.as_ref());
+        self.engine = engine.with_pool(self.pool.clone());
     }
 
     fn unprepare(&mut self) {

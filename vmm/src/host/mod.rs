@@ -4,4 +4,5 @@ pub mod calls;
 pub mod copy;
 pub mod mapping;
 pub mod signal;
+pub mod tsc;
 pub mod userfault;

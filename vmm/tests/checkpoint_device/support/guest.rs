@@ -1,7 +1,7 @@
 //! A guest with a checkpoint device, and a program in it that drives the device by the book.
 
 use cairn_abi::{Envelope, REPLY_SIZE, REQUEST_SIZE, Reply, ReplyBody, Request, SessionKey, Status};
-use cairn_abi::{PAGE_SIZE, RegionName, Span};
+use cairn_abi::{FEATURE_ASYNC, PAGE_SIZE, RegionName, Span};
 use cairn_vmm::devices::checkpoint::device::{IDENTITY, Served};
 use cairn_vmm::devices::checkpoint::{AddressSpace, CheckpointDevice};
 use cairn_vmm::virtio::transport::NOTIFY_OFFSET;
