@@ -29,6 +29,7 @@ use crate::kvm::system::{KvmError, System};
 use crate::machine::bare::{Bare, BareError};
 use crate::machine::calls::SharedCalls;
 use crate::machine::end::Ended;
+use crate::machine::helpers::{self, HelperError};
 use crate::machine::poll_policy::{PollMode, PollPolicy};
 use crate::machine::run_loop::RunLoop;
 use crate::machine::sandbox::{self, SandboxError};
@@ -69,6 +70,10 @@ pub struct AppConfig {
     pub poll: PollMode,
     /// Checkpoints that are retained.
     pub history: NonZeroUsize,
+    /// Bytes that they may have together, beside the newest's own copy; by default as many as `memory`.
+    pub history_memory: Option<u64>,
+    /// Threads that work on a large checkpoint; by default [as many as are of use](helpers::start).
+    pub threads: Option<NonZeroUsize>,
 }
 
 /// Why a guest could not be run, or not to its end.
@@ -135,6 +140,9 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// No threads to help with checkpoints.
+    #[error(transparent)]
+    Helpers(#[from] HelperError),
     /// The guest's threads can't be confined.
     #[error("the guest was not started")]
     Sandbox(#[from] SandboxError),
@@ -384,9 +392,9 @@ fn unit(
         history: config.history,
         max_region_bytes: config.memory,
         // What a guest can make its host keep stays in proportion to what it was given.
-        max_history_bytes: config.memory,
+        max_history_bytes: config.history_memory.unwrap_or(config.memory),
     };
-    let keeper = Keeper::new(Arc::clone(slots), Arc::clone(memory), keeping);
+    let keeper = Keeper::new(Arc::clone(slots), Arc::clone(memory), keeping, helpers::start(config.threads)?);
     let policy = PollPolicy::new(poll_mode(config.poll), has_spare_core());
     Ok(Unit::new(function, keeper, Arc::clone(memory), root, policy))
 }

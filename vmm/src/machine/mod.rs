@@ -6,6 +6,7 @@ mod bare;
 pub mod calls;
 pub mod end;
 pub mod engine_probe;
+pub mod helpers;
 pub mod linux;
 pub mod poll_policy;
 pub mod poller;
