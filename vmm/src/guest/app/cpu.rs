@@ -182,7 +182,9 @@ impl Cpu {
             vcpu.set_msrs(&[(MSR_LSTAR, SYSTEM_VIRTUAL + POSTING_STUB)])?;
         }
         let mut cpu = Self { vcpu, system, stub, has_counter, segments: Segments::default() };
-        let regs = kvm_regs { rcx: entry, r11: START_FLAGS, rsp: stack, ..cpu.vcpu.regs() };
+        // The counter's upper half is still in rdx. A program takes that for a function to call at its end
+        // (System V ABI, AMD64 supplement, 3.4.1).
+        let regs = kvm_regs { rcx: entry, rdx: 0, r11: START_FLAGS, rsp: stack, ..cpu.vcpu.regs() };
         cpu.vcpu.set_regs(&regs);
         cpu.answer(0, Segments::default())?;
         Ok(cpu)
