@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cairn_abi::reply::{Ask, Missing};
-use cairn_abi::{RegionId, RegionName, Span};
+use cairn_abi::{RegionId, RegionMode, RegionName, Span};
 use cairn_engine::{Config, Engine, LiveMemory, Rule};
 
 use crate::checkpoint::bitmap::BitmapTracker;
@@ -90,7 +90,7 @@ impl Keeper {
                 Outcome::Done
             }
             Effect::PrepareRegion { span } => self.prepare(span, view)?,
-            Effect::AddRegion { span, name } => self.add(span, name, view)?,
+            Effect::AddRegion { span, name, mode } => self.add(span, (name, mode), view)?,
             plain => effects::act(&mut self.engine, plain).map_err(|error| effects::failure(&error))?,
         })
     }
@@ -117,7 +117,12 @@ impl Keeper {
         Ok(Outcome::Missing { ask: Ask::Touch, missing })
     }
 
-    fn add(&mut self, span: RegionSpan, name: RegionName, view: &View<'_>) -> Result<Outcome, Failure> {
+    fn add(
+        &mut self,
+        span: RegionSpan,
+        (name, mode): (RegionName, RegionMode),
+        view: &View<'_>,
+    ) -> Result<Outcome, Failure> {
         let range = span.address()..span.end();
         let base = view.pointer(&range).ok_or(Failure::NotMapped)?;
         let pages = usize::try_from(span.len() / PAGE).map_err(|_| Failure::Limit)?;
@@ -125,9 +130,10 @@ impl Keeper {
         // It stays so as long as it's in the plain spans, and before the address space takes it from
         // these it has `vacate` end the region. The VMM never makes Rust references to guest memory.
         let memory = unsafe { LiveMemory::new(base, pages) };
-        let id = self.engine.add_region(name, memory).map_err(|error| effects::failure(&error))?;
+        let added = effects::add_region(&mut self.engine, name, memory, mode);
+        let added = added.map_err(|error| effects::failure(&error))?;
         self.prepared = None;
-        Ok(Outcome::Region(id))
+        Ok(added)
     }
 
     fn drop_all(&mut self) {

@@ -173,8 +173,10 @@ fn is_pollable(effect: Effect) -> bool {
         Effect::Checkpoint(_)
         | Effect::Rollback(..)
         | Effect::Release(_)
+        | Effect::Hint(_)
         | Effect::SessionFigures
-        | Effect::CheckpointFigures(_) => true,
+        | Effect::CheckpointFigures(_)
+        | Effect::NextCheckpointFigures(_) => true,
         Effect::DropAll
         | Effect::PrepareRegion { .. }
         | Effect::AddRegion { .. }
