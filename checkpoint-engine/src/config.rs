@@ -2,6 +2,8 @@
 
 use std::num::NonZeroUsize;
 
+use crate::HostCosts;
+
 /// Regions that a session may have at once. Bounds the tables that one program can ask for.
 pub const MAX_REGIONS: usize = 64;
 
@@ -18,9 +20,12 @@ const DEFAULT_HISTORY: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 pub enum Rule {
     /// Every page that was written.
     Always,
-    /// A page that changed in each of the last two epochs stays writable and is compared at each checkpoint,
-    /// until four compares in a row found nothing.
-    TwoDirtyEpochs,
+    /// Those whose next write costs less as a fault than as a compare at every checkpoint until then, by what pages
+    /// like them did in the last epochs and by the [`HostCosts`].
+    Model,
+    /// The opposite of the model.
+    #[cfg(test)]
+    Wrong,
     /// Decides by a pseudorandom sequence: shows that no result depends on the rule.
     #[cfg(test)]
     Random,
@@ -33,6 +38,8 @@ pub struct Config {
     pub history: NonZeroUsize,
     /// Which pages are protected.
     pub rule: Rule,
+    /// What the rule weighs.
+    pub costs: HostCosts,
     /// Regions at once.
     pub max_regions: usize,
     /// Bytes of all regions together.
@@ -51,7 +58,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             history: DEFAULT_HISTORY,
-            rule: Rule::TwoDirtyEpochs,
+            rule: Rule::Model,
+            costs: HostCosts::default(),
             max_regions: MAX_REGIONS,
             max_region_bytes: MAX_REGION_BYTES,
             max_history_bytes: u64::MAX,

@@ -12,6 +12,7 @@ use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName};
 
 use crate::access::Access;
 use crate::pending::Pending;
+use crate::predictor::Outcomes;
 use crate::region::Region;
 use crate::versions::{Lookup, Member, RegionSet, Versions};
 use crate::{Config, EngineError, LiveMemory, TrackError, Tracker};
@@ -55,6 +56,8 @@ struct Counters {
     compared: u64,
     changed: u64,
     protected: u64,
+    /// Of regions that were removed.
+    outcomes: Outcomes,
 }
 
 impl<T: Tracker> Engine<T> {
@@ -116,7 +119,7 @@ impl<T: Tracker> Engine<T> {
         set.try_reserve_exact(self.set.len() + 1)?;
         set.extend_from_slice(&self.set);
         set.push(Member { id, name });
-        let region = Region::new(id, name, memory, self.config.rule, mode)?;
+        let region = Region::new(id, name, memory, self.config, mode)?;
         match mode {
             RegionMode::Tracked => self.tracker.attach(id, &region.live)?,
             RegionMode::Hinted => self.tracker.attach_hinted(id, &region.live)?,
@@ -135,7 +138,7 @@ impl<T: Tracker> Engine<T> {
         self.abandon();
         let at = self.region_at(region)?;
         self.tracker.detach(region);
-        self.regions.remove(at);
+        self.counters.outcomes += self.regions.remove(at).predictor.outcomes();
         self.set = self.set.iter().copied().filter(|member| member.id != region).collect();
         self.versions.purge(region);
         Ok(())

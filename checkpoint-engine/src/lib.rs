@@ -63,6 +63,8 @@ mod live;
 
 mod tracker;
 
+mod costs;
+
 mod config;
 
 mod error;
@@ -75,7 +77,7 @@ mod delta;
 
 mod versions;
 
-mod heat;
+mod predictor;
 
 mod region;
 
@@ -87,6 +89,7 @@ mod engine;
 mod tests;
 
 pub use config::{Config, MAX_REGION_BYTES, MAX_REGIONS, Rule};
+pub use costs::HostCosts;
 pub use engine::Engine;
 pub use error::{EngineError, SetSide};
 pub use live::LiveMemory;

@@ -8,9 +8,9 @@ use cairn_abi::{RegionId, RegionMode, RegionName};
 
 use crate::access::Access;
 use crate::delta::Delta;
-use crate::heat::{EpochEnd, Heat};
 use crate::mirror::Mirror;
-use crate::{EngineError, LiveMemory, PageSet, Rule, TrackError, Tracker};
+use crate::predictor::{EpochEnd, Predictor};
+use crate::{Config, EngineError, LiveMemory, PageSet, TrackError, Tracker};
 
 use hints::Hints;
 use tries::Tries;
@@ -26,7 +26,7 @@ pub(crate) struct Region {
     pub(crate) name: RegionName,
     pub(crate) live: LiveMemory,
     pub(crate) mirror: Mirror,
-    pub(crate) heat: Heat,
+    pub(crate) predictor: Predictor,
     pub(crate) hints: Hints,
     /// Whether the root version has it. If not, no version needs its former bytes.
     pub(crate) in_root: bool,
@@ -60,7 +60,7 @@ impl Region {
         id: RegionId,
         name: RegionName,
         live: LiveMemory,
-        rule: Rule,
+        config: Config,
         mode: RegionMode,
     ) -> Result<Self, EngineError> {
         let pages = live.pages();
@@ -69,7 +69,7 @@ impl Region {
             name,
             live,
             mirror: Mirror::new(pages)?,
-            heat: Heat::new(rule, pages)?,
+            predictor: Predictor::new(config.rule, config.costs, pages)?,
             hints: Hints::new(mode, pages)?,
             in_root: false,
             written: PageSet::new(pages)?,
@@ -84,7 +84,7 @@ impl Region {
     pub(crate) fn table_bytes(&self) -> u64 {
         let sets =
             self.written.bytes() + self.changed.bytes() + self.restore.bytes() + self.tries.table_bytes();
-        let tables = self.heat.table_bytes() + self.hints.table_bytes() + self.mirror.table_bytes();
+        let tables = self.predictor.table_bytes() + self.hints.table_bytes() + self.mirror.table_bytes();
         (size_of::<Self>() + sets + tables) as u64
     }
 
@@ -175,11 +175,10 @@ impl Region {
             return Ok(0);
         }
         if !self.any_written {
-            self.heat.end_idle_epoch();
             self.hints.use_up(None);
             return Ok(0);
         }
-        let mut pages = self.heat.end_epoch(EpochEnd::Checkpoint, &mut self.written, &mut self.changed);
+        let mut pages = self.predictor.end_epoch(EpochEnd::Checkpoint, &mut self.written, &mut self.changed);
         // What is hinted is about to be written again: nobody waits until that shows.
         let hinted = self.hints.take_from(&mut self.written);
         if several_tries {

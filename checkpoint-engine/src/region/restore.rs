@@ -2,7 +2,7 @@
 
 use super::{PREFETCH_PAGES, Passed, Region, spend};
 use crate::access::Access;
-use crate::heat::EpochEnd;
+use crate::predictor::EpochEnd;
 use crate::{TrackError, Tracker};
 
 impl Region {
@@ -107,8 +107,8 @@ impl Region {
             self.end_hinted(several_tries);
             return Ok(0);
         }
-        self.heat.end_epoch(EpochEnd::Rollback, &mut self.written, &mut self.changed);
-        self.heat.remove_open(&mut self.restore);
+        self.predictor.end_epoch(EpochEnd::Rollback, &mut self.written, &mut self.changed);
+        self.predictor.remove_open(&mut self.restore);
         self.hints.take_from(&mut self.restore);
         self.hints.use_up(None);
         if several_tries {

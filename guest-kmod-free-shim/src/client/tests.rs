@@ -107,7 +107,7 @@ fn a_session_is_refused_by_status_version_feature_or_a_wrong_answer() {
     assert!(matches!(open(Reply::done(ReplyBody::Empty)), ShimError::WrongAnswer { .. }));
     let ReplyBody::Hello(hello) = hello().body else { unreachable!() };
     for hello in
-        [Hello { version: 2, ..hello }, Hello { version: 0, ..hello }, Hello { features: 1, ..hello }]
+        [Hello { version: 2, ..hello }, Hello { version: 0, ..hello }, Hello { features: 2, ..hello }]
     {
         assert!(matches!(open(Reply::done(ReplyBody::Hello(hello))), ShimError::WrongAnswer { .. }));
     }

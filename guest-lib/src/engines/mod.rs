@@ -122,8 +122,8 @@ pub(crate) fn open(kind: EngineKind, history: u32) -> Result<Box<dyn Engine>, Er
             Ok(Box::new(TrackedEngine::new(tracker, Rule::Always, history)))
         }
         EngineKind::UserCompare => Ok(match UffdTracker::new(Protecting::AsTold) {
-            Ok(tracker) => Box::new(TrackedEngine::new(tracker, Rule::TwoDirtyEpochs, history)),
-            Err(_) => Box::new(TrackedEngine::new(MprotectTracker::new(), Rule::TwoDirtyEpochs, history)),
+            Ok(tracker) => Box::new(TrackedEngine::new(tracker, Rule::Model, history)),
+            Err(_) => Box::new(TrackedEngine::new(MprotectTracker::new(), Rule::Model, history)),
         }),
     }
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
+use super::kept;
 use crate::packages::{self, Installing};
 use crate::process;
 
@@ -90,27 +91,15 @@ impl Kernel {
 /// # Errors
 /// Apt doesn't know one or can't download it; says what to do.
 pub(crate) fn get(kernels: &Path, series: Series, installing: Installing) -> Result<Kernel> {
-    let kernel = Kernel::below(kernels, series);
-    if kernel.tree.exists() {
-        return Ok(kernel);
-    }
-    eprintln!(
-        "fetching Debian's kernel {} (about 30 MB, once; it is unpacked, not installed)",
-        series.name()
-    );
-    let unfinished = kernels.join(format!("{}.unfinished", series.name()));
-    let whole = kernels.join(series.name());
-    for stale in [&unfinished, &whole] {
-        if stale.exists() {
-            fs::remove_dir_all(stale).with_context(|| format!("removing {}", stale.display()))?;
-        }
-    }
-    fs::create_dir_all(&unfinished).with_context(|| format!("creating {}", unfinished.display()))?;
-    download(&unfinished, series, installing)?;
-    unpack(&unfinished, &Kernel::within(&unfinished, series))?;
-    // The last step, so that an interrupted run leaves nothing that looks whole.
-    fs::rename(&unfinished, &whole).with_context(|| format!("moving to {}", whole.display()))?;
-    Ok(kernel)
+    kept::once(&kernels.join(series.name()), |unfinished| {
+        eprintln!(
+            "fetching Debian's kernel {} (about 30 MB, once; it is unpacked, not installed)",
+            series.name()
+        );
+        download(unfinished, series, installing)?;
+        unpack(unfinished, &Kernel::within(unfinished, series))
+    })?;
+    Ok(Kernel::below(kernels, series))
 }
 
 /// Downloads the newest package into `directory`; as root with an update of apt's lists if they turn out old.

@@ -2,7 +2,9 @@
 //! stock kernel runs on it, and Cairn runs on that kernel's /dev/kvm.
 
 pub(crate) mod cpio;
+mod emulator;
 mod image;
+mod kept;
 pub(crate) mod kernels;
 pub(crate) mod programs;
 mod qemu;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::emulator::Emulator;
 use super::kernels::Kernel;
 use crate::bed;
 use crate::bed::job::Terminal;
@@ -20,6 +21,7 @@ const CONSOLE_LINES: usize = 40;
 /// A machine to be started.
 #[derive(Debug)]
 pub(crate) struct Machine<'a> {
+    pub(crate) emulator: &'a Emulator,
     pub(crate) kernel: &'a Kernel,
     pub(crate) initramfs: &'a Path,
     pub(crate) cpus: u32,
@@ -85,7 +87,7 @@ impl Machine<'_> {
     fn command(&self) -> Command {
         // QEMU has no way of its own to end with its parent; util-linux, which every Debian has, lends one.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM", "qemu-system-x86_64"]);
+        command.args(["--pdeathsig", "TERM"]).args(self.emulator.command_line());
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.args(["-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt"]);
         command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory.to_string()]);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::Options;
+use super::emulator::Emulator;
 use super::image::{self, Contents};
 use super::kernels::{self, Kernel, Series};
 use super::programs::Placed;
@@ -14,7 +15,7 @@ use super::qemu::Machine;
 use crate::bed;
 use crate::bed::job::Job;
 use crate::bed::report::Report;
-use crate::packages::{self, Installing};
+use crate::packages::Installing;
 use crate::process;
 
 /// The bed's own directory, below cargo's.
@@ -49,9 +50,9 @@ pub(crate) fn start(
     limit: Duration,
     installing: Installing,
 ) -> Result<u8> {
-    packages::ensure(packages::BED, installing)?;
     let directory = directory()?;
     let _lock = lock(&directory)?;
+    let emulator = Emulator::get(&directory, installing)?;
     let (kernels, guests) = all_kernels(installing)?;
     let outer = Kernel::below(&kernels, options.kernel);
     let initramfs = directory.join("bed.cpio");
@@ -64,6 +65,7 @@ pub(crate) fn start(
     );
     let started = Instant::now();
     let machine = Machine {
+        emulator: &emulator,
         kernel: &outer,
         initramfs: &initramfs,
         cpus: options.cpus,
