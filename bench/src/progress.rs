@@ -3,8 +3,8 @@
 use std::cell::Cell as Kept;
 use std::io::{self, IsTerminal};
 
-use crate::contender::Contender;
 use cairn_bench::cell::Cell;
+use cairn_bench::contender::Contender;
 use cairn_bench::driver::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
