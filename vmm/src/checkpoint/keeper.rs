@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cairn_abi::reply::{Ask, Missing};
+use cairn_abi::reply::{Ask, Missing, SessionFigures};
 use cairn_abi::{RegionId, RegionMode, RegionName, Span};
 use cairn_engine::{Config, Engine, LiveMemory, Rule};
 
@@ -67,6 +67,12 @@ impl Keeper {
             Ok(outcome) => outcome,
             Err(failure) => Outcome::Failed(failure),
         }
+    }
+
+    /// The session's figures.
+    #[must_use]
+    pub fn figures(&self) -> SessionFigures {
+        self.engine.figures()
     }
 
     /// Ends the regions that share memory with `range`, which the program is about to lose. Answers which.

@@ -30,9 +30,10 @@ use crate::machine::end::Ended;
 use crate::machine::poll_policy::{PollMode, PollPolicy};
 use crate::machine::run_loop::RunLoop;
 use crate::machine::sandbox::{self, SandboxError};
+use crate::machine::status::About;
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegisters};
-use crate::machine::{auxiliary, poller, random, script};
+use crate::machine::{auxiliary, control, poller, random, script};
 use crate::memory::layout::STACK_TOP;
 use crate::memory::program::ProgramMemory;
 use crate::virtio::PciFunction;
@@ -222,6 +223,7 @@ struct Machine {
     process: Process,
     unit: Arc<SharedUnit>,
     bus: Bus<UnitRegisters>,
+    about: About,
 }
 
 impl Machine {
@@ -238,12 +240,17 @@ impl Machine {
         let name = config.program.file_name().map(|name| name.to_string_lossy().into_owned());
         let process =
             Process::new(space, files(config, &unit)?, start_facts(config), &name.unwrap_or_default());
-        Ok(Self { cpu, process, unit, bus })
+        let about = About::new(&config.program.to_string_lossy(), "app");
+        Ok(Self { cpu, process, unit, bus, about })
     }
 
     /// Runs the vCPU and the poller, each on a confined thread of its own.
     fn run(self) -> Result<Ended, RunError> {
-        let Self { cpu, process, unit, bus } = self;
+        let Self { cpu, process, unit, bus, about } = self;
+        let asked = Arc::clone(&unit);
+        let _control = control::start(move || {
+            about.status(asked.with(|unit| unit.figures()).map(|figures| (0, figures)))
+        });
         let host = |what| move |source| RunError::Host { what, source };
         let polled = Arc::clone(&unit);
         let poller =

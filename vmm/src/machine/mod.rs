@@ -3,6 +3,7 @@
 pub mod app;
 mod auxiliary;
 mod bare;
+pub mod control;
 pub mod end;
 pub mod engine_probe;
 pub mod linux;
@@ -13,5 +14,6 @@ mod random;
 pub mod run_loop;
 pub mod sandbox;
 mod script;
+pub mod status;
 mod sysfs;
 pub mod unit;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use cairn_abi::pci;
+use cairn_abi::reply::SessionFigures;
 
 use crate::checkpoint::Keeper;
 use crate::devices::bus::MmioDevice;
@@ -108,6 +109,13 @@ impl Unit {
         for region in self.keeper.vacate(range) {
             self.function.device_mut().forget_region(region);
         }
+    }
+
+    /// The figures of the session, if there is one.
+    #[must_use]
+    pub fn figures(&self) -> Option<SessionFigures> {
+        let session = self.function.device().session().address_space();
+        session.map(|_| self.keeper.figures())
     }
 
     fn notified(&mut self) {

@@ -84,7 +84,9 @@ impl<L: DirtyLog> LinuxKeeper<L> {
         })
     }
 
-    fn figures(&self) -> SessionFigures {
+    /// The session's figures.
+    #[must_use]
+    pub fn figures(&self) -> SessionFigures {
         let arming = self.frames.lock().unwrap_or_else(PoisonError::into_inner).arming();
         let arming_ns = u64::try_from(arming.as_nanos()).unwrap_or(u64::MAX);
         SessionFigures { arming_ns, ..self.engine.figures() }
