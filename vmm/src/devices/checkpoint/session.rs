@@ -215,8 +215,7 @@ impl Session {
     }
 
     /// Decides what comes next, now that the hints were read, or couldn't be.
-    pub fn hinted(&mut self, hinted: Hinted, read: Result<(), HintFault>) -> Step {
-        let Hinted { table, request, effect } = hinted;
+    pub fn hinted(&mut self, Hinted { table, request, effect }: Hinted, read: Result<(), HintFault>) -> Step {
         match (read, &mut self.state) {
             (Ok(()), _) => match effect {
                 Some(effect) => act(effect, Then::Answer(request)),
