@@ -5,6 +5,8 @@ use std::ops::RangeBounds;
 use super::Session;
 use crate::element::Element;
 use crate::hints;
+#[cfg(doc)]
+use crate::hints::RegionMode;
 use crate::region::Region;
 
 impl Session {

@@ -85,7 +85,7 @@ fn a_table_holds_2047_hints_and_no_more() {
 fn a_table_that_is_not_there_is_asked_for() {
     let mut guest = guest();
     for (table, count) in [(HOLE, 0), (HOLE - SLOT, 1), (HOLE - 2 * SLOT, 3), (0, 0), (1 << 60, 0)] {
-        if HOLE - 2 * SLOT <= table && table < HOLE {
+        if (HOLE - 2 * SLOT..HOLE).contains(&table) {
             guest.memory.write_slice(&encode_header(count), GuestAddress(table)).unwrap();
         }
         guest.engine.effects.clear();
