@@ -106,7 +106,8 @@ struct Open {
     regions: Regions,
     hint_table: Option<HintTable>,
     /// The request that was answered with Again, until another one comes.
-    unfinished: Option<(u32, Request)>,
+    /// With its cursor, and whether the engine has begun with it.
+    unfinished: Option<(u32, Request, Again)>,
     last_cursor: u32,
 }
 
@@ -223,7 +224,12 @@ impl Session {
             },
             (Err(HintFault::Absent), State::Open(open)) => {
                 let missing = Missing::new(&[table.span()]);
-                Step::Reply(Reply::again(open.suspend(request), Ask::Touch, missing))
+                // For the engine the next try is what this one was: it hasn't seen this one.
+                let again = match effect {
+                    Some(Effect::Checkpoint(again) | Effect::Rollback(_, again)) => again,
+                    _ => Again::No,
+                };
+                Step::Reply(Reply::again(open.suspend(request, again), Ask::Touch, missing))
             }
             (Err(_), _) => refuse(Status::Malformed, 0),
         }
@@ -242,7 +248,7 @@ impl Session {
         if let Outcome::Missing { ask, missing } = outcome
             && let Then::Answer(request) | Then::Register(request, ..) = then
         {
-            return Step::Reply(Reply::again(open.suspend(request), ask, missing));
+            return Step::Reply(Reply::again(open.suspend(request, Again::Yes), ask, missing));
         }
         let body = match (effect, outcome) {
             (Effect::PrepareRegion { span }, Outcome::Done) => {
@@ -304,11 +310,11 @@ impl Open {
 
     /// Decides about a request that has the session's key and comes from its address space.
     fn accept(&mut self, cursor: u32, request: Request, limits: &Limits) -> Step {
-        let unfinished = self.unfinished.take();
-        if cursor != 0 && unfinished != Some((cursor, request)) {
-            return refuse(Status::Malformed, 0);
-        }
-        let again = if cursor == 0 { Again::No } else { Again::Yes };
+        let again = match self.unfinished.take() {
+            _ if cursor == 0 => Again::No,
+            Some((known, asked, again)) if (known, asked) == (cursor, request) => again,
+            _ => return refuse(Status::Malformed, 0),
+        };
         let effect = match request {
             Request::Register { span, name, mode } => {
                 return self.register(request, (span, name, mode), limits);
@@ -369,9 +375,9 @@ impl Open {
     }
 
     /// Remembers a request to be made again and returns the cursor that it must come with: never 0.
-    fn suspend(&mut self, request: Request) -> u32 {
+    fn suspend(&mut self, request: Request, again: Again) -> u32 {
         self.last_cursor = self.last_cursor.wrapping_add(1).max(1);
-        self.unfinished = Some((self.last_cursor, request));
+        self.unfinished = Some((self.last_cursor, request, again));
         self.last_cursor
     }
 }

@@ -245,7 +245,7 @@ fn cursors_are_never_zero() {
     let mut session = open();
     let State::Open(open) = &mut session.state else { panic!("not open") };
     open.last_cursor = u32::MAX;
-    assert_eq!(open.suspend(Request::Checkpoint), 1);
+    assert_eq!(open.suspend(Request::Checkpoint, Again::Yes), 1);
 }
 
 #[test]
@@ -409,7 +409,18 @@ fn a_table_that_is_absent_is_asked_for_and_one_that_is_nonsense_refused() {
     let again = reply(session.hinted(hinted, Err(HintFault::Absent)));
     let checkpoint = envelope(KEY, again.cursor, Request::Checkpoint);
     let hinted = read_hints(session.accept(HERE, &checkpoint, &mut || KEY));
-    let _ = pending(session.hinted(hinted, Ok(())), Effect::Checkpoint(Again::Yes));
+    // The engine hasn't seen the first try. This one it does, and once more.
+    let first = pending(session.hinted(hinted, Ok(())), Effect::Checkpoint(Again::No));
+    let outcome = Outcome::Missing { ask: Ask::Touch, missing: Missing::new(&[]) };
+    let mut again = reply(session.complete(first, outcome));
+    for fault in [Err(HintFault::Absent), Ok(())] {
+        let checkpoint = envelope(KEY, again.cursor, Request::Checkpoint);
+        let hinted = read_hints(session.accept(HERE, &checkpoint, &mut || KEY));
+        match session.hinted(hinted, fault) {
+            Step::Reply(absent) => again = absent,
+            step => drop(pending(step, Effect::Checkpoint(Again::Yes))),
+        }
+    }
     let hinted = read_hints(ask(&mut session, Request::Checkpoint));
     assert_eq!(reply(session.hinted(hinted, Err(HintFault::Count))), Reply::refusal(Status::Malformed, 0));
 }
