@@ -278,3 +278,22 @@ fn the_tree_is_walked_by_ids() {
     let next = |after| world.engine.next_checkpoint_figures(CheckpointId(after)).map(|one| one.id.0).ok();
     assert_eq!([0, 1, 2, 3, 4, u64::MAX].map(next), [Some(1), Some(3), Some(3), Some(4), None, None]);
 }
+
+#[test]
+fn pages_that_become_zeros_give_their_memory_back() {
+    let mut world = World::new(Rule::Always, 8, FakeTracker::default());
+    world.add(100).unwrap();
+    (0..100).for_each(|page| world.write_page(0, page, 5));
+    world.checkpoint().unwrap();
+    assert_eq!(world.engine.figures().mirror_bytes, 100 * 4096);
+    (10..70).for_each(|page| world.write_page(0, page, 0));
+    world.checkpoint().unwrap();
+    // They may change again soon; now they didn't.
+    assert_eq!(world.engine.figures().mirror_bytes, 100 * 4096);
+    world.checkpoint().unwrap();
+    assert_eq!(world.engine.figures().mirror_bytes, 40 * 4096);
+    world.write(0, 20 * PAGE_SIZE, 1);
+    world.checkpoint().unwrap();
+    assert_eq!(world.engine.figures().mirror_bytes, 41 * 4096);
+    world.rollback_to_all();
+}

@@ -3,9 +3,11 @@
 pub mod app;
 mod auxiliary;
 mod bare;
+pub mod calls;
 pub mod control;
 pub mod end;
 pub mod engine_probe;
+pub mod helpers;
 pub mod linux;
 pub mod poll_policy;
 pub mod poller;

@@ -60,7 +60,7 @@ fn bench_in(mode: RegionMode, pages: usize, frames: u64, seed: u64) -> Bench {
         max_region_bytes: 1 << 30,
         max_history_bytes: 1 << 30,
     };
-    let mut keeper = LinuxKeeper::new(frame_log, SessionIndex(0), config);
+    let mut keeper = LinuxKeeper::new(frame_log, SessionIndex(0), config, None);
     let guest = Guest::new(&ram, log.clone(), pages, frames, seed);
     let span = RegionSpan::from_claim(guest.span()).unwrap();
     let name = RegionName::new(b"all").unwrap();
