@@ -102,6 +102,9 @@ impl World {
         let (id, _, memory) = &self.regions[at];
         let page = page % memory.pages();
         self.engine.tracker_mut().wrote(*id, page);
+        if self.engine.tracker().is_hinted(*id) {
+            self.engine.hint(*id, page / 64, 1 << (page % 64)).unwrap();
+        }
         memory.write_page(page, &[byte; PAGE_SIZE]);
     }
 
