@@ -3,6 +3,7 @@
 pub mod app;
 mod auxiliary;
 mod bare;
+pub mod calls;
 pub mod end;
 pub mod engine_probe;
 pub mod helpers;

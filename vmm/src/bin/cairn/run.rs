@@ -51,7 +51,7 @@ pub(crate) struct Run {
     /// directories are visible anyhow, read-only.
     #[arg(long, value_name = "HOST[:GUEST][:rw]")]
     dir: Vec<OsString>,
-    /// When a host thread takes requests without an exit.
+    /// When a host thread takes requests and system calls without an exit.
     #[arg(long, value_enum, default_value_t = Poll::Auto)]
     poll: Poll,
     /// Checkpoints that can be rolled back to.
@@ -74,11 +74,11 @@ pub(crate) struct Run {
 
 #[derive(Clone, Copy, ValueEnum, Debug)]
 enum Poll {
-    /// While requests come and a core is spare.
+    /// While they come and a core is spare.
     Auto,
     /// All the time.
     Always,
-    /// Never: each request is an exit.
+    /// Never: each is an exit.
     Never,
 }
 
