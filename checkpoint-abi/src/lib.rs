@@ -181,8 +181,8 @@
 //!
 //! Commits the content of all regions as a new checkpoint, whose parent is the checkpoint that memory derives
 //! from: the one taken or rolled back to last. Ids start at 1, rise, and are never reused in a session. If
-//! more than the announced number would be retained, the oldest ids are evicted. If it fails, no id is used
-//! up and the checkpoints before it stand.
+//! more than the announced number would be retained, or more bytes than the host keeps, the oldest ids are
+//! evicted. If it fails, no id is used up and the checkpoints before it stand.
 //!
 //! ### ROLLBACK
 //!
