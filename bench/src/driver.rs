@@ -18,8 +18,6 @@ use crate::stats::median;
 
 /// Of the time for cycles, one part in so many is for warm-up, and one for rollbacks.
 const SIDE_SHARE: u32 = 8;
-/// Of the memory that is available, so many percent may be used.
-const MEMORY_PERCENT: u64 = 90;
 
 /// Steps per engine and cell: preparing, each batch, finishing.
 const STEPS_PER_ENGINE: u64 = ROUNDS as u64 + 2;
@@ -84,7 +82,7 @@ impl Plan {
             .filter(|engine| !outcomes.contains_key(engine))
             .map(|&engine| (engine, budget::needed_mib(engine, cell.region_mib, dirty_mib)))
             .collect();
-        let usable_mib = budget::available_mib().map_or(u64::MAX, |mib| mib / 100 * MEMORY_PERCENT);
+        let usable_mib = budget::usable_mib();
         let (groups, too_large) = budget::groups(&needs, u64::from(cell.region_mib), usable_mib);
         for (engine, needed) in too_large {
             let why = format!("it needs {needed} MiB of memory and {usable_mib} MiB can be used");
