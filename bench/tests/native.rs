@@ -76,16 +76,15 @@ fn a_recorded_run_is_shown_again() {
 
 #[test]
 fn a_cell_that_no_engine_has_memory_for_is_refused_before_anything_runs() {
+    // Five times 16 GiB: on a machine that has as much there is nothing to refuse.
+    if cairn_bench::budget::usable_mib() > 5 * 16_384 {
+        eprintln!("not tested, because this machine has too much memory");
+        return;
+    }
     let run = bench(&["--engines", "full-copy", "--patterns", "idle", "--region-mib", "16384"]);
     let said = String::from_utf8(run.stderr).unwrap();
-    let available = std::fs::read_to_string("/proc/meminfo").unwrap();
-    let field = available.lines().find_map(|line| line.strip_prefix("MemAvailable:")).unwrap();
-    let mib = field.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10;
-    // Five times 16 GiB: on a machine that has as much there is nothing to refuse.
-    if mib < 5 * 16_384 {
-        assert_eq!(run.status.code(), Some(2), "{said}");
-        assert!(said.contains("idle 0 pages of 16384 MiB does not fit into memory"), "{said}");
-    }
+    assert_eq!(run.status.code(), Some(2), "{said}");
+    assert!(said.contains("idle 0 pages of 16384 MiB does not fit into memory"), "{said}");
 }
 
 #[test]

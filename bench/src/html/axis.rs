@@ -77,7 +77,7 @@ impl Unit {
     /// Round values between two positions, sparse enough to be read.
     fn ticks(self, min: f64, max: f64) -> Vec<(f64, String)> {
         let candidates: Vec<Vec<f64>> = match self {
-            Self::Quantile => return self.labelled(&[0.0, 0.5, 0.9, 0.99, 0.999], min, max),
+            Self::Quantile => return self.labelled(&[0.5, 0.9, 0.99, 0.999], min, max),
             Self::Bytes => [1, 2, 4, 8, 16].map(powers_of_two).to_vec(),
             Self::Time | Self::Share => {
                 vec![
@@ -158,7 +158,7 @@ mod tests {
             ["0.1 %", "0.2 %", "0.5 %", "1 %", "2 %", "5 %", "10 %"]
         );
         assert_eq!(labels(Unit::Bytes, &[5e5, 2e8]), ["1 MiB", "4 MiB", "16 MiB", "64 MiB"]);
-        assert_eq!(labels(Unit::Quantile, &[0.0, 0.5, 0.99]), ["fastest", "50 %", "90 %", "99 %"]);
+        assert_eq!(labels(Unit::Quantile, &[0.0, 0.5, 0.99]), ["50 %", "90 %", "99 %"]);
         for values in [&[1.0, 1e18][..], &[5.0], &[1e-7, 1.0]] {
             for unit in [Unit::Time, Unit::Bytes, Unit::Share] {
                 assert!(labels(unit, values).len() <= MAX_TICKS, "{unit:?} {values:?}");

@@ -49,7 +49,8 @@ pub(crate) fn svg(title: &str, x: Quantity, y: Quantity, series: &[Series<'_>]) 
     );
     let frame = Frame { x, y };
     frame.axes(&mut text);
-    for line in series {
+    // The first engine's line is drawn last, over the others'.
+    for line in series.iter().rev() {
         frame.line(&mut text, line);
     }
     legend(&mut text, series);
