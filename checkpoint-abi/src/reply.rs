@@ -17,7 +17,7 @@
 //! | 1 | HELLO | 16: version u32, 20: max regions u32, 24: features u64, 32: key, 16 bytes, 48: history u32, 56: max bytes u64 |
 //! | 2 | REGISTER | 16: region u32 |
 //! | 3 | CHECKPOINT | 16: checkpoint u64 |
-//! | 4 | QUERY of the session | 16: regions u32, 20: retained u32, from 24, 8 bytes each: current, checkpoints, rollbacks, mirror bytes, history bytes, table bytes, pages compared, pages changed, pages protected, pages open, pauses, nanoseconds of all pauses, of the longest pause, of arming |
+//! | 4 | QUERY of the session | 16: regions u32, 20: retained u32, from 24, 8 bytes each: current, checkpoints, rollbacks, mirror bytes, history bytes, table bytes, pages compared, pages changed, pages protected, pages open, pauses, nanoseconds of all pauses, of the longest pause, of arming, faults avoided, faults taken, compares wasted |
 //! | 5 | QUERY of a checkpoint | 16: checkpoint u64, 24: parent u64, 32: pages changed u64, 40: bytes u64, 48: has parent u32 (0: none, and parent is 0; 1) |
 //! | 6 | any, with [`Status::Again`] | 16: count u32 (at most 15), from 24, 16 bytes each: address u64, length u64 |
 
@@ -116,6 +116,12 @@ pub struct SessionFigures {
     pub longest_pause_ns: u64,
     /// Nanoseconds that it took to have the guest's memory watched, when regions were registered.
     pub arming_ns: u64,
+    /// Pages that changed and had been left writable: faults that were spared.
+    pub faults_avoided: u64,
+    /// Pages that were written while they were protected.
+    pub faults_taken: u64,
+    /// Pages that had been left writable and didn't change.
+    pub compares_wasted: u64,
 }
 
 /// Figures of one checkpoint.
@@ -273,7 +279,10 @@ const SESSION_PAUSES: usize = 104;
 const SESSION_PAUSE_NS: usize = 112;
 const SESSION_LONGEST_PAUSE_NS: usize = 120;
 const SESSION_ARMING_NS: usize = 128;
-const SESSION_END: usize = 136;
+const SESSION_FAULTS_AVOIDED: usize = 136;
+const SESSION_FAULTS_TAKEN: usize = 144;
+const SESSION_COMPARES_WASTED: usize = 152;
+const SESSION_END: usize = 160;
 const FIGURES_ID: usize = BODY;
 const FIGURES_PARENT: usize = 24;
 const FIGURES_PAGES_CHANGED: usize = 32;
@@ -379,6 +388,9 @@ impl SessionFigures {
         put(out, SESSION_PAUSE_NS, self.pause_ns.to_le_bytes());
         put(out, SESSION_LONGEST_PAUSE_NS, self.longest_pause_ns.to_le_bytes());
         put(out, SESSION_ARMING_NS, self.arming_ns.to_le_bytes());
+        put(out, SESSION_FAULTS_AVOIDED, self.faults_avoided.to_le_bytes());
+        put(out, SESSION_FAULTS_TAKEN, self.faults_taken.to_le_bytes());
+        put(out, SESSION_COMPARES_WASTED, self.compares_wasted.to_le_bytes());
     }
 
     fn decode(bytes: &[u8; REPLY_SIZE]) -> Self {
@@ -399,6 +411,9 @@ impl SessionFigures {
             pause_ns: get_u64(bytes, SESSION_PAUSE_NS),
             longest_pause_ns: get_u64(bytes, SESSION_LONGEST_PAUSE_NS),
             arming_ns: get_u64(bytes, SESSION_ARMING_NS),
+            faults_avoided: get_u64(bytes, SESSION_FAULTS_AVOIDED),
+            faults_taken: get_u64(bytes, SESSION_FAULTS_TAKEN),
+            compares_wasted: get_u64(bytes, SESSION_COMPARES_WASTED),
         }
     }
 }

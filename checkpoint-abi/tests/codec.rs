@@ -90,6 +90,9 @@ impl Lcg {
                 pause_ns: self.u64(),
                 longest_pause_ns: self.u64(),
                 arming_ns: self.u64(),
+                faults_avoided: self.u64(),
+                faults_taken: self.u64(),
+                compares_wasted: self.u64(),
             }),
             kind @ 5..=6 => ReplyBody::CheckpointFigures(CheckpointFigures {
                 id: self.checkpoint(),

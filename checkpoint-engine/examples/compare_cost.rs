@@ -69,7 +69,7 @@ fn new_engine(mib: usize) -> Result<(Engine<Told>, NonNull<u8>), Box<dyn Error>>
     let (memory, total) = (map(mib * MIB)?, mib * MIB / PAGE_SIZE);
     let mut written = PageSet::new(total)?;
     written.fill();
-    let config = Config { rule: Rule::TwoDirtyEpochs, history: NonZeroUsize::MIN, ..Config::default() };
+    let config = Config { rule: Rule::Model, history: NonZeroUsize::MIN, ..Config::default() };
     let mut engine = Engine::new(Told { written, quiet: false }, config);
     // SAFETY: the mapping is never unmapped, and only raw pointers write it.
     let live = unsafe { LiveMemory::new(memory, total) };

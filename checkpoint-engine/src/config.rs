@@ -20,9 +20,12 @@ const DEFAULT_HISTORY: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 pub enum Rule {
     /// Every page that was written.
     Always,
-    /// A page that changed in each of the last two epochs stays writable and is compared at each checkpoint,
-    /// until four compares in a row found nothing.
-    TwoDirtyEpochs,
+    /// Those whose next write costs less as a fault than as a compare at every checkpoint until then, by what pages
+    /// like them did in the last epochs and by the [`HostCosts`].
+    Model,
+    /// The opposite of the model.
+    #[cfg(test)]
+    Wrong,
     /// Decides by a pseudorandom sequence: shows that no result depends on the rule.
     #[cfg(test)]
     Random,
@@ -55,7 +58,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             history: DEFAULT_HISTORY,
-            rule: Rule::TwoDirtyEpochs,
+            rule: Rule::Model,
             costs: HostCosts::default(),
             max_regions: MAX_REGIONS,
             max_region_bytes: MAX_REGION_BYTES,

@@ -11,6 +11,7 @@ use cairn_abi::{CheckpointId, RegionId, RegionName};
 
 use crate::access::Access;
 use crate::pending::Pending;
+use crate::predictor::Outcomes;
 use crate::region::Region;
 use crate::versions::{Lookup, Member, RegionSet, Versions};
 use crate::{Config, EngineError, LiveMemory, TrackError, Tracker};
@@ -54,6 +55,8 @@ struct Counters {
     compared: u64,
     changed: u64,
     protected: u64,
+    /// Of regions that were removed.
+    outcomes: Outcomes,
 }
 
 impl<T: Tracker> Engine<T> {
@@ -106,7 +109,7 @@ impl<T: Tracker> Engine<T> {
         set.try_reserve_exact(self.set.len() + 1)?;
         set.extend_from_slice(&self.set);
         set.push(Member { id, name });
-        let region = Region::new(id, name, memory, self.config.rule)?;
+        let region = Region::new(id, name, memory, self.config.rule, self.config.costs)?;
         self.tracker.attach(id, &region.live)?;
         self.regions.push(region);
         self.last_region = id.0;
@@ -122,7 +125,7 @@ impl<T: Tracker> Engine<T> {
         self.abandon();
         let at = self.region_at(region)?;
         self.tracker.detach(region);
-        self.regions.remove(at);
+        self.counters.outcomes += self.regions.remove(at).predictor.outcomes();
         self.set = self.set.iter().copied().filter(|member| member.id != region).collect();
         self.versions.purge(region);
         Ok(())

@@ -77,7 +77,7 @@ mod delta;
 
 mod versions;
 
-mod heat;
+mod predictor;
 
 mod region;
 

@@ -98,6 +98,22 @@ impl PageSet {
         }
     }
 
+    /// Removes the pages that `keep` says no to; it is asked about every page in the set.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
+        let mut from = 0;
+        while let Some(at) = self.next_word(from) {
+            from = at + 1;
+            let mut bits = self.words[at];
+            while bits != 0 {
+                let bit = bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                if !keep(at * WORD_PAGES + bit) {
+                    self.words[at] &= !(1 << bit);
+                }
+            }
+        }
+    }
+
     /// Whether no page is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -7,9 +7,9 @@ use cairn_abi::{RegionId, RegionName};
 
 use crate::access::Access;
 use crate::delta::Delta;
-use crate::heat::{EpochEnd, Heat};
 use crate::mirror::Mirror;
-use crate::{EngineError, LiveMemory, PageSet, Rule, TrackError, Tracker};
+use crate::predictor::{EpochEnd, Predictor};
+use crate::{EngineError, HostCosts, LiveMemory, PageSet, Rule, TrackError, Tracker};
 
 use tries::Tries;
 
@@ -24,7 +24,7 @@ pub(crate) struct Region {
     pub(crate) name: RegionName,
     pub(crate) live: LiveMemory,
     pub(crate) mirror: Mirror,
-    pub(crate) heat: Heat,
+    pub(crate) predictor: Predictor,
     /// Whether the root version has it. If not, no version needs its former bytes.
     pub(crate) in_root: bool,
     /// What the tracker reported and this try takes; later, what to protect.
@@ -58,6 +58,7 @@ impl Region {
         name: RegionName,
         live: LiveMemory,
         rule: Rule,
+        costs: HostCosts,
     ) -> Result<Self, EngineError> {
         let pages = live.pages();
         Ok(Self {
@@ -65,7 +66,7 @@ impl Region {
             name,
             live,
             mirror: Mirror::new(pages)?,
-            heat: Heat::new(rule, pages)?,
+            predictor: Predictor::new(rule, costs, pages)?,
             in_root: false,
             written: PageSet::new(pages)?,
             any_written: false,
@@ -79,7 +80,7 @@ impl Region {
     pub(crate) fn table_bytes(&self) -> u64 {
         let sets =
             self.written.bytes() + self.changed.bytes() + self.restore.bytes() + self.tries.table_bytes();
-        (size_of::<Self>() + sets + self.heat.table_bytes() + self.mirror.table_bytes()) as u64
+        (size_of::<Self>() + sets + self.predictor.table_bytes() + self.mirror.table_bytes()) as u64
     }
 
     /// Asks the tracker what may have been written.
@@ -161,10 +162,9 @@ impl Region {
             self.any_written = true;
         }
         if !self.any_written {
-            self.heat.end_idle_epoch();
             return Ok(0);
         }
-        let mut pages = self.heat.end_epoch(EpochEnd::Checkpoint, &mut self.written, &mut self.changed);
+        let mut pages = self.predictor.end_epoch(EpochEnd::Checkpoint, &mut self.written, &mut self.changed);
         if several_tries {
             self.written.subtract(&self.tries.marked);
             pages = self.written.count() as u64;

@@ -12,6 +12,7 @@ impl<T: Tracker> Engine<T> {
     #[must_use]
     pub fn figures(&self) -> SessionFigures {
         let sum = |of: fn(&Region) -> u64| self.regions.iter().map(of).sum::<u64>();
+        let gone = self.counters.outcomes;
         SessionFigures {
             regions: small(self.regions.len()),
             retained: small(self.versions.retained()),
@@ -24,7 +25,10 @@ impl<T: Tracker> Engine<T> {
             pages_compared: self.counters.compared,
             pages_changed: self.counters.changed,
             pages_protected: self.counters.protected,
-            pages_open: sum(|region| region.heat.open_pages()),
+            pages_open: sum(|region| region.predictor.open_pages()),
+            faults_avoided: gone.avoided + sum(|region| region.predictor.outcomes().avoided),
+            faults_taken: gone.taken + sum(|region| region.predictor.outcomes().taken),
+            compares_wasted: gone.wasted + sum(|region| region.predictor.outcomes().wasted),
             // Whoever stops the program for the engine knows these.
             ..SessionFigures::default()
         }

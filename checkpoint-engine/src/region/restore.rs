@@ -2,7 +2,7 @@
 
 use super::{PREFETCH_PAGES, Passed, Region, spend};
 use crate::access::Access;
-use crate::heat::EpochEnd;
+use crate::predictor::EpochEnd;
 use crate::{TrackError, Tracker};
 
 impl Region {
@@ -102,8 +102,8 @@ impl Region {
             self.written.union_with(&self.changed);
             self.any_written = true;
         }
-        self.heat.end_epoch(EpochEnd::Rollback, &mut self.written, &mut self.changed);
-        self.heat.remove_open(&mut self.restore);
+        self.predictor.end_epoch(EpochEnd::Rollback, &mut self.written, &mut self.changed);
+        self.predictor.remove_open(&mut self.restore);
         if several_tries {
             self.restore.subtract(&self.tries.marked);
         }

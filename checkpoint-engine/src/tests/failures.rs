@@ -24,7 +24,8 @@ fn world(config: Config, protects_engine: bool) -> World {
 fn the_tracker_fails_at_any_call_of_a_checkpoint() {
     for protects_engine in [false, true] {
         for call in 1..=5 {
-            let mut world = world(Config::default(), protects_engine);
+            // A rule by which both regions are protected.
+            let mut world = world(Config { rule: Rule::Always, ..Config::default() }, protects_engine);
             world.engine.tracker_mut().fail_in = call;
             let collecting = call <= 2;
             assert_eq!(world.checkpoint().is_err(), collecting, "call {call}");
@@ -84,7 +85,7 @@ fn a_history_that_is_full_fails_the_checkpoint_and_nothing_else() {
 #[test]
 fn a_failed_checkpoint_is_retried_with_the_same_pages() {
     let history = NonZeroUsize::new(2).unwrap();
-    let mut world = world(Config { history, rule: Rule::TwoDirtyEpochs, ..Config::default() }, false);
+    let mut world = world(Config { history, rule: Rule::Model, ..Config::default() }, false);
     let open = [0, 1].map(|at| world.engine.tracker().open_pages(world.regions[at].0));
     world.engine.tracker_mut().fail_in = 2;
     world.checkpoint().unwrap_err();

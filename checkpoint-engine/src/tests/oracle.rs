@@ -83,7 +83,7 @@ proptest! {
     #[test]
     fn any_program_gets_back_what_it_had(
         steps in prop::collection::vec(step(), 1..160),
-        rule in prop_oneof![Just(Rule::Always), Just(Rule::TwoDirtyEpochs), Just(Rule::Random)],
+        rule in prop_oneof![Just(Rule::Always), Just(Rule::Model), Just(Rule::Wrong), Just(Rule::Random)],
         history in 1..7usize,
         noise in 0..4u64,
         protects_engine in any::<bool>(),
@@ -99,7 +99,7 @@ proptest! {
 
     #[test]
     fn the_rule_changes_no_byte(steps in prop::collection::vec(step(), 1..80)) {
-        let ends = [Rule::Always, Rule::TwoDirtyEpochs, Rule::Random].map(|rule| {
+        let ends = [Rule::Always, Rule::Model, Rule::Random].map(|rule| {
             let mut world = World::new(rule, 4, FakeTracker::default());
             // Failures count calls, and how many there are is what the rule decides.
             steps.iter().filter(|step| !matches!(step, Step::Fail(_))).for_each(|step| run(&mut world, step));
@@ -115,7 +115,7 @@ fn one_long_program() {
     use proptest::test_runner::TestRunner;
 
     let mut runner = TestRunner::deterministic();
-    let mut world = World::new(Rule::TwoDirtyEpochs, 6, FakeTracker { noise: 50, ..FakeTracker::default() });
+    let mut world = World::new(Rule::Model, 6, FakeTracker { noise: 50, ..FakeTracker::default() });
     for _ in 0..5000 {
         let next = step().new_tree(&mut runner).unwrap().current();
         run(&mut world, &next);

@@ -35,7 +35,7 @@ impl KeeperConfig {
     /// What the engine is told.
     pub(super) fn engine(self) -> Config {
         let Self { history, max_region_bytes, max_history_bytes } = self;
-        let rule = Rule::TwoDirtyEpochs;
+        let rule = Rule::Model;
         let max_pages_per_try = MAX_PAGES_PER_TRY;
         Config { history, max_region_bytes, max_history_bytes, max_pages_per_try, rule, ..Config::default() }
     }

@@ -92,7 +92,7 @@ proptest! {
     #[test]
     fn any_program_in_a_guest_gets_back_what_it_had(
         steps in prop::collection::vec(step(), 1..120),
-        rule in prop_oneof![Just(Rule::Always), Just(Rule::TwoDirtyEpochs), Just(Rule::Random)],
+        rule in prop_oneof![Just(Rule::Always), Just(Rule::Model), Just(Rule::Wrong), Just(Rule::Random)],
         history in 1..6usize,
         max_pages_per_try in prop_oneof![Just(u64::MAX), 1..9_u64],
     ) {
@@ -110,7 +110,7 @@ fn one_long_program_in_a_guest() {
     use proptest::test_runner::TestRunner;
 
     let mut runner = TestRunner::deterministic();
-    let mut world = World::new(FRAMES, Rule::TwoDirtyEpochs, 5);
+    let mut world = World::new(FRAMES, Rule::Model, 5);
     for _ in 0..1500 {
         let next = step().new_tree(&mut runner).unwrap().current();
         run(&mut world, &next);

@@ -7,7 +7,11 @@ use super::model::{Between, World};
 use crate::{Config, EngineError, PAGE_SIZE, Rule};
 
 fn world(frames: usize, pages: usize) -> World {
-    let mut world = World::new(frames, Rule::TwoDirtyEpochs, 8);
+    world_with(Rule::Model, frames, pages)
+}
+
+fn world_with(rule: Rule, frames: usize, pages: usize) -> World {
+    let mut world = World::new(frames, rule, 8);
     world.add(pages).unwrap();
     world
 }
@@ -154,7 +158,7 @@ fn what_a_rollback_did_not_restore_counts_as_written() {
 
 #[test]
 fn a_program_that_writes_between_the_tries_loses_nothing_later() {
-    let mut world = world(100, 80);
+    let mut world = world_with(Rule::Always, 100, 80);
     world.checkpoint(1, Between::Quiet).unwrap();
     sweep(&world, 0..20, 1);
     swap_out(&world, 10..11);
