@@ -52,7 +52,7 @@ pub(crate) struct Run {
     #[arg(
         long,
         value_name = "RECORD",
-        conflicts_with_all = ["json", "quick", "engines", "patterns", "region_mib", "seconds", "poll", "cairn", "linux_guest"]
+        conflicts_with_all = ["json", "quick", "engines", "patterns", "region_mib", "seconds", "poll", "linux_guest"]
     )]
     pub(crate) from: Option<PathBuf>,
     /// When the VM's host takes requests without an exit.
