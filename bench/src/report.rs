@@ -26,7 +26,7 @@ pub enum Unread {
     /// It can't be read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It has more than [`MAX_RECORD`] bytes.
+    /// It has more bytes than a record of a run can have.
     #[error("it has more than {MAX_RECORD} bytes")]
     TooLong,
     /// It is no JSON, or not that of a report.

@@ -101,7 +101,9 @@ impl Unit {
 
     fn labelled(self, values: &[f64], min: f64, max: f64) -> Vec<(f64, String)> {
         let placed = values.iter().filter_map(|value| Some((self.position(*value)?, *value)));
-        let inside = placed.filter(|(position, _)| (min..=max).contains(position));
+        // A pattern with one share only has an axis that is longer than shares can be.
+        let possible = placed.filter(|(_, value)| self != Self::Share || *value <= 1.0);
+        let inside = possible.filter(|(position, _)| (min..=max).contains(position));
         inside.map(|(position, value)| (position, self.tick(value))).collect()
     }
 
@@ -159,6 +161,7 @@ mod tests {
         );
         assert_eq!(labels(Unit::Bytes, &[5e5, 2e8]), ["1 MiB", "4 MiB", "16 MiB", "64 MiB"]);
         assert_eq!(labels(Unit::Quantile, &[0.0, 0.5, 0.99]), ["50 %", "90 %", "99 %"]);
+        assert_eq!(labels(Unit::Share, &[1.0]), ["50 %", "100 %"]);
         for values in [&[1.0, 1e18][..], &[5.0], &[1e-7, 1.0]] {
             for unit in [Unit::Time, Unit::Bytes, Unit::Share] {
                 assert!(labels(unit, values).len() <= MAX_TICKS, "{unit:?} {values:?}");

@@ -10,7 +10,7 @@ use crate::html::escaped;
 /// The size of a plot, and of the space around its inner part.
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 330.0;
-const LEFT: f64 = 62.0;
+const LEFT: f64 = 72.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 92.0;
