@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cairn_abi::reply::{Ask, Missing};
 use cairn_abi::{RegionId, RegionName, Span};
-use cairn_engine::{Config, Engine, LiveMemory, Rule};
+use cairn_engine::{Config, Engine, LiveMemory, Pool, Rule};
 
 use crate::checkpoint::bitmap::BitmapTracker;
 use crate::checkpoint::effects;
@@ -27,7 +27,8 @@ pub struct KeeperConfig {
     pub history: NonZeroUsize,
     /// Bytes that all regions may have together.
     pub max_region_bytes: u64,
-    /// Bytes that all checkpoints may have together; one that needs more fails, and the others hold.
+    /// Bytes that all checkpoints may have together: the oldest go until they fit. One that doesn't fit alone fails, and
+    /// the others hold.
     pub max_history_bytes: u64,
 }
 
@@ -46,6 +47,7 @@ impl KeeperConfig {
 pub struct Keeper {
     engine: Engine<BitmapTracker>,
     config: KeeperConfig,
+    pool: Option<Arc<Pool>>,
     slots: Arc<Mutex<SlotMap>>,
     memory: Arc<ProgramMemory>,
     /// A span that has its memslot and waits for the program to touch its pages.
@@ -53,11 +55,16 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper of nothing.
+    /// A keeper of nothing. The threads of `pool` help it.
     #[must_use]
-    pub fn new(slots: Arc<Mutex<SlotMap>>, memory: Arc<ProgramMemory>, config: KeeperConfig) -> Self {
-        let engine = engine(&slots, &memory, config);
-        Self { engine, config, slots, memory, prepared: None }
+    pub fn new(
+        slots: Arc<Mutex<SlotMap>>,
+        memory: Arc<ProgramMemory>,
+        config: KeeperConfig,
+        pool: Option<Arc<Pool>>,
+    ) -> Self {
+        let engine = engine(&slots, &memory, config).with_pool(pool.clone());
+        Self { engine, config, pool, slots, memory, prepared: None }
     }
 
     /// Does it. The program stands still, or waits for the answer; all but checkpoints, rollbacks,
@@ -137,7 +144,7 @@ impl Keeper {
                 break;
             }
         }
-        self.engine = engine(&self.slots, &self.memory, self.config);
+        self.engine = engine(&self.slots, &self.memory, self.config).with_pool(self.pool.clone());
     }
 
     fn unprepare(&mut self) {

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use cairn_vmm::machine::app::{self, AppConfig, DEFAULT_MEMORY, Grant, LEAST_MEMORY, RunError};
 use cairn_vmm::machine::end::{End, Ended};
+use cairn_vmm::machine::helpers::MOST_THREADS;
 use cairn_vmm::machine::poll_policy::PollMode;
 use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
@@ -50,12 +51,20 @@ pub(crate) struct Run {
     /// directories are visible anyhow, read-only.
     #[arg(long, value_name = "HOST[:GUEST][:rw]")]
     dir: Vec<OsString>,
-    /// When a host thread takes requests without an exit.
+    /// When a host thread takes requests and system calls without an exit.
     #[arg(long, value_enum, default_value_t = Poll::Auto)]
     poll: Poll,
     /// Checkpoints that can be rolled back to.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = history)]
     history: usize,
+    /// Memory for the checkpoints that can be rolled back to, beside a copy of the newest: when they need more, the
+    /// oldest go. A checkpoint that needs more alone fails, and none goes [default: as much as --memory].
+    #[arg(long, value_name = "SIZE")]
+    history_memory: Option<Size>,
+    /// Threads that work on a large checkpoint or rollback; they sleep otherwise [default: one for each core, at
+    /// most 8].
+    #[arg(long, value_name = "N", value_parser = threads)]
+    threads: Option<NonZeroUsize>,
     /// The program, looked up in PATH if it has no slash.
     program: OsString,
     /// Its arguments.
@@ -65,11 +74,11 @@ pub(crate) struct Run {
 
 #[derive(Clone, Copy, ValueEnum, Debug)]
 enum Poll {
-    /// While requests come and a core is spare.
+    /// While they come and a core is spare.
     Auto,
     /// All the time.
     Always,
-    /// Never: each request is an exit.
+    /// Never: each is an exit.
     Never,
 }
 
@@ -119,6 +128,8 @@ impl Run {
             directory: std::env::current_dir().context("the working directory can't be told")?,
             poll: self.poll.into(),
             history: NonZeroUsize::new(self.history).context("--history must be at least 1")?,
+            history_memory: self.history_memory.map(|size| size.0),
+            threads: self.threads,
         })
     }
 }
@@ -194,6 +205,11 @@ pub(crate) fn history(text: &str) -> Result<usize, String> {
         Ok(count) if (1..=MOST_HISTORY).contains(&count) => Ok(count),
         _ => Err(format!("write a number from 1 to {MOST_HISTORY}")),
     }
+}
+
+pub(crate) fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let count = text.parse::<NonZeroUsize>().ok().filter(|count| count.get() <= MOST_THREADS);
+    count.ok_or_else(|| format!("write a number from 1 to {MOST_THREADS}"))
 }
 
 fn c_string(text: &OsStr) -> Result<CString> {
