@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
 
 use crate::cell::Cell;
 
@@ -57,16 +57,18 @@ pub fn batch(time: Duration, cycle_ns: u64, dirty: u32) -> u32 {
 /// MiB that a worker and its engine take at most, with a region of `region_mib` of which one epoch writes
 /// `dirty_mib`: the region, its mirror or copies, the history, and at the end the model.
 #[must_use]
-pub fn needed_mib(engine: EngineKind, region_mib: u32, dirty_mib: u32) -> u64 {
+pub fn needed_mib(engine: Contender, region_mib: u32, dirty_mib: u32) -> u64 {
     let (region, dirty) = (u64::from(region_mib), u64::from(dirty_mib));
     let kept = match engine {
         // Two retained copies, and the one that is being made.
-        EngineKind::FullCopy => 3 * region,
+        Contender::FullCopy => 3 * region,
         // Two children that share all but what was written since.
-        EngineKind::Fork => 2 * dirty,
-        EngineKind::Cairn | EngineKind::Mprotect | EngineKind::UffdWp | EngineKind::UserCompare => {
-            region + 2 * dirty
-        }
+        Contender::Fork => 2 * dirty,
+        Contender::Cairn
+        | Contender::CairnHinted
+        | Contender::Mprotect
+        | Contender::UffdWp
+        | Contender::UserCompare => region + 2 * dirty,
     };
     region + kept + PROCESS_MIB
 }
@@ -98,9 +100,9 @@ pub struct NoRoom {
 /// [`NoRoom`]: a cell has no engine left.
 pub fn too_large(
     cells: &[Cell],
-    engines: &[EngineKind],
+    engines: &[Contender],
     usable_mib: u64,
-) -> Result<Vec<(EngineKind, usize, u64)>, NoRoom> {
+) -> Result<Vec<(Contender, usize, u64)>, NoRoom> {
     let alone = |engine, cell: Cell| {
         let dirty_mib = cell.dirty_pages.div_ceil(crate::PAGES_PER_MIB);
         needed_mib(engine, cell.region_mib, dirty_mib).saturating_add(u64::from(cell.region_mib))
@@ -122,11 +124,11 @@ pub fn too_large(
 /// does not even fit alone is left out, with the MiB that it needs.
 #[must_use]
 pub fn groups(
-    needs: &[(EngineKind, u64)],
+    needs: &[(Contender, u64)],
     model_mib: u64,
     available_mib: u64,
-) -> (Vec<Vec<EngineKind>>, Vec<(EngineKind, u64)>) {
-    let (mut groups, mut too_large): (Vec<Vec<EngineKind>>, _) = (Vec::new(), Vec::new());
+) -> (Vec<Vec<Contender>>, Vec<(Contender, u64)>) {
+    let (mut groups, mut too_large): (Vec<Vec<Contender>>, _) = (Vec::new(), Vec::new());
     let mut used = u64::MAX;
     for &(engine, need) in needs {
         let alone = need.saturating_add(model_mib);
@@ -164,7 +166,7 @@ pub(crate) fn meminfo_mib(meminfo: &str, field: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use EngineKind::{Cairn, Fork, FullCopy};
+    use Contender::{Cairn, Fork, FullCopy};
 
     #[test]
     fn engines_that_fit_share_a_group_and_others_get_their_own() {
@@ -198,10 +200,10 @@ mod tests {
     fn what_does_not_fit_is_known_before() {
         use crate::pattern::Pattern;
         let cells = [64, 1024].map(|mib| Cell::new(Pattern::Hot, mib, 10).unwrap());
-        let engines = [EngineKind::Fork, EngineKind::FullCopy];
+        let engines = [Contender::Fork, Contender::FullCopy];
         assert_eq!(too_large(&cells, &engines, u64::MAX), Ok(vec![]));
         // Four regions and the model of a full copy don't fit, a fork's do.
-        assert_eq!(too_large(&cells, &engines, 3000), Ok(vec![(EngineKind::FullCopy, 1, 5 * 1024 + 64)]));
+        assert_eq!(too_large(&cells, &engines, 3000), Ok(vec![(Contender::FullCopy, 1, 5 * 1024 + 64)]));
         let refused = too_large(&cells, &engines, 2000).unwrap_err();
         assert_eq!((refused.cell, refused.needed_mib), (cells[1], 2 * 1024 + 2 * 11 + 64));
         assert!(refused.to_string().starts_with("hot 2621 pages of 1024 MiB does not fit"), "{refused}");

@@ -31,6 +31,7 @@
 
 pub mod cell;
 pub mod clock;
+pub mod contender;
 pub mod cpu;
 pub mod epochs;
 pub mod pattern;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
 use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
@@ -126,8 +126,8 @@ pub enum Outcome {
     Measured(Box<Figures>, u64),
     /// It doesn't work here.
     Unavailable(String),
-    /// It works here, and there is no memory for this cell.
-    TooLarge(String),
+    /// It works here, and not in this cell: there is no memory for it, or the program doesn't do what it takes.
+    NotInCell(String),
     /// It should have worked and didn't.
     Failed(String),
 }
@@ -185,7 +185,7 @@ impl Report {
     }
 
     /// Adds how `engine` fared in `cell`. Figures without verified bytes are a failure.
-    pub fn add(&mut self, cell: Cell, engine: EngineKind, outcome: Outcome) {
+    pub fn add(&mut self, cell: Cell, engine: Contender, outcome: Outcome) {
         let absent = |why| Absent {
             pattern: cell.pattern,
             region_mib: cell.region_mib,
@@ -200,14 +200,14 @@ impl Report {
             Outcome::Measured(..) => {
                 self.failed.push(absent("a rollback restored wrong bytes: its times don't count".to_owned()));
             }
-            Outcome::Unavailable(why) | Outcome::TooLarge(why) => self.unavailable.push(absent(why)),
+            Outcome::Unavailable(why) | Outcome::NotInCell(why) => self.unavailable.push(absent(why)),
             Outcome::Failed(why) => self.failed.push(absent(why)),
         }
     }
 }
 
 impl Measured {
-    fn new(cell: Cell, engine: EngineKind, figures: &Figures, cpu_ns: u64) -> Self {
+    fn new(cell: Cell, engine: Contender, figures: &Figures, cpu_ns: u64) -> Self {
         Self {
             pattern: cell.pattern,
             region_mib: cell.region_mib,
@@ -247,13 +247,13 @@ mod tests {
         };
         let cell = Cell::new(Pattern::Hot, 64, 10).unwrap();
         let mut report = Report::new(Host::look(1), Poll::Auto);
-        report.add(cell, EngineKind::Cairn, Outcome::Measured(Box::new(figures), 11));
+        report.add(cell, Contender::Cairn, Outcome::Measured(Box::new(figures), 11));
         report.add(
             cell,
-            EngineKind::Fork,
+            Contender::Fork,
             Outcome::Measured(Box::new(Figures { verified: false, ..figures }), 11),
         );
-        report.add(cell, EngineKind::UffdWp, Outcome::Unavailable("no kernel for it".to_owned()));
+        report.add(cell, Contender::UffdWp, Outcome::Unavailable("no kernel for it".to_owned()));
         report
     }
 

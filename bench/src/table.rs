@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::pattern::Pattern;
@@ -150,7 +150,7 @@ pub(crate) fn base(rows: &[&Measured], dirty_pages: u32) -> u64 {
 
 /// The engine of a cell that the others are compared with: `cairn`, or else the fastest.
 pub(crate) fn base_row<'r>(cell: &[&'r Measured]) -> Option<&'r Measured> {
-    let cairn = cell.iter().find(|row| row.engine == EngineKind::Cairn.name());
+    let cairn = cell.iter().find(|row| row.engine == Contender::Cairn.name());
     cairn.or_else(|| cell.iter().min_by_key(|row| row.cycle_ns.p50)).copied()
 }
 

@@ -1,6 +1,6 @@
 //! What a worker does in its cell: epochs with checkpoints, or inputs with resets.
 
-use cairn_guest::Session;
+use cairn_guest::{RegionMode, Session};
 
 use crate::cell::Cell;
 use crate::clock::Rate;
@@ -23,15 +23,15 @@ enum Kind {
 }
 
 impl Work {
-    /// Prepares the memory of the cell.
+    /// Prepares the memory of the cell, for `reset` in a region whose engine finds out what is written.
     ///
     /// # Errors
     /// [`Stuck`]
-    pub fn new(session: Session, cell: Cell, rate: Rate) -> Result<Self, Stuck> {
+    pub fn new(session: Session, mode: RegionMode, cell: Cell, rate: Rate) -> Result<Self, Stuck> {
         let kind = if cell.pattern == Pattern::Reset {
             Kind::Resets(Box::new(Resets::new(session, cell, rate)?))
         } else {
-            Kind::Epochs(Box::new(Workload::new(session, cell, rate)?))
+            Kind::Epochs(Box::new(Workload::new(session, mode, cell, rate)?))
         };
         Ok(Self { cell, kind })
     }

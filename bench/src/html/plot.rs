@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
 
 use crate::html::axis::{Axis, Unit};
 use crate::html::escaped;
@@ -158,7 +158,7 @@ fn legend(text: &mut String, series: &[Series<'_>]) {
 
 /// The place of an engine among all; one of another version comes after them.
 fn place_of(engine: &str) -> usize {
-    EngineKind::ALL.iter().position(|kind| kind.name() == engine).unwrap_or(EngineKind::ALL.len())
+    Contender::ALL.iter().position(|kind| kind.name() == engine).unwrap_or(Contender::ALL.len())
 }
 
 /// The class that gives an engine its colour and dashes.
@@ -170,12 +170,13 @@ pub(crate) fn style_of(engine: &str) -> String {
 fn mark(engine: &str, x: f64, y: f64) -> String {
     let (m, big) = (MARK, MARK * 1.3);
     match place_of(engine) {
-        // Circle, square, triangle, diamond, triangle upside down, plus.
+        // Circle, hourglass, square, triangle, diamond, triangle upside down, plus.
         0 => format!("M{:.1} {y:.1}a{m} {m} 0 1 0 {} 0a{m} {m} 0 1 0 -{} 0Z", x - m, 2.0 * m, 2.0 * m),
-        1 => format!("M{:.1} {:.1}h{}v{}h-{}Z", x - m, y - m, 2.0 * m, 2.0 * m, 2.0 * m),
-        2 => format!("M{x:.1} {:.1}l{big} {}h-{}Z", y - big, 2.0 * m, 2.0 * big),
-        3 => format!("M{x:.1} {:.1}l{big} {big}l-{big} {big}l-{big} -{big}Z", y - big),
-        4 => format!("M{x:.1} {:.1}l{big} -{}h-{}Z", y + big, 2.0 * m, 2.0 * big),
+        1 => format!("M{:.1} {:.1}h{d}l-{d} {d}h{d}Z", x - m, y - m, d = 2.0 * m),
+        2 => format!("M{:.1} {:.1}h{}v{}h-{}Z", x - m, y - m, 2.0 * m, 2.0 * m, 2.0 * m),
+        3 => format!("M{x:.1} {:.1}l{big} {}h-{}Z", y - big, 2.0 * m, 2.0 * big),
+        4 => format!("M{x:.1} {:.1}l{big} {big}l-{big} {big}l-{big} -{big}Z", y - big),
+        5 => format!("M{x:.1} {:.1}l{big} -{}h-{}Z", y + big, 2.0 * m, 2.0 * big),
         _ => format!("M{:.1} {:.1}h2v3h3v2h-3v3h-2v-3h-3v-2h3Z", x - 1.0, y - m),
     }
 }
@@ -219,7 +220,7 @@ mod tests {
 
     #[test]
     fn every_engine_has_a_mark_of_its_own() {
-        let names = EngineKind::ALL.map(EngineKind::name);
+        let names = Contender::ALL.map(Contender::name);
         for (index, name) in names.iter().enumerate() {
             assert!(
                 names[..index].iter().all(|other| mark(other, 9.0, 9.0) != mark(name, 9.0, 9.0)),
@@ -227,6 +228,6 @@ mod tests {
             );
             assert_eq!(style_of(name), format!("e{index}"));
         }
-        assert_eq!(style_of("magic"), "e6");
+        assert_eq!(style_of("magic"), "e7");
     }
 }

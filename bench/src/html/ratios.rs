@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
 
 use crate::cell::Cell;
 use crate::html::escaped;
@@ -42,7 +42,7 @@ fn name(row: &Measured) -> String {
 /// The engines of a report: those that this program knows in their order, then others.
 pub(crate) fn engines(report: &Report) -> Vec<&str> {
     let mut engines: Vec<&str> = Vec::new();
-    let known = EngineKind::ALL.iter().map(|kind| kind.name());
+    let known = Contender::ALL.iter().map(|kind| kind.name());
     let measured = || report.cells.iter().map(|row| row.engine.as_str());
     for engine in known.filter(|name| measured().any(|measured| measured == *name)).chain(measured()) {
         if !engines.contains(&engine) {
@@ -56,10 +56,12 @@ pub(crate) fn engines(report: &Report) -> Vec<&str> {
 pub(crate) fn verdict(cells: &[Rows<'_>]) -> String {
     let (mut compared, mut lost) = (0, Vec::new());
     for cell in cells {
-        let Some(cairn) = cell.rows.iter().find(|row| row.engine == EngineKind::Cairn.name()) else {
+        let Some(cairn) = cell.rows.iter().find(|row| row.engine == Contender::Cairn.name()) else {
             continue;
         };
-        let others = cell.rows.iter().filter(|row| row.engine != cairn.engine);
+        // Another way to use the device is no other engine.
+        let is_device = |row: &Measured| row.engine.parse::<Contender>().is_ok_and(Contender::needs_device);
+        let others = cell.rows.iter().filter(|row| !is_device(row));
         let Some(best) = others.min_by_key(|row| row.cycle_ns.p50) else { continue };
         compared += 1;
         if standing(best.cycle_ns.p50, cairn.cycle_ns.p50) == "worse" {

@@ -44,6 +44,13 @@ impl BitmapTracker {
         found.map(|(_, written)| written).ok_or(TrackError::NotAttached(region))
     }
 
+    /// The program's addresses of `memory`.
+    fn range(&self, region: RegionId, memory: &LiveMemory) -> Result<Range<u64>, TrackError> {
+        let base = memory.base().ok_or(TrackError::Scattered(region))?;
+        let start = (base.addr().get() - self.memory.window().address(0)) as u64;
+        Ok(start..start + memory.bytes() as u64)
+    }
+
     fn slots(&self) -> std::sync::MutexGuard<'_, SlotMap> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -51,10 +58,15 @@ impl BitmapTracker {
 
 impl Tracker for BitmapTracker {
     fn attach(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
-        let base = memory.base().ok_or(TrackError::Scattered(region))?;
-        let start = (base.addr().get() - self.memory.window().address(0)) as u64;
-        let range = start..start + memory.bytes() as u64;
+        let range = self.range(region, memory)?;
         self.slots().start_log(&range).map_err(refused("KVM_SET_USER_MEMORY_REGION", region))?;
+        self.regions.push((region, self.memory.watch(range)));
+        Ok(())
+    }
+
+    fn attach_hinted(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
+        // Without a log. It's known here because it ends, too, when the program unmaps its memory.
+        let range = self.range(region, memory)?;
         self.regions.push((region, self.memory.watch(range)));
         Ok(())
     }
