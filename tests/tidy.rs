@@ -18,6 +18,7 @@ const UNSAFE_FILES: &[&str] = &[
     "checkpoint-engine/src/pool.rs",
     "checkpoint-engine/src/tests/memory.rs",
     "checkpoint-engine/tests/no_allocation.rs",
+    "examples/src/fuzz/forked.rs",
     "guest-kmod-free-shim/src/client/tests.rs",
     "guest-kmod-free-shim/src/lock.rs",
     "guest-kmod-free-shim/src/mapping.rs",
@@ -68,7 +69,7 @@ const DEPENDENCIES: [(&str, &[&str]); 7] = [
     ("guest-lib", &["cairn-abi", "cairn-engine", "cairn-shim"]),
     ("vmm", &["cairn-abi", "cairn-engine"]),
     ("examples", &["cairn-guest"]),
-    ("bench", &["cairn-guest"]),
+    ("bench", &["cairn-guest", "cairn-examples"]),
 ];
 /// Lines that a file may have.
 const LONGEST: usize = 500;

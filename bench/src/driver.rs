@@ -11,6 +11,7 @@ use crate::cell::Cell;
 use crate::clock::Rate;
 use crate::cpu;
 use crate::engine::Programs;
+use crate::pattern::Pattern;
 use crate::process::{NoAnswer, WorkerProcess};
 use crate::protocol::{Answer, Figures, Order, chain};
 use crate::report::{Outcome, Report};
@@ -18,8 +19,6 @@ use crate::stats::median;
 
 /// Of the time for cycles, one part in so many is for warm-up, and one for rollbacks.
 const SIDE_SHARE: u32 = 8;
-/// Of the memory that is available, so many percent may be used.
-const MEMORY_PERCENT: u64 = 90;
 
 /// Steps per engine and cell: preparing, each batch, finishing.
 const STEPS_PER_ENGINE: u64 = ROUNDS as u64 + 2;
@@ -79,16 +78,22 @@ impl Plan {
         let mut outcomes: HashMap<_, _> =
             unavailable.iter().map(|(&engine, why)| (engine, Outcome::Unavailable(why.clone()))).collect();
         progress.advance(outcomes.len() as u64 * STEPS_PER_ENGINE);
+        if cell.pattern == Pattern::Reset && self.engines.contains(&Contender::CairnHinted) {
+            let why = "the parser doesn't say what it writes".to_owned();
+            if outcomes.insert(Contender::CairnHinted, Outcome::NotInCell(why)).is_none() {
+                progress.advance(STEPS_PER_ENGINE);
+            }
+        }
         let dirty_mib = cell.dirty_pages.div_ceil(crate::PAGES_PER_MIB);
         let needs: Vec<_> = (self.engines.iter())
             .filter(|engine| !outcomes.contains_key(engine))
             .map(|&engine| (engine, budget::needed_mib(engine, cell.region_mib, dirty_mib)))
             .collect();
-        let usable_mib = budget::available_mib().map_or(u64::MAX, |mib| mib / 100 * MEMORY_PERCENT);
+        let usable_mib = budget::usable_mib();
         let (groups, too_large) = budget::groups(&needs, u64::from(cell.region_mib), usable_mib);
         for (engine, needed) in too_large {
             let why = format!("it needs {needed} MiB of memory and {usable_mib} MiB can be used");
-            outcomes.insert(engine, Outcome::TooLarge(why));
+            outcomes.insert(engine, Outcome::NotInCell(why));
             progress.advance(STEPS_PER_ENGINE);
         }
         for group in groups {

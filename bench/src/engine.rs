@@ -36,7 +36,9 @@ pub enum Poll {
 }
 
 impl Poll {
-    fn name(self) -> &'static str {
+    /// The name that the option takes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Always => "always",

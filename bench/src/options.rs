@@ -45,6 +45,16 @@ pub(crate) struct Run {
     /// Write all figures to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Write a page with tables and plots to this file, which needs nothing beside it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Measure nothing: show the figures that --json recorded in this file.
+    #[arg(
+        long,
+        value_name = "RECORD",
+        conflicts_with_all = ["json", "quick", "engines", "patterns", "region_mib", "seconds", "poll", "linux_guest"]
+    )]
+    pub(crate) from: Option<PathBuf>,
     /// When the VM's host takes requests without an exit.
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Poll::Auto, conflicts_with = "linux_guest")]
     pub(crate) poll: Poll,
@@ -143,6 +153,8 @@ mod tests {
         assert!(run.guest.linux_guest && run.guest.modules.is_none());
         assert_eq!((run.guest.memory.as_str(), run.guest.cpus), ("2G", 1));
         assert!(!parse("").unwrap().run.guest.linux_guest);
+        // As `cairn bench` hands its arguments on.
+        assert!(parse("--cairn /c --from r.json").is_ok() && parse("--from r.json --html r.html").is_ok());
         for bad in [
             "--linux-guest",
             "--kernel /k",
@@ -152,6 +164,10 @@ mod tests {
             "--guest-program /p",
             "--linux-guest --kernel /k --poll never",
             "--linux-guest --kernel /k --quick --seconds 1",
+            "--from r.json --quick",
+            "--from r.json --json s.json",
+            "--from r.json --engines cairn",
+            "--from r.json --linux-guest --kernel /k",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

