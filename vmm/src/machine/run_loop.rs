@@ -1,5 +1,7 @@
 //! The loop of the thread that runs the vCPU: an event, what it means, and on.
 
+use std::sync::Arc;
+
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
@@ -10,7 +12,7 @@ use crate::guest::app::syscalls::{self, Flow};
 use crate::kvm::vcpu::Failure;
 use crate::machine::app::RunError;
 use crate::machine::end::{End, Ended, Fault};
-use crate::machine::unit::UnitRegisters;
+use crate::machine::unit::{SharedUnit, Unit, UnitRegisters};
 use crate::memory::rights::Rights;
 
 /// Bits of a page fault's error code (Intel SDM volume 3, 4.7).
@@ -25,6 +27,7 @@ pub struct RunLoop {
     cpu: Cpu,
     process: Process,
     bus: Bus<UnitRegisters>,
+    unit: Arc<SharedUnit>,
     /// The last fault that the page tables didn't explain, so that it's retried only once.
     retried: Option<(u64, u64)>,
 }
@@ -32,8 +35,8 @@ pub struct RunLoop {
 impl RunLoop {
     /// A program that is about to start.
     #[must_use]
-    pub fn new(cpu: Cpu, process: Process, bus: Bus<UnitRegisters>) -> Self {
-        Self { cpu, process, bus, retried: None }
+    pub fn new(cpu: Cpu, process: Process, bus: Bus<UnitRegisters>, unit: Arc<SharedUnit>) -> Self {
+        Self { cpu, process, bus, unit, retried: None }
     }
 
     /// Runs the program to its end.
@@ -59,6 +62,11 @@ impl RunLoop {
             }
             Event::Exception(exception) => self.exception(&exception),
             Event::NoMemory { instruction } => Ok(Some(self.no_memory(instruction))),
+            Event::LogFull => {
+                tracing::debug!("the vCPU stopped because its log is full");
+                self.unit.with(Unit::empty_log)?;
+                Ok(None)
+            }
             Event::Nothing => Ok(None),
             Event::Failed { failure: Failure::Emulation, instruction } if self.is_sysenter(instruction) => {
                 let what = "executed an invalid instruction".to_owned();

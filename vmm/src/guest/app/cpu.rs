@@ -13,6 +13,7 @@ use kvm_bindings::kvm_regs;
 
 use crate::guest::app::process::Segments;
 use crate::host::mapping::Reservation;
+use crate::kvm::dirty_ring::DirtyRing;
 use crate::kvm::state::{self, Tables};
 use crate::kvm::system::{KvmError, System};
 use crate::kvm::vcpu::{Exit, Failure, Vcpu};
@@ -72,6 +73,8 @@ pub enum Event {
         /// The instruction's address.
         instruction: u64,
     },
+    /// The log of what it wrote is nearly full, and must be emptied before it goes on.
+    LogFull,
     /// Nothing that matters to the program (a load was answered, a signal arrived).
     Nothing,
     /// KVM can't go on.
@@ -116,6 +119,7 @@ pub struct Cpu {
     system: Arc<Reservation>,
     stub: Stub,
     segments: Segments,
+    ring: Option<DirtyRing>,
 }
 
 /// The pages of the system span that the program may execute: the syscall stub.
@@ -128,7 +132,7 @@ impl Cpu {
     /// [`KvmError`].
     pub fn new(
         kvm: &System,
-        vm: &Vm,
+        vm: &Arc<Vm>,
         system: Arc<Reservation>,
         tables: &mut PageTables,
         entry: u64,
@@ -159,7 +163,8 @@ impl Cpu {
             (MSR_SYSCALL_MASK, state::SYSCALL_MASK),
         ])?;
         let stub = start(&mut vcpu)?;
-        let mut cpu = Self { vcpu, system, stub, segments: Segments::default() };
+        let ring = vm.dirty_ring(&vcpu)?;
+        let mut cpu = Self { vcpu, system, stub, segments: Segments::default(), ring };
         let regs = kvm_regs { rcx: entry, r11: START_FLAGS, rsp: stack, ..cpu.vcpu.regs() };
         cpu.vcpu.set_regs(&regs);
         cpu.answer(0, Segments::default())?;
@@ -180,9 +185,15 @@ impl Cpu {
             Exit::Load | Exit::Interrupted => Event::Nothing,
             // The CPU forbids ports to programs; where CPL 0 is emulated, KVM may let them through.
             Exit::Port => self.forbidden(),
+            Exit::RingFull => Event::LogFull,
             Exit::NoMemory => Event::NoMemory { instruction: self.vcpu.regs().rip },
             Exit::Failed(failure) => Event::Failed { failure, instruction: self.vcpu.regs().rip },
         })
+    }
+
+    /// The vCPU's dirty ring, for whoever tracks what the program writes; once, and only where there is one.
+    pub fn take_ring(&mut self) -> Option<DirtyRing> {
+        self.ring.take()
     }
 
     /// Gives the program a system call's answer. The segments' bases become `segments`.

@@ -30,6 +30,7 @@ use crate::host::signal;
 use crate::kvm::ram_slots::{RamSlots, SLOT_BYTES};
 use crate::kvm::system::System;
 use crate::kvm::vm::Vm;
+use crate::machine::host_costs::HostFigures;
 use crate::machine::linux::config::LinuxConfig;
 use crate::machine::linux::end::{LinuxEnd, LinuxEnded};
 use crate::machine::linux::error::BootError;
@@ -72,7 +73,9 @@ impl Machine {
         let entry = load(&ram, config)?;
         let vm = Arc::new(kvm.create_kernel_vm()?);
         let slots = Arc::new(RamSlots::new(&vm, &ram, SLOT_BYTES)?);
-        let pci = Arc::new(functions::bus(&vm, &slots, config)?);
+        let figures = HostFigures::or_usual(kvm);
+        let (costs, _) = figures.costs(&figures.bitmap);
+        let pci = Arc::new(functions::bus(&vm, &slots, config, costs)?);
         let reports = Reports::default();
         let ports = Arc::new(Ports { serials: serials(&vm, &reports).map(Arc::new), pci });
         let supported = kvm.supported_cpuid()?;
