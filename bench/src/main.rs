@@ -12,7 +12,7 @@ use cairn_bench::budget::{Pace, QUICK};
 use cairn_bench::cell;
 use cairn_bench::clock::Rate;
 use cairn_bench::driver::{Plan, Progress};
-use cairn_bench::engine::{Poll, Programs};
+use cairn_bench::engine::{Poll, Programs, Tracker};
 use cairn_bench::host::Host;
 use cairn_bench::linux_guest::boot::{self, LinuxGuest};
 use cairn_bench::linux_guest::console;
@@ -48,7 +48,8 @@ fn run(options: Run) -> Result<ExitCode> {
     let report = if options.guest.linux_guest {
         boot_guest(options)?
     } else {
-        let programs = Programs::find(options.cairn, options.poll).context("which program this is")?;
+        let programs =
+            Programs::find(options.cairn, options.poll, options.tracker).context("which program this is")?;
         measure(options.what, programs, |plan| Bar::new(plan.steps()))?
     };
     print!("{}", table::render(&report));
@@ -67,7 +68,7 @@ fn measure<P: Progress>(what: What, programs: Programs, progress: impl FnOnce(&P
     };
     let cells = if what.quick { cell::quick() } else { cell::all(&what.patterns, &what.region_mib)? };
     let rate = measure_rate()?;
-    let mut report = Report::new(Host::look(rate.hz()), programs.poll);
+    let mut report = Report::new(Host::look(rate.hz()), programs.poll, programs.tracker);
     let plan = Plan { cells, engines: distinct(what.engines), pace, programs, rate };
     let progress = progress(&plan);
     plan.run(&mut report, &progress);
@@ -80,7 +81,8 @@ fn boot_guest(options: Run) -> Result<Report> {
     cell::all(&options.what.patterns, &options.what.region_mib)?;
     let Guest { kernel, modules, memory, cpus, guest_program, .. } = options.guest;
     let kernel = kernel.context("--linux-guest needs a kernel: --kernel VMLINUZ, a distribution's own")?;
-    let programs = Programs::find(options.cairn, Poll::Never).context("which program this is")?;
+    let programs =
+        Programs::find(options.cairn, Poll::Never, Tracker::Auto).context("which program this is")?;
     let cairn = programs.cairn.context("there is no cairn command")?;
     let program = boot::program(guest_program)?;
     let guest = LinuxGuest { cairn, kernel, modules, memory, cpus, program };
