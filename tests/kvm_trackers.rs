@@ -21,7 +21,7 @@ fn succeeds(options: &[&str], program: &str, arguments: &[String]) -> (String, S
 }
 
 fn contract_holds(poll: &str, seed: u64) {
-    const STEPS: u32 = 1000;
+    const STEPS: u32 = 600;
     for (seed, tracker) in (seed..).zip(TRACKERS) {
         let options = [&["--poll", poll], tracker].concat();
         let (out, _) = succeeds(&options, "guest-contract", &[seed.to_string(), STEPS.to_string()]);

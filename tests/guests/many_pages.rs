@@ -7,7 +7,7 @@ use cairn_guest::{Error, Session};
 const PAGES: usize = 6000;
 /// Words of a page.
 const WORDS: usize = 512;
-const ROUNDS: u64 = 12;
+const ROUNDS: u64 = 6;
 /// Pages that are written in every round.
 const HOT: usize = 100;
 
