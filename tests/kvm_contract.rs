@@ -1,4 +1,5 @@
-//! The engines' contract inside a guest: every case, and thousands of random steps beside a full-copy model.
+//! The engines' contract inside a guest: every case, and thousands of random steps beside a full-copy model, then
+//! as many with arenas beside std's collections.
 
 use cairn_tests::{cairn_run, guest, run};
 
@@ -8,7 +9,8 @@ fn holds(options: &[&str], seed: u64, steps: u32) {
     let output = run(&mut command, b"").unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{options:?} seed {seed}: {}\n{out}\n{err}", output.status);
-    assert!(out.contains(&format!("steps: {steps}")), "{out}");
+    assert_eq!(out.matches(&format!("steps: {steps}")).count(), 2, "{out}");
+    assert!(out.contains("arenas: "), "{out}");
 }
 
 #[test]

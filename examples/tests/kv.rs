@@ -40,9 +40,7 @@ fn stats_name_the_engine_and_what_is_open() {
     for engine in engines() {
         let output = run(KV, engine, &["--keys", "9"], b"SET key val\nBEGIN\nSTATS\n");
         let stats = String::from_utf8(output.stdout).unwrap();
-        for part in
-            [&format!("engine {engine}"), "keys 1 of 9", "bytes 6 live, 6 written", "transactions 1 of "]
-        {
+        for part in [&format!("engine {engine}"), "keys 1 of 9", "bytes 6 of ", "transactions 1 of "] {
             assert!(stats.contains(part), "{part} is missing in {stats}");
         }
     }

@@ -76,7 +76,7 @@ fn damage_is_noticed_told_and_undone_on_every_engine() {
 #[test]
 fn damage_anywhere_leaves_the_same_counts() {
     let directory = tempfile::tempdir().unwrap();
-    // So many different words that the table grows several times.
+    // So many different words that the map grows several times.
     let files = text(directory.path(), (0..9000).map(|line| format!("a{} b{} c", line, line % 700)));
     let expected = reference(&files);
     for line in ["1", "2", "999", "1000", "1001", "1536", "8999", "9000"] {

@@ -7,6 +7,7 @@ use cairn_abi::ids::NameError;
 use cairn_engine::EngineError;
 use cairn_shim::ShimError;
 
+use crate::arena::Full;
 use crate::kind::{ENGINE_VARIABLE, EngineKind, UnknownEngine};
 
 /// Why a call on a session failed. Nothing was changed then, unless the variant says otherwise.
@@ -128,6 +129,13 @@ pub enum Error {
         #[source]
         source: Option<io::Error>,
     },
+    /// A rollback failed after it may have changed some regions and not others; a checkpoint of that
+    /// would hold a state that never was.
+    #[error("a rollback failed halfway: roll back to another checkpoint first")]
+    Torn,
+    /// An arena is too small for what is to be in it.
+    #[error(transparent)]
+    Full(#[from] Full),
     /// The session was made before a fork, and this is the child.
     #[error(
         "this session belongs to the process that opened it, and this is a child of it: open a session of its own"

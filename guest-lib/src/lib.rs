@@ -18,6 +18,42 @@
 //! checkpoints. The newest [`Session::history`] checkpoints are retained, one more evicts the oldest.
 //! The set of regions belongs to a checkpoint: it can be rolled back to while exactly its regions exist.
 //!
+//! # Arenas
+//!
+//! A region of plain elements is right for tables and grids. For what grows and shrinks, an [`arena`] is a
+//! region with an allocator in it, and collections that live there: [`arena::Map`], [`arena::Vector`] and
+//! [`arena::Text`]. The program says what the root is, and reaches it in [`Session::with`] to change it and
+//! in [`Session::read`] to look at it:
+//!
+//! ```
+//! use cairn_guest::arena::{Full, Map, Text, Vector};
+//!
+//! cairn_guest::region_data! {
+//!     struct Library<'r> {
+//!         shelves: Map<'r, Text<'r>, Vector<'r, u32>>,
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), cairn_guest::Error> {
+//! let mut session = cairn_guest::Session::open()?;
+//! let library = session
+//!     .arena::<Library>("library", 1 << 20, |heap| Ok(Library { shelves: heap.map() }))?;
+//! session.with(&library, |root| {
+//!     let heap = root.shelves.heap();
+//!     root.shelves.insert(heap.text("poems")?, heap.copy_of(&[1798, 1855])?)?;
+//!     Ok::<_, Full>(())
+//! })?;
+//! let id = session.checkpoint()?;
+//! session.with(&library, |root| root.shelves.clear());
+//! session.rollback(id)?;
+//! assert!(session.read(&library, |root| root.shelves.contains_key("poems")));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A rollback takes all of it back, the allocator's state too, and safe code can't hold on to anything
+//! across it: [`arena`] says how, and what happens when one is full.
+//!
 //! # Engines
 //!
 //! [`Session::open`] takes the hypervisor's checkpoint device when the machine has one, else
@@ -48,10 +84,12 @@
 //!
 //! # Unsafe code
 //!
-//! It is in `memory` (the bytes of regions), `session` (handing adopted memory on), `engines::device`,
+//! It is in `memory` (the bytes of regions), `session` (handing adopted memory on), `arena::data` (what may
+//! live in an arena), `arena::memory`, `arena::vector` and `arena::handle` (its bytes), `engines::device`,
 //! `engines::tracked` and `engines::mprotect` (promises about the memory that they hand on),
 //! `engines::sys` (the kernel's interfaces) and `contract::pages`.
 
+pub mod arena;
 pub mod contract;
 mod element;
 mod engines;

@@ -87,6 +87,7 @@ impl Regions {
         Region { session: self.session, slot, len, element: PhantomData }
     }
 
+    #[track_caller]
     pub(crate) fn get<T>(&self, region: &Region<T>) -> &Entry {
         let slot = self.slot(region);
         self.slots[slot].as_ref().unwrap_or_else(|| unreachable!("a handle outlived its region"))

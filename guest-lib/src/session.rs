@@ -81,6 +81,8 @@ pub struct Session {
     backend: Box<dyn Engine>,
     regions: Regions,
     dropped: VecDeque<(RegionId, RegionName)>,
+    /// A rollback failed and may have changed some bytes and not others.
+    torn: bool,
 }
 
 impl Session {
@@ -104,7 +106,7 @@ impl Session {
     pub(crate) fn new(kind: EngineKind, backend: Box<dyn Engine>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let regions = Regions::new(NEXT.fetch_add(1, Ordering::Relaxed));
-        Self { kind, process: process::id(), backend, regions, dropped: VecDeque::new() }
+        Self { kind, process: process::id(), backend, regions, dropped: VecDeque::new(), torn: false }
     }
 
     /// The engine that keeps the checkpoints.
@@ -267,9 +269,11 @@ impl Session {
     /// Commits the content of all regions as a new checkpoint, all or nothing.
     ///
     /// # Errors
-    /// [`Error::OtherProcess`], or [`Error::System`] when memory is short; earlier checkpoints stand.
+    /// [`Error::OtherProcess`], [`Error::Torn`], or [`Error::System`] when memory is short; earlier
+    /// checkpoints stand.
     pub fn checkpoint(&mut self) -> Result<CheckpointId, Error> {
         self.own()?;
+        self.whole()?;
         self.backend.checkpoint(&self.regions).map_err(|failure| self.explain(failure, None))
     }
 
@@ -280,9 +284,18 @@ impl Session {
     /// - [`Error::NoCheckpoint`], [`Error::Evicted`]: there is no such checkpoint, or no longer.
     /// - [`Error::RegionSet`]: regions were made or dropped since.
     /// - [`Error::OtherProcess`], [`Error::System`].
+    ///
+    /// After an error that is none of the first four, some bytes may be the checkpoint's and others not: until
+    /// a rollback succeeds, this one again or another, no checkpoint is taken ([`Error::Torn`]) and no arena
+    /// lent.
     pub fn rollback(&mut self, id: CheckpointId) -> Result<(), Error> {
         self.own()?;
-        self.backend.rollback(&mut self.regions, id).map_err(|failure| self.explain(failure, Some(id)))
+        let outcome = self.backend.rollback(&mut self.regions, id);
+        self.torn = match &outcome {
+            Ok(()) => false,
+            Err(failure) => self.torn || failure.may_have_changed_regions(),
+        };
+        outcome.map_err(|failure| self.explain(failure, Some(id)))
     }
 
     /// Gives up a checkpoint: what it alone holds is freed.
@@ -311,6 +324,23 @@ impl Session {
     pub fn checkpoint_figures(&mut self, id: CheckpointId) -> Result<CheckpointFigures, Error> {
         self.own()?;
         self.backend.checkpoint_figures(id).map_err(|failure| self.explain(failure, Some(id)))
+    }
+
+    /// Refuses after a rollback that failed halfway: the regions are in part one checkpoint's and in part
+    /// another's.
+    pub(crate) fn whole(&self) -> Result<(), Error> {
+        if self.torn { Err(Error::Torn) } else { Ok(()) }
+    }
+
+    /// The memory of an arena's region, for whoever knows what is in it.
+    ///
+    /// # Panics
+    /// If the region is another session's, or the regions are not [whole](Self::whole): no typed value
+    /// is there then.
+    #[track_caller]
+    pub(crate) fn block(&self, region: &Region<u8>) -> &Block {
+        assert!(self.whole().is_ok(), "an arena can't be used: {}", Error::Torn);
+        &self.regions.get(region).block
     }
 
     /// Refuses in a child of the process that opened the session: the engine's helpers (processes,
@@ -400,3 +430,7 @@ impl Drop for Session {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

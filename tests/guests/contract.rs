@@ -1,5 +1,6 @@
-//! Guest program: the engines' contract, on the device. Arguments: SEED STEPS.
+//! Guest program: the engines' contract and the arenas' walk, on the device. Arguments: SEED STEPS.
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use cairn_guest::{EngineKind, Session, contract};
@@ -16,13 +17,16 @@ fn main() -> ExitCode {
         assert_eq!(session.engine(), EngineKind::Cairn, "the device must be found");
         Ok(session)
     };
-    match contract::run(open, seed, steps) {
-        Ok(report) => {
-            println!("{report:?}");
-            ExitCode::SUCCESS
-        }
+    let run = || {
+        println!("{:?}", contract::run(open, seed, steps)?);
+        let mut session = open()?;
+        println!("arenas: {:?}", contract::walk_arenas(&mut session, seed, steps)?);
+        Ok::<_, Box<dyn Error>>(())
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
+            eprintln!("{error}: {:?}", error.source().map(ToString::to_string));
             ExitCode::FAILURE
         }
     }

@@ -1,3 +1,5 @@
+//! Programs whose writes follow a pattern, and what the predictor makes of them.
+
 use super::*;
 
 /// A region whose pages are written as a pattern says, and how that is tracked.

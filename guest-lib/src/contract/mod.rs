@@ -11,6 +11,7 @@
 //! # Ok::<(), contract::ContractError>(())
 //! ```
 
+mod arenas;
 mod cases;
 mod memory_cases;
 mod oracle;
@@ -84,6 +85,17 @@ pub fn run(
 pub fn walk(session: &mut Session, seed: u64, steps: u32) -> Result<Report, ContractError> {
     let mut report = Report { steps, ..Report::default() };
     oracle::walk(session, seed, steps, &mut report)?;
+    Ok(report)
+}
+
+/// Takes `steps` random steps with two arenas in a fresh session of any history, beside std's collections.
+/// What the report counts as refusals is changes for which an arena was full.
+///
+/// # Errors
+/// The first broken promise.
+pub fn walk_arenas(session: &mut Session, seed: u64, steps: u32) -> Result<Report, ContractError> {
+    let mut report = Report { steps, ..Report::default() };
+    arenas::walk(session, seed, steps, &mut report)?;
     Ok(report)
 }
 

@@ -69,6 +69,18 @@ pub(crate) enum Failure {
     Other(Error),
 }
 
+impl Failure {
+    /// Whether a rollback that ended so may have changed some bytes of the regions and not others.
+    pub(crate) fn may_have_changed_regions(&self) -> bool {
+        match self {
+            Self::NoCheckpoint | Self::Evicted | Self::RegionSet(_) => false,
+            // Found before the first byte was read.
+            Self::Other(Error::OtherProcess | Error::Lost { source: None, .. }) => false,
+            Self::Other(_) => true,
+        }
+    }
+}
+
 /// Keeps the checkpoints of one session.
 ///
 /// The session has checked names, limits and overlaps, and hands in the same regions that it
@@ -84,7 +96,8 @@ pub(crate) trait Engine: Debug + Send {
 
     fn checkpoint(&mut self, regions: &Regions) -> Result<CheckpointId, Failure>;
 
-    /// Either every region has the checkpoint's content, or nothing was changed.
+    /// Either every region has the checkpoint's content, or nothing was changed, unless
+    /// [`Failure::may_have_changed_regions`] says otherwise.
     fn rollback(&mut self, regions: &mut Regions, id: CheckpointId) -> Result<(), Failure>;
 
     fn release(&mut self, id: CheckpointId) -> Result<(), Failure>;

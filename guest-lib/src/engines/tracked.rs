@@ -4,15 +4,19 @@ use std::num::NonZeroUsize;
 
 use cairn_abi::reply::{CheckpointFigures, SessionFigures};
 use cairn_abi::{CheckpointId, RegionId, RegionName};
-use cairn_engine::{Config, EngineError, LiveMemory, Rule, Tracker};
+use cairn_engine::{Config, EngineError, HostCosts, LiveMemory, Rule, Tracker};
 
 use super::{Engine, Failure, Limits, MAX_BYTES, MAX_REGIONS};
 use crate::error::Error;
 use crate::memory::{Block, PAGE};
 use crate::region::Regions;
 
-/// A tracker that can make use of knowing that a region is all zeros yet.
-pub(super) trait KnowsZeros: Tracker {
+/// A tracker in the program's own process.
+pub(super) trait InProcess: Tracker {
+    /// What its faults cost beside a compare, for the engine's predictor. Measured once on one machine, as only
+    /// their proportions count and they differ less between hosts than a hypervisor's do.
+    const COSTS: HostCosts;
+
     /// Says of the region that is attached next whether pages that were never touched are zeros.
     fn next_is_zeros(&mut self, zeros: bool);
 }
@@ -24,12 +28,13 @@ pub(super) struct TrackedEngine<T: Tracker> {
     history: u32,
 }
 
-impl<T: KnowsZeros> TrackedEngine<T> {
+impl<T: InProcess> TrackedEngine<T> {
     pub(super) fn new(tracker: T, rule: Rule, history: u32) -> Self {
         let retained = usize::try_from(history).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
         let config = Config {
             history: retained,
             rule,
+            costs: T::COSTS,
             max_regions: MAX_REGIONS,
             max_region_bytes: MAX_BYTES,
             ..Config::default()
@@ -38,7 +43,7 @@ impl<T: KnowsZeros> TrackedEngine<T> {
     }
 }
 
-impl<T: KnowsZeros + std::fmt::Debug + Send> Engine for TrackedEngine<T> {
+impl<T: InProcess + std::fmt::Debug + Send> Engine for TrackedEngine<T> {
     fn limits(&self) -> Limits {
         Limits { history: self.history, regions: MAX_REGIONS, bytes: MAX_BYTES }
     }

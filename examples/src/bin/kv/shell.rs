@@ -134,11 +134,7 @@ impl Shell {
         let stats = self.store.stats(&self.session);
         writeln!(output, "engine {}", self.session.engine())?;
         writeln!(output, "keys {} of {}", stats.keys, stats.max_keys)?;
-        writeln!(
-            output,
-            "bytes {} live, {} written, of {}",
-            stats.live_bytes, stats.log_bytes, stats.max_bytes
-        )?;
+        writeln!(output, "bytes {} of {}", stats.bytes, stats.max_bytes)?;
         writeln!(output, "transactions {} of {}", self.transactions.len(), self.max_depth())?;
         writeln!(output, "OK")
     }

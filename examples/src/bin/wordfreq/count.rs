@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use cairn_guest::{CheckpointId, Session};
 
 use crate::input::Input;
-use crate::table::{Damaged, Table};
+use crate::table::Table;
 
 /// Rollbacks to one checkpoint before this gives up: memory that is damaged again each time is not a passing fault.
 const MAX_ATTEMPTS: u32 = 3;
@@ -24,15 +24,15 @@ pub(crate) struct Counting {
 }
 
 impl Counting {
-    /// Makes an empty table and its first checkpoint.
+    /// Makes an empty table, which may take `room` bytes, and its first checkpoint.
     pub(crate) fn start(
         mut session: Session,
         input: Input,
+        room: usize,
         every: u64,
         corrupt_at: Option<u64>,
     ) -> Result<Self> {
-        let table = Table::new(&mut session)?;
-        table.set_next(&mut session, input.position());
+        let table = Table::new(&mut session, room)?;
         let checkpoint = session.checkpoint().context("the first checkpoint")?;
         Ok(Self { session, table, input, every, corrupt_at, checkpoint, attempts: 0 })
     }
@@ -42,11 +42,23 @@ impl Counting {
         let mut line = Vec::new();
         loop {
             let more = self.input.read_line(&mut line)?;
-            let counted = if more { self.line(&line)? } else { self.table.verify(&self.session) };
-            match counted {
-                Ok(()) if more => {}
-                Ok(()) => break,
-                Err(Damaged) => self.roll_back()?,
+            let next = self.input.position();
+            if more {
+                if self.corrupt_at == Some(next.line) {
+                    self.corrupt_at = None;
+                    self.table.damage(&mut self.session);
+                }
+                self.table
+                    .count_line(&mut self.session, &line, next)
+                    .context("no room for more words (--room makes more)")?;
+            }
+            let due = !more || next.line.is_multiple_of(self.every);
+            if due && !self.table.is_sound(&self.session) {
+                self.roll_back()?;
+            } else if !more {
+                break;
+            } else if due {
+                self.keep()?;
             }
         }
         if let Some(line) = self.corrupt_at {
@@ -56,39 +68,8 @@ impl Counting {
     }
 
     /// The words with their counts.
-    pub(crate) fn result(&self) -> Result<Vec<(&[u8], usize)>> {
-        match self.table.sorted(&self.session) {
-            Ok(words) => Ok(words),
-            Err(Damaged) => bail!("the table was damaged after it was found sound"),
-        }
-    }
-
-    /// Counts one line that was just read.
-    fn line(&mut self, line: &[u8]) -> Result<Result<(), Damaged>> {
-        let next = self.input.position();
-        if self.corrupt_at == Some(next.line) {
-            self.corrupt_at = None;
-            self.table.damage(&mut self.session);
-        }
-        if !self.table.has_room(&self.session, line.len()) {
-            // A damaged table must not be moved: the way back ends where regions change.
-            if self.table.verify(&self.session).is_err() {
-                return Ok(Err(Damaged));
-            }
-            self.table.grow(&mut self.session, line.len()).context("no room for more words")?;
-            self.keep()?;
-        }
-        if self.table.count_line(&mut self.session, line).is_err() {
-            return Ok(Err(Damaged));
-        }
-        self.table.set_next(&mut self.session, next);
-        if next.line.is_multiple_of(self.every) {
-            if self.table.verify(&self.session).is_err() {
-                return Ok(Err(Damaged));
-            }
-            self.keep()?;
-        }
-        Ok(Ok(()))
+    pub(crate) fn result(&self) -> Vec<(&[u8], u64)> {
+        self.table.sorted(&self.session)
     }
 
     /// Takes a checkpoint of a table that was found sound; the one before is no longer needed.

@@ -5,18 +5,19 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use cairn_guest::region_data;
 
-/// Where a line begins. It lives in a region, so that a rollback takes it back together with the counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
-pub(crate) struct Position {
-    /// Lines before this one.
-    pub(crate) line: u64,
-    /// Bytes before it in its file.
-    offset: u64,
-    /// Which file it begins in.
-    file: usize,
+region_data! {
+    /// Where a line begins. It lives in an arena, so that a rollback takes it back together with the counts.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(crate) struct Position {
+        /// Lines before this one.
+        pub(crate) line: u64,
+        /// Bytes before it in its file.
+        offset: u64,
+        /// Which file it begins in.
+        file: usize,
+    }
 }
 
 /// The texts.

@@ -37,6 +37,9 @@ struct Args {
     /// Lines between two checkpoints.
     #[arg(long, value_name = "LINES", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     every: u64,
+    /// MiB that the table may take.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=64 << 10))]
+    room: u64,
 }
 
 fn main() -> ExitCode {
@@ -46,13 +49,14 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<()> {
     let input = Input::open(args.files)?;
     let session = cairn_examples::open_session()?;
-    let mut counting = Counting::start(session, input, args.every, args.corrupt_at)?;
+    let room = usize::try_from(args.room << 20)?;
+    let mut counting = Counting::start(session, input, room, args.every, args.corrupt_at)?;
     counting.run()?;
-    print(&counting.result()?).context("writing the result")
+    print(&counting.result()).context("writing the result")
 }
 
 /// Prints counts as `uniq -c` does.
-fn print(counts: &[(&[u8], usize)]) -> io::Result<()> {
+fn print(counts: &[(&[u8], u64)]) -> io::Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     for (word, count) in counts {
         write!(out, "{count:>7} ")?;

@@ -1,215 +1,99 @@
-//! The table of counts: open addressing in regions, with a checksum that notices damage.
+//! The table of counts: a map in an arena, with a checksum that notices damage.
 
-use cairn_guest::{Error, Region, Session};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use cairn_guest::arena::{Arena, Full, Map, Vector};
+use cairn_guest::{Error, Session, region_data};
 
 use crate::input::Position;
 
-/// Slots of a new table, a power of two.
-const FIRST_SLOTS: usize = 4096;
-/// Bytes of a new table's words.
-const FIRST_BYTES: usize = 64 << 10;
-
-/// One word and how often it was seen. A free slot is all zeros.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
-struct Slot {
-    /// Of the word.
-    hash: usize,
-    /// Where the word's bytes begin among the words.
-    start: usize,
-    /// Bytes of the word.
-    len: usize,
-    /// 0 in a free slot.
-    count: usize,
+region_data! {
+    struct Counts<'r> {
+        words: Map<'r, Vector<'r, u8>, u64>,
+        /// The wrapping sum of all words' digests.
+        checksum: u64,
+        /// Which line was to be read next when the table was as it is.
+        next: Position,
+    }
 }
 
-/// What is known of the table as a whole.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
-struct Head {
-    /// Which line was to be read next when the table was as it is.
-    next: Position,
-    /// The wrapping sum of all slots' digests.
-    checksum: usize,
-    /// Slots in use.
-    words: usize,
-    /// Bytes in use.
-    bytes: usize,
-}
-
-/// The table contradicts itself: something overwrote a part of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Damaged;
-
-/// Handles of the table's regions; everything else about it is in them.
+/// A handle of the table; everything else about it is in the arena.
 #[derive(Debug)]
 pub(crate) struct Table {
-    head: Region<Head>,
-    slots: Region<Slot>,
-    bytes: Region<u8>,
+    counts: Arena<Counts<'static>>,
 }
 
 impl Table {
-    /// An empty table.
-    pub(crate) fn new(session: &mut Session) -> Result<Self, Error> {
-        Ok(Self {
-            head: session.region("head", 1)?,
-            slots: slots_region(session, FIRST_SLOTS)?,
-            bytes: bytes_region(session, FIRST_BYTES)?,
-        })
+    /// An empty table that may take `bytes` bytes.
+    pub(crate) fn new(session: &mut Session, bytes: usize) -> Result<Self, Error> {
+        let counts = session.arena::<Counts>("counts", bytes, |heap| {
+            Ok(Counts { words: heap.map(), checksum: 0, next: Position::default() })
+        })?;
+        Ok(Self { counts })
     }
 
     /// Which line is to be read next.
     pub(crate) fn next(&self, session: &Session) -> Position {
-        session.slice(&self.head)[0].next
+        session.read(&self.counts, |counts| counts.next)
     }
 
-    /// Notes which line is to be read next.
-    pub(crate) fn set_next(&self, session: &mut Session, next: Position) {
-        session.slice_mut(&self.head)[0].next = next;
-    }
-
-    /// Whether `len` more bytes of text fit, whatever words they are: a word takes two bytes at least, one of them
-    /// to part it from the next, and a quarter of the slots stays free so that probes stay short.
-    pub(crate) fn has_room(&self, session: &Session, len: usize) -> bool {
-        let head = &session.slice(&self.head)[0];
-        slots_suffice(self.slots.len(), head, len) && bytes_suffice(self.bytes.len(), head, len)
-    }
-
-    /// Makes room for `len` more bytes of text by moving into bigger regions. Checkpoints from before can't be
-    /// rolled back to afterwards, because they hold the old regions.
-    pub(crate) fn grow(&mut self, session: &mut Session, len: usize) -> Result<(), Error> {
-        let head = session.slice(&self.head)[0];
-        let slots = doubled_until(self.slots.len(), |slots| slots_suffice(slots, &head, len));
-        if slots != self.slots.len() {
-            let bigger = slots_region(session, slots)?;
-            let (old, new) = session.slices_mut((&self.slots, &bigger));
-            for slot in old.iter().filter(|slot| slot.count != 0) {
-                if let Some(free) = probe(new, slot.hash).find(|at| new[*at].count == 0) {
-                    new[free] = *slot;
-                }
-            }
-            session.drop_region(std::mem::replace(&mut self.slots, bigger))?;
-        }
-        let bytes = doubled_until(self.bytes.len(), |bytes| bytes_suffice(bytes, &head, len));
-        if bytes != self.bytes.len() {
-            let bigger = bytes_region(session, bytes)?;
-            let (old, new) = session.slices_mut((&self.bytes, &bigger));
-            new[..old.len()].copy_from_slice(old);
-            session.drop_region(std::mem::replace(&mut self.bytes, bigger))?;
-        }
-        Ok(())
-    }
-
-    /// Counts the words of a line for which there is room.
-    pub(crate) fn count_line(&self, session: &mut Session, line: &[u8]) -> Result<(), Damaged> {
-        let (head, slots, bytes) = session.slices_mut((&self.head, &self.slots, &self.bytes));
-        let words = line.split(|byte| !byte.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
-        words.into_iter().try_for_each(|word| count(&mut head[0], slots, bytes, word))
+    /// Counts the words of a line, behind which the text goes on at `next`.
+    pub(crate) fn count_line(&self, session: &mut Session, line: &[u8], next: Position) -> Result<(), Full> {
+        session.with(&self.counts, |counts| {
+            counts.next = next;
+            let words = line.split(|byte| !byte.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+            words.into_iter().try_for_each(|word| counts.count(word))
+        })
     }
 
     /// Adds everything up again and compares with what was noted on the way.
-    pub(crate) fn verify(&self, session: &Session) -> Result<(), Damaged> {
-        let head = &session.slice(&self.head)[0];
-        let slots = session.slice(&self.slots);
-        let bytes = session.slice(&self.bytes);
-        let used = slots.iter().filter(|slot| slot.count != 0);
-        let checksum = slots.iter().fold(0, |sum: usize, slot| sum.wrapping_add(slot.digest()));
-        let words_match = used.clone().all(|slot| {
-            slot.word(bytes).is_some_and(|word| cairn_examples::hash(word.iter().copied()) == slot.hash)
-        });
-        let sound = checksum == head.checksum && used.count() == head.words && words_match;
-        if sound { Ok(()) } else { Err(Damaged) }
+    pub(crate) fn is_sound(&self, session: &Session) -> bool {
+        session.read(&self.counts, |counts| {
+            let digests = counts.words.iter().map(|(word, count)| digest(word, *count));
+            digests.fold(0, u64::wrapping_add) == counts.checksum
+        })
     }
 
     /// All words with their counts, sorted by the words' bytes.
-    pub(crate) fn sorted<'s>(&self, session: &'s Session) -> Result<Vec<(&'s [u8], usize)>, Damaged> {
-        let bytes = session.slice(&self.bytes);
-        let used = session.slice(&self.slots).iter().filter(|slot| slot.count != 0);
-        let mut words = used
-            .map(|slot| Ok((slot.word(bytes).ok_or(Damaged)?, slot.count)))
-            .collect::<Result<Vec<_>, Damaged>>()?;
+    pub(crate) fn sorted<'s>(&self, session: &'s Session) -> Vec<(&'s [u8], u64)> {
+        let mut words: Vec<_> = session.read(&self.counts, |counts| {
+            counts.words.iter().map(|(word, count)| (word.as_slice(), *count)).collect()
+        });
         words.sort_unstable();
-        Ok(words)
+        words
     }
 
-    /// Overwrites a quarter of the slots as a stray write would.
+    /// Overwrites the checksum and a quarter of the counts as a stray write would.
     pub(crate) fn damage(&self, session: &mut Session) {
-        const STRAY: usize = 0xa5a5_a5a5_a5a5_a5a5;
-        let slots = session.slice_mut(&self.slots);
-        let quarter = slots.len() / 4;
-        slots[quarter..2 * quarter].fill(Slot { hash: STRAY, start: STRAY, len: STRAY, count: STRAY });
+        const STRAY: u64 = 0xa5a5_a5a5_a5a5_a5a5;
+        session.with(&self.counts, |counts| {
+            counts.checksum ^= STRAY;
+            let quarter = counts.words.len() / 4;
+            counts.words.values_mut().skip(quarter).take(quarter).for_each(|count| *count = STRAY);
+        });
     }
 }
 
-impl Slot {
-    /// The word, if the slot names bytes that exist.
-    fn word<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
-        bytes.get(self.start..self.start.checked_add(self.len)?)
-    }
-
-    /// A number that changes with every field and is 0 for a free slot.
-    fn digest(&self) -> usize {
-        const ODD: usize = 0x9e37_79b9_7f4a_7c15;
-        [self.hash, self.start, self.len, self.count]
-            .into_iter()
-            .fold(0, |sum: usize, field| (sum.rotate_left(23) ^ field).wrapping_mul(ODD))
-    }
-}
-
-fn count(head: &mut Head, slots: &mut [Slot], bytes: &mut [u8], word: &[u8]) -> Result<(), Damaged> {
-    let hash = cairn_examples::hash(word.iter().copied());
-    for at in probe(slots, hash) {
-        let before = slots[at];
-        let after = if before.count == 0 {
-            let start = head.bytes;
-            let place =
-                start.checked_add(word.len()).and_then(|end| bytes.get_mut(start..end)).ok_or(Damaged)?;
-            place.copy_from_slice(word);
-            head.bytes += word.len();
-            head.words += 1;
-            Slot { hash, start, len: word.len(), count: 1 }
-        } else if before.hash == hash && before.word(bytes).ok_or(Damaged)? == word {
-            Slot { count: before.count.wrapping_add(1), ..before }
-        } else {
-            continue;
+impl Counts<'_> {
+    fn count(&mut self, word: &[u8]) -> Result<(), Full> {
+        let (before, after) = match self.words.get_mut(word) {
+            Some(count) => {
+                let before = *count;
+                *count = before.wrapping_add(1);
+                (digest(word, before), digest(word, *count))
+            }
+            None => {
+                let copy = self.words.heap().copy_of(word)?;
+                self.words.insert(copy, 1)?;
+                (0, digest(word, 1))
+            }
         };
-        slots[at] = after;
-        head.checksum = head.checksum.wrapping_sub(before.digest()).wrapping_add(after.digest());
-        return Ok(());
+        self.checksum = self.checksum.wrapping_sub(before).wrapping_add(after);
+        Ok(())
     }
-    // A sound table always has free slots.
-    Err(Damaged)
 }
 
-/// All slots, from the one where a word of this hash belongs.
-fn probe(slots: &[Slot], hash: usize) -> impl Iterator<Item = usize> + use<> {
-    let len = slots.len();
-    let first = hash % len;
-    (first..len).chain(0..first)
-}
-
-fn slots_suffice(slots: usize, head: &Head, len: usize) -> bool {
-    head.words.saturating_add(len.div_ceil(2)) <= slots / 4 * 3
-}
-
-fn bytes_suffice(bytes: usize, head: &Head, len: usize) -> bool {
-    head.bytes.saturating_add(len) <= bytes
-}
-
-/// `size`, doubled until it suffices or can't be doubled; making a region of that size then fails by itself.
-fn doubled_until(size: usize, suffices: impl Fn(usize) -> bool) -> usize {
-    let mut sizes = std::iter::successors(Some(size), |size| size.checked_mul(2));
-    sizes.find(|size| suffices(*size)).unwrap_or(usize::MAX)
-}
-
-fn slots_region(session: &mut Session, slots: usize) -> Result<Region<Slot>, Error> {
-    session.region(&format!("slots of {slots}"), slots)
-}
-
-fn bytes_region(session: &mut Session, bytes: usize) -> Result<Region<u8>, Error> {
-    session.region(&format!("words in {bytes}"), bytes)
+/// A number that changes with the word and the count.
+fn digest(word: &[u8], count: u64) -> u64 {
+    cairn_examples::hash(word.iter().copied().chain(count.to_le_bytes())) as u64
 }
 
 #[cfg(test)]
@@ -218,76 +102,64 @@ mod tests {
 
     use super::*;
 
-    fn table() -> (Session, Table) {
+    fn table(bytes: usize) -> (Session, Table) {
         let mut session = Session::open_with(EngineKind::FullCopy).unwrap();
-        let table = Table::new(&mut session).unwrap();
+        let table = Table::new(&mut session, bytes).unwrap();
         (session, table)
+    }
+
+    fn count(session: &mut Session, table: &Table, line: &[u8]) -> Result<(), Full> {
+        table.count_line(session, line, Position::default())
     }
 
     #[test]
     fn words_are_runs_of_letters_and_digits() {
-        let (mut session, table) = table();
-        table.count_line(&mut session, b"-- a b,a \xffB7\tb\na").unwrap();
-        let expected: [(&[u8], usize); 3] = [(b"B7", 1), (b"a", 3), (b"b", 2)];
-        assert_eq!(table.sorted(&session).unwrap(), expected);
-        table.verify(&session).unwrap();
+        let (mut session, table) = table(1 << 16);
+        count(&mut session, &table, b"-- a b,a \xffB7\tb\na").unwrap();
+        let expected: [(&[u8], u64); 3] = [(b"B7", 1), (b"a", 3), (b"b", 2)];
+        assert_eq!(table.sorted(&session), expected);
+        assert!(table.is_sound(&session));
     }
 
     #[test]
-    fn damage_to_any_field_is_noticed() {
-        let (mut session, table) = table();
-        table.count_line(&mut session, b"one two three").unwrap();
-        let used = session.slice(&table.slots).iter().position(|slot| slot.count != 0).unwrap();
-        let changes: [fn(&mut Slot); 5] = [
-            |slot| slot.hash ^= 1,
-            |slot| slot.start += 1,
-            |slot| slot.len = usize::MAX,
-            |slot| slot.count += 1,
-            |slot| slot.count = 0,
+    fn damage_to_anything_is_noticed() {
+        let (mut session, table) = table(1 << 16);
+        count(&mut session, &table, b"one two three three").unwrap();
+        let sound = session.checkpoint().unwrap();
+        let changes: [fn(&mut Counts<'_>); 5] = [
+            |counts| counts.checksum ^= 1,
+            |counts| counts.words.values_mut().for_each(|count| *count += 1),
+            |counts| *counts.words.get_mut(&b"two"[..]).unwrap() = 0,
+            |counts| assert!(counts.words.remove(&b"one"[..]).is_some()),
+            |counts| counts.words.clear(),
         ];
         for change in changes {
-            let sound = session.slice(&table.slots)[used];
-            change(&mut session.slice_mut(&table.slots)[used]);
-            assert_eq!(table.verify(&session), Err(Damaged));
-            session.slice_mut(&table.slots)[used] = sound;
-            table.verify(&session).unwrap();
+            session.with(&table.counts, change);
+            assert!(!table.is_sound(&session));
+            session.rollback(sound).unwrap();
+            assert!(table.is_sound(&session));
         }
-        session.slice_mut(&table.bytes)[0] ^= 1;
-        assert_eq!(table.verify(&session), Err(Damaged));
     }
 
     #[test]
-    fn counting_in_a_damaged_table_does_not_panic() {
-        let (mut session, table) = table();
+    fn a_damaged_table_can_be_counted_in_and_stays_damaged() {
+        let (mut session, table) = table(1 << 20);
+        for word in 0..1000 {
+            count(&mut session, &table, format!("{word} again").as_bytes()).unwrap();
+        }
         table.damage(&mut session);
         for word in 0..2000 {
-            if table.count_line(&mut session, format!("{word} again").as_bytes()).is_err() {
-                break;
-            }
+            count(&mut session, &table, format!("{word} again").as_bytes()).unwrap();
         }
-        assert_eq!(table.verify(&session), Err(Damaged));
-        assert_eq!(table.sorted(&session), Err(Damaged));
+        assert!(!table.is_sound(&session));
     }
 
     #[test]
-    fn a_bigger_table_has_the_same_counts() {
-        let (mut session, mut table) = table();
-        table.count_line(&mut session, b"x y x").unwrap();
-        assert!(!table.has_room(&session, 1 << 20));
-        table.grow(&mut session, 1 << 20).unwrap();
-        assert!(table.has_room(&session, 1 << 20));
-        table.verify(&session).unwrap();
-        let expected: [(&[u8], usize); 2] = [(b"x", 2), (b"y", 1)];
-        assert_eq!(table.sorted(&session).unwrap(), expected);
-    }
-
-    #[test]
-    fn room_ends_exactly_where_a_quarter_stays_free() {
-        let head = Head { next: Position::default(), checksum: 0, words: 0, bytes: 0 };
-        assert!(slots_suffice(8, &head, 12));
-        assert!(!slots_suffice(8, &head, 13));
-        assert!(bytes_suffice(8, &head, 8));
-        assert!(!bytes_suffice(8, &head, 9));
-        assert_eq!(doubled_until(1, |_| false), usize::MAX);
+    fn a_full_table_says_so_and_is_sound() {
+        let (mut session, table) = table(1 << 16);
+        let mut words = 0..10_000;
+        let full = words.find_map(|word| count(&mut session, &table, format!("{word}").as_bytes()).err());
+        assert_eq!(full.map(|full| full.size), Some(1 << 16));
+        assert!(table.is_sound(&session));
     }
 }
