@@ -60,6 +60,17 @@ fn a_ring_that_is_full_loses_nothing() {
 }
 
 #[test]
+fn phases_of_many_and_of_few_pages() {
+    for tracker in ["bitmap", "scan", "auto"] {
+        let (out, err) = succeeds(&["-vv", "--tracker", tracker], "guest-many-pages", &[]);
+        assert_eq!(out, "all held\n", "{tracker}");
+        // Where all is written a log tells nothing, and where little is it spares thousands of compares.
+        let switched = ["logged=false", "logged=true"].map(|change| err.contains(change));
+        assert_eq!(switched, [tracker != "bitmap", tracker == "auto"], "{tracker}\n{err}");
+    }
+}
+
+#[test]
 fn what_cannot_be_is_said() {
     for (options, expected) in [
         (["--tracker", "none"], "possible values: auto, bitmap, ring, scan"),

@@ -3,7 +3,7 @@
 //! Reading the ring is a load where nothing was written, and no system call. Protecting is all or nothing: a reset
 //! protects every page that was taken from the ring, those too that are better left writable. So the tracker lets
 //! what is reported grow, and resets when the compares that this wastes have cost as much as the faults that a
-//! reset will cause: whatever the program does, that is at most twice the best that could have been done.
+//! reset will cause. Whoever knew beforehand what the program does could save half of that cost, and not more.
 
 use std::io;
 use std::ops::Range;
@@ -39,7 +39,8 @@ struct Tracked {
     by_host: Arc<WrittenPages>,
     /// Pages that were taken from the ring since the last reset: KVM won't tell of them again.
     writable: PageSet,
-    /// Pages that KVM protects, and that were not asked to be protected since they were last reported.
+    /// Pages that KVM protects, and that are reported until the engine has them protected: it may have left them
+    /// open, or not have seen them since they were written.
     kept: PageSet,
     /// Pages of `writable`.
     writable_pages: u64,
