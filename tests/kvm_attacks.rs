@@ -44,10 +44,18 @@ fn interrupts_of_other_systems_end_the_program() {
 
 #[test]
 fn the_monitors_addresses_are_out_of_reach() {
-    ends(&["rsp0", "exceptionport", "stubwrite"], libc::SIGSEGV, "wrote to memory that it can't write");
+    ends(
+        &["rsp0", "exceptionport", "stubwrite", "clockwrite"],
+        libc::SIGSEGV,
+        "wrote to memory that it can't write",
+    );
     ends(&["straddle"], libc::SIGSEGV, "address 0x70002ffc");
     ends(&["tables"], libc::SIGSEGV, "read memory that it can't read");
-    ends(&["executeport", "execute", "runout", "protectself"], libc::SIGSEGV, "it can't execute");
+    ends(
+        &["executeport", "execute", "runout", "protectself", "callexecute"],
+        libc::SIGSEGV,
+        "it can't execute",
+    );
     ends(&["rspdevice"], libc::SIGILL, "invalid instruction");
 }
 

@@ -69,6 +69,9 @@ fn bad_options() {
     fails(cairn_run(&["--memory", "1M"]).arg(&program), 124, &["16 MiB"]);
     fails(cairn_run(&["--memory", "lots"]).arg(&program), 2, &["512M"]);
     fails(cairn_run(&["--history", "0"]).arg(&program), 2, &["from 1"]);
+    fails(cairn_run(&["--threads", "0"]).arg(&program), 2, &["from 1 to 32"]);
+    fails(cairn_run(&["--threads", "33"]).arg(&program), 2, &["from 1 to 32"]);
+    fails(cairn_run(&["--history-memory", "some"]).arg(&program), 2, &["512M"]);
     fails(cairn_run(&["--poll", "sometimes"]).arg(&program), 2, &["auto"]);
     fails(cairn_run(&["--env", "novalue"]).arg(&program), 1, &["NAME=VALUE"]);
     fails(cairn_run(&["--dir", "/nonexistent-directory"]).arg(&program), 1, &["/nonexistent-directory"]);

@@ -1,30 +1,48 @@
 //! What the engine itself costs, without a hypervisor: time per checkpoint and per written page.
 //!
-//! `cargo run --release -p cairn-engine --example compare_cost`
+//! `cargo run --release -p cairn-engine --example compare_cost [THREADS]`
 //!
+//! With more than one thread, a pool helps where enough pages were written.
 //! The tracker here is told what was written, so its own cost is close to nothing. One 8-byte word of each page
 //! changes in each epoch, written by this thread or by one that is pinned to another core.
 
 use std::error::Error;
 use std::num::NonZeroUsize;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use cairn_abi::{RegionId, RegionName};
-use cairn_engine::{Config, Engine, LiveMemory, PAGE_SIZE, PageSet, Rule, TrackError, Tracker};
+use cairn_engine::{Config, Engine, LiveMemory, PAGE_SIZE, PageSet, Pool, Rule, TrackError, Tracker};
 
-const EPOCHS: usize = 400;
+const EPOCHS: usize = 200;
 /// Epochs whose times don't count: the history fills up and the pages become hot.
 const WARM_UP: usize = 20;
 const MIB: usize = 1 << 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("{:<42} {:>10} {:>10} {:>9}", "case", "p10", "p50", "p50/page");
-    for (mib, pages) in [(64, 0), (1024, 0), (64, 16), (64, 163), (64, 1638), (64, 16384), (1024, 2621)] {
+    let threads = std::env::args().nth(1).map_or(Ok(1), |text| text.parse::<usize>())?;
+    let pool = NonZeroUsize::new(threads.saturating_sub(1));
+    let pool =
+        pool.map(|helpers| Pool::start(helpers, || Ok::<_, std::io::Error>(()))).transpose()?.map(Arc::new);
+    let sizes = [
+        (64, 0),
+        (1024, 0),
+        (64, 16),
+        (64, 163),
+        (64, 819),
+        (64, 1638),
+        (64, 16384),
+        (1024, 2621),
+        (1024, 26214),
+    ];
+    for (mib, pages) in sizes {
         for (writer, other_core) in [("same core", false), ("other core", true)] {
-            if pages > 0 || !other_core {
-                let mut case = Case::new(mib, pages)?;
+            // A writer of its own takes a core from the pool.
+            if !other_core || (pages > 0 && pool.is_none()) {
+                let mut case = Case::new(mib, pages, pool.clone())?;
                 report(
                     &format!("checkpoint, {pages} pages of {mib} MiB, {writer}"),
                     pages,
@@ -34,14 +52,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     for (what, fill) in [("zeros", 0), ("a word in each page", 1)] {
-        let times: Result<Vec<u64>, _> = (0..10).map(|_| first_checkpoint(64, fill)).collect();
+        let times: Result<Vec<u64>, _> = (0..10).map(|_| first_checkpoint(64, fill, pool.clone())).collect();
         report(&format!("first checkpoint of 64 MiB, {what}"), 16384, times?);
     }
-    for pages in [163, 1638] {
+    let mut case = Case::new(64, 16384, pool.clone())?;
+    case.whole = true;
+    report("checkpoint, 16384 whole pages, same core", 16384, case.run(false, false)?);
+    for pages in [163, 1638, 16384] {
         report(
-            &format!("rollback, {pages} pages of 64 MiB, other core"),
+            &format!("rollback, {pages} pages of 64 MiB, same core"),
             pages,
-            Case::new(64, pages)?.run(true, true)?,
+            Case::new(64, pages, pool.clone())?.run(false, true)?,
         );
     }
     Ok(())
@@ -56,8 +77,8 @@ fn report(case: &str, pages: usize, mut nanoseconds: Vec<u64>) {
 }
 
 /// Times the first checkpoint of a region that was written before.
-fn first_checkpoint(mib: usize, fill: u64) -> Result<u64, Box<dyn Error>> {
-    let (mut engine, memory) = new_engine(mib)?;
+fn first_checkpoint(mib: usize, fill: u64, pool: Option<Arc<Pool>>) -> Result<u64, Box<dyn Error>> {
+    let (mut engine, memory) = new_engine(mib, pool)?;
     (0..mib * MIB / PAGE_SIZE).for_each(|page| write(memory, page, fill));
     let start = Instant::now();
     engine.checkpoint()?;
@@ -65,12 +86,12 @@ fn first_checkpoint(mib: usize, fill: u64) -> Result<u64, Box<dyn Error>> {
 }
 
 /// An engine with one region, all of which is reported as written.
-fn new_engine(mib: usize) -> Result<(Engine<Told>, NonNull<u8>), Box<dyn Error>> {
+fn new_engine(mib: usize, pool: Option<Arc<Pool>>) -> Result<(Engine<Told>, NonNull<u8>), Box<dyn Error>> {
     let (memory, total) = (map(mib * MIB)?, mib * MIB / PAGE_SIZE);
     let mut written = PageSet::new(total)?;
     written.fill();
     let config = Config { rule: Rule::Model, history: NonZeroUsize::MIN, ..Config::default() };
-    let mut engine = Engine::new(Told { written, quiet: false }, config);
+    let mut engine = Engine::new(Told { written, quiet: false }, config).with_pool(pool);
     // SAFETY: the mapping is never unmapped, and only raw pointers write it.
     let live = unsafe { LiveMemory::new(memory, total) };
     engine.add_region(RegionName::new(b"case")?, live)?;
@@ -108,11 +129,13 @@ struct Case {
     engine: Engine<Told>,
     memory: NonNull<u8>,
     hot: Vec<usize>,
+    /// Whether each page is written as a whole.
+    whole: bool,
 }
 
 impl Case {
-    fn new(mib: usize, pages: usize) -> Result<Self, Box<dyn Error>> {
-        let ((mut engine, memory), total) = (new_engine(mib)?, mib * MIB / PAGE_SIZE);
+    fn new(mib: usize, pages: usize, pool: Option<Arc<Pool>>) -> Result<Self, Box<dyn Error>> {
+        let ((mut engine, memory), total) = (new_engine(mib, pool)?, mib * MIB / PAGE_SIZE);
         (0..total).for_each(|page| write(memory, page, 1));
         engine.checkpoint()?;
         // An odd multiplier scatters the pages and meets none twice.
@@ -121,12 +144,14 @@ impl Case {
         told.quiet = hot.is_empty();
         told.written.clear();
         hot.iter().for_each(|&page| told.written.insert(page));
-        Ok(Self { engine, memory, hot })
+        Ok(Self { engine, memory, hot, whole: false })
     }
 
     /// Times `EPOCHS` checkpoints, or rollbacks.
     fn run(&mut self, other_core: bool, rollback: bool) -> Result<Vec<u64>, Box<dyn Error>> {
-        pin(0);
+        if other_core {
+            pin(0);
+        }
         let memory = SendPtr(self.memory);
         let hot = self.hot.clone();
         let (asked, done, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
@@ -151,6 +176,7 @@ impl Case {
                         std::thread::yield_now();
                     }
                 } else {
+                    let write = if self.whole { write_whole } else { write };
                     self.hot.iter().for_each(|&page| write(self.memory, page, epoch as u64 + 1));
                 }
                 let start = Instant::now();
@@ -188,6 +214,15 @@ fn write(memory: NonNull<u8>, page: usize, value: u64) {
     let word = memory.as_ptr().wrapping_add(page * PAGE_SIZE + page % 512 * 8).cast::<u64>();
     // SAFETY: the word is inside the mapping and aligned; the engine reads it only when this thread is done.
     unsafe { word.write_volatile(value) };
+}
+
+/// Writes every word of `page`.
+fn write_whole(memory: NonNull<u8>, page: usize, value: u64) {
+    let first = memory.as_ptr().wrapping_add(page * PAGE_SIZE).cast::<u64>();
+    for word in 0..PAGE_SIZE / 8 {
+        // SAFETY: the word is inside the mapping and aligned; the engine reads it only when this thread is done.
+        unsafe { first.wrapping_add(word).write_volatile(value) };
+    }
 }
 
 fn map(len: usize) -> Result<NonNull<u8>, Box<dyn Error>> {

@@ -8,11 +8,12 @@
 mod kernels;
 
 use std::collections::TryReserveError;
+use std::ptr::NonNull;
 
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, MirrorPart, Page};
 use crate::{CHUNK_SIZE, LiveMemory, PAGE_SIZE};
 
-use kernels::{Ahead, Kernels};
+use kernels::{Ahead, Kernels, Took};
 
 /// Chunks in a page.
 pub(crate) const PAGE_CHUNKS: usize = PAGE_SIZE / CHUNK_SIZE;
@@ -57,16 +58,16 @@ impl Access {
     pub(crate) fn take(
         self,
         live: &LiveMemory,
-        mirror: &mut Mirror,
+        mirror: &mut MirrorPart<'_>,
         page: usize,
         next: Option<usize>,
         old: &mut Vec<Chunk>,
     ) -> Result<Option<Taken>, TryReserveError> {
         let Some(source) = live.place(page).readable() else { return Ok(None) };
         let source = source.as_ptr().cast_const();
-        let ahead = ahead(live, mirror, source, next);
-        let target = mirror.page_ptr(page).as_ptr().cast::<u8>();
-        if !mirror.is_resident(page) {
+        let ahead = ahead(live, source, next, next.and_then(|next| mirror.resident(next)));
+        let Some(target) = mirror.resident(page) else {
+            let target = mirror.page_ptr(page).as_ptr().cast::<u8>();
             // SAFETY: `source` is a page of live memory by `LiveMemory::new` or `PagePlaces::set`; `target` is a
             // page of the mirror, which is borrowed mutably, and all zeros as it isn't resident. Both are aligned
             // to 64 bytes, and the CPU has what the kernels need by `Kernels::detect`.
@@ -75,13 +76,17 @@ impl Access {
                 mirror.set_resident(page);
             }
             return Ok(Some(Taken { mask, was_zero: true }));
-        }
+        };
+        let target = target.as_ptr().cast::<u8>();
         reserve_page(old)?;
         let end = old.spare_capacity_mut().as_mut_ptr().cast::<u8>();
         // SAFETY: as above; and `end` has room for a page of chunks by `reserve_page`, aligned as `Chunk` is.
-        let mask = unsafe { (self.kernels.take)(source, target, end, ahead) };
+        let Took { mask, zero } = unsafe { (self.kernels.take)(source, target, end, ahead) };
         // SAFETY: the kernel wrote one chunk from `end` for each bit of `mask`, inside the reserved capacity.
         unsafe { old.set_len(old.len() + mask.count_ones() as usize) };
+        if zero {
+            mirror.set_zero(page);
+        }
         Ok(Some(Taken { mask, was_zero: false }))
     }
 
@@ -95,9 +100,9 @@ impl Access {
         next: Option<usize>,
     ) -> Option<bool> {
         let target = live.place(page).writable()?.as_ptr();
-        let ahead = ahead(live, mirror, target, next);
-        let source = mirror.page_ptr(page).as_ptr().cast::<u8>();
-        Some(if mirror.is_resident(page) {
+        let ahead = ahead(live, target, next, next.and_then(|next| mirror.resident(next)));
+        Some(if let Some(source) = mirror.resident(page) {
+            let source = source.as_ptr().cast_const().cast();
             // SAFETY: `target` is a page of live memory, writable during a rollback by `LiveMemory::new` or
             // `PagePlaces::set`; `source` is a page of the mirror, which is borrowed. Both are aligned, and the
             // CPU has what the kernels need by `Kernels::detect`.
@@ -118,9 +123,9 @@ impl Access {
         next: Option<usize>,
     ) -> Option<bool> {
         let source = live.place(page).readable()?.as_ptr().cast_const();
-        let ahead = ahead(live, mirror, source, next);
-        Some(if mirror.is_resident(page) {
-            let known = mirror.page_ptr(page).as_ptr().cast_const().cast();
+        let ahead = ahead(live, source, next, next.and_then(|next| mirror.resident(next)));
+        Some(if let Some(known) = mirror.resident(page) {
+            let known = known.as_ptr().cast_const().cast();
             // SAFETY: `source` is a page of live memory by `LiveMemory::new` or `PagePlaces::set`; `known` is a
             // page of the mirror, which is borrowed. Both are aligned, and the CPU has what the kernels need by
             // `Kernels::detect`.
@@ -132,15 +137,14 @@ impl Access {
     }
 }
 
-/// Where page `next` is. Without one, or if it is absent, `current`, which is harmless to ask for.
+/// Where page `next` is, and its page of the mirror if that is resident. Without one, or if it is absent,
+/// `current`, which is harmless to ask for.
 #[inline]
-fn ahead(live: &LiveMemory, mirror: &Mirror, current: *const u8, next: Option<usize>) -> Ahead {
+fn ahead(live: &LiveMemory, current: *const u8, next: Option<usize>, mirror: Option<NonNull<Page>>) -> Ahead {
     let Some(next) = next else { return Ahead { live: current, mirror: current } };
     let live = live.place(next).readable().map_or(current, |page| page.as_ptr().cast_const());
     // A page that isn't resident isn't read.
-    let mirror =
-        if mirror.is_resident(next) { mirror.page_ptr(next).as_ptr().cast_const().cast() } else { live };
-    Ahead { live, mirror }
+    Ahead { live, mirror: mirror.map_or(live, |page| page.as_ptr().cast_const().cast()) }
 }
 
 /// Makes room for a page of chunks. Doubles if it can, so that a large delta is not copied often; else takes what it needs.

@@ -34,7 +34,7 @@ pub enum Rule {
 /// What an engine keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
-    /// Checkpoints that are retained; one more evicts the oldest.
+    /// Checkpoints that are retained at most; one more evicts the oldest.
     pub history: NonZeroUsize,
     /// Which pages are protected.
     pub rule: Rule,
@@ -44,9 +44,11 @@ pub struct Config {
     pub max_regions: usize,
     /// Bytes of all regions together.
     pub max_region_bytes: u64,
-    /// Bytes of all deltas together, that of a checkpoint in the making included. Bounds what a program can
-    /// make its host keep: a checkpoint that needs more fails with [`crate::EngineError::NoMemory`]. A rollback
-    /// may need more, as it keeps what it swaps out, at most the regions' bytes for each retained checkpoint.
+    /// Bytes of all retained checkpoints' deltas together. One that would be beyond evicts the oldest until all
+    /// fit; one whose own delta doesn't fit alone fails with [`crate::EngineError::NoMemory`], and evicts none.
+    /// Bounds what a program can make its host keep: this much, and as much again while a checkpoint is made and
+    /// for buffers that are used again. A rollback may need more, as it keeps what it swaps out, at most the
+    /// regions' bytes for each retained checkpoint.
     pub max_history_bytes: u64,
     /// Pages that one try of a checkpoint or rollback compares, of regions whose memory is scattered; what is
     /// left counts as [absent](crate::EngineError::Absent) until the next. Bounds how long a call takes, in a

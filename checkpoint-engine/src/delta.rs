@@ -1,33 +1,29 @@
 //! The bytes in which one version differs from another.
 
 mod merge;
+mod segment;
 
 use std::collections::TryReserveError;
 
 use cairn_abi::RegionId;
 
 use crate::CHUNK_SIZE;
-use crate::access::{Chunk, PAGE_CHUNKS, Taken};
+use crate::access::{Chunk, PAGE_CHUNKS};
 use crate::mirror::{Mirror, Page};
 
 use merge::Merge;
+pub(crate) use segment::Segment;
 
-/// Capacity beyond what is used that a delta may keep: a buffer that once held a large epoch gives memory back.
-const MAX_SLACK_CHUNKS: usize = 16384;
-
-/// The bytes that a version has where it differs from its neighbour in the version tree.
+/// The bytes that a version has where it differs from its neighbour in the version tree: those of its segments,
+/// one after the other, whose pages ascend from the first to the last.
 ///
-/// ```text
-///   pages:   [ region 1, page 3, mask 0b0101 ][ region 1, page 9, mask 0b1000 ] ...   ascending
-///   chunks:  [ chunk 0 ][ chunk 2 ]            [ chunk 3 ]                      ...   one for each bit, in order
-/// ```
-/// The chunks of a page that was all zeros are left out, so that filling fresh memory costs no history.
+/// A checkpoint that several threads take has a segment for each part of the work, so that nothing needs to be
+/// copied together. How it is divided changes no byte of what the delta says.
 #[derive(Debug, Default)]
 pub(crate) struct Delta {
-    pages: Vec<DeltaPage>,
-    chunks: Vec<Chunk>,
-    /// The most pages and chunks that the buffers held so far: what of them is resident.
-    peak: (usize, usize),
+    /// Those in use come first. The others are empty and keep their buffers.
+    segments: Vec<Segment>,
+    used: usize,
 }
 
 /// Which chunks of one page differ.
@@ -55,87 +51,56 @@ impl DeltaPage {
 }
 
 impl Delta {
-    /// Makes room for one page more.
-    pub(crate) fn reserve_page(&mut self) -> Result<(), TryReserveError> {
-        self.pages.try_reserve(1)
-    }
-
-    /// Where a page's chunks go before [`commit_page`](Self::commit_page) or [`drop_page`](Self::drop_page).
-    pub(crate) fn chunks_mut(&mut self) -> &mut Vec<Chunk> {
-        &mut self.chunks
-    }
-
-    /// Enters a page; its chunks, unless it was all zeros, were pushed last. Pages come in ascending order.
-    pub(crate) fn commit_page(&mut self, region: RegionId, page: usize, taken: Taken) {
-        debug_assert!(self.pages.last().is_none_or(|last| last.key() < (region, page)), "pages ascend");
-        self.pages.push(DeltaPage { region, page, mask: taken.mask, zero: taken.was_zero });
-    }
-
-    /// Forgets what was pushed for a page.
-    pub(crate) fn drop_page(&mut self, taken: Taken) {
-        if !taken.was_zero {
-            self.chunks.truncate(self.chunks.len() - taken.mask.count_ones() as usize);
+    /// `count` segments for what is taken next, beyond all that it holds. One alone may be the last, further on.
+    ///
+    /// # Errors
+    /// No memory; it is as it was.
+    pub(crate) fn open(&mut self, count: usize) -> Result<&mut [Segment], TryReserveError> {
+        if count != 1 || self.used == 0 {
+            let more = (self.used + count).saturating_sub(self.segments.len());
+            self.segments.try_reserve(more)?;
+            self.segments.extend((0..more).map(|_| Segment::default()));
+            self.used += count;
         }
+        Ok(&mut self.segments[self.used - count..self.used])
     }
 
     /// Bytes in use.
     pub(crate) fn bytes(&self) -> u64 {
-        (size_of_val(self.pages.as_slice()) + size_of_val(self.chunks.as_slice())) as u64
+        self.segments().iter().map(Segment::bytes).sum()
     }
 
     /// Bytes of the buffers that were ever in use. What they have in reserve beyond was never touched, so it has no memory.
     pub(crate) fn resident_bytes(&self) -> u64 {
-        let (pages, chunks) = self.peak();
-        (pages * size_of::<DeltaPage>() + chunks * CHUNK_SIZE) as u64
-    }
-
-    fn peak(&self) -> (usize, usize) {
-        (self.peak.0.max(self.pages.len()), self.peak.1.max(self.chunks.len()))
+        self.segments.iter().map(Segment::resident_bytes).sum()
     }
 
     /// Empties it and keeps the buffers.
     pub(crate) fn clear(&mut self) {
-        self.peak = self.peak();
-        self.pages.clear();
-        self.chunks.clear();
+        self.segments.iter_mut().for_each(Segment::clear);
+        self.used = 0;
     }
 
     /// Gives back buffers that are far larger than what they hold.
     pub(crate) fn trim(&mut self) {
-        if self.chunks.capacity() - self.chunks.len() > self.chunks.len() + MAX_SLACK_CHUNKS {
-            self.chunks.shrink_to(self.chunks.len() + PAGE_CHUNKS);
-            self.pages.shrink_to(self.pages.len() + 1);
-            self.peak = (self.pages.len(), self.chunks.len());
-        }
+        self.segments.iter_mut().for_each(Segment::trim);
     }
 
     /// The pages that it touches.
     pub(crate) fn touched(&self) -> impl Iterator<Item = (RegionId, usize)> + '_ {
-        self.pages.iter().map(DeltaPage::key)
+        self.segments().iter().flat_map(|segment| &segment.pages).map(DeltaPage::key)
     }
 
     /// Writes out the zeros that are left out, which [`swap`](Self::swap) needs room for.
     ///
     /// # Errors
-    /// No memory; it is as it was.
+    /// No memory; it holds what it held.
     pub(crate) fn unpack(&mut self) -> Result<(), TryReserveError> {
-        if !self.pages.iter().any(|entry| entry.zero) {
-            return Ok(());
-        }
-        let mut chunks = Vec::new();
-        chunks.try_reserve_exact(self.pages.iter().map(|entry| entry.mask.count_ones() as usize).sum())?;
-        let mut packed = self.chunks.as_slice();
-        for entry in &mut self.pages {
-            let (own, rest) = packed.split_at(entry.chunks());
-            packed = rest;
-            chunks.extend_from_slice(own);
-            if entry.zero {
-                chunks.resize(chunks.len() + entry.mask.count_ones() as usize, ZERO);
-                entry.zero = false;
+        for segment in &mut self.segments {
+            if let Some(chunks) = segment.unpacked()? {
+                segment.become_unpacked(chunks);
             }
         }
-        self.chunks = chunks;
-        self.peak = (self.pages.len(), self.chunks.len());
         Ok(())
     }
 
@@ -144,7 +109,10 @@ impl Delta {
     ///
     /// `mirrors` are in ascending order of region, and every region of the delta is among them.
     pub(crate) fn swap<'a>(&mut self, mirrors: impl Iterator<Item = (RegionId, &'a mut Mirror)>) {
-        debug_assert!(self.pages.iter().all(|entry| !entry.zero), "zeros are unpacked");
+        debug_assert!(
+            self.segments().iter().flat_map(|segment| &segment.pages).all(|entry| !entry.zero),
+            "zeros are unpacked"
+        );
         self.walk(mirrors, |page, entry, own| {
             for (bit, chunk) in bits(entry.mask).zip(own) {
                 chunk_of(page, bit).swap_with_slice(&mut chunk.0);
@@ -168,35 +136,26 @@ impl Delta {
         mirrors: impl Iterator<Item = (RegionId, &'a mut Mirror)>,
         mut visit: impl FnMut(&mut Page, &DeltaPage, &mut [Chunk]),
     ) {
-        let mut chunks = self.chunks.as_mut_slice();
-        let mut pages = self.pages.iter().peekable();
-        for (region, mirror) in mirrors {
-            while let Some(entry) = pages.next_if(|entry| entry.region == region) {
+        let entries = self.segments.iter_mut().flat_map(|segment| {
+            let mut chunks = segment.chunks.as_mut_slice();
+            segment.pages.iter().map(move |entry| {
                 let (own, rest) = std::mem::take(&mut chunks).split_at_mut(entry.chunks());
                 chunks = rest;
+                (entry, own)
+            })
+        });
+        let mut entries = entries.peekable();
+        for (region, mirror) in mirrors {
+            while let Some((entry, own)) = entries.next_if(|(entry, _)| entry.region == region) {
                 visit(mirror.page_mut(entry.page), entry, own);
             }
         }
-        debug_assert!(pages.next().is_none(), "a delta of a region without a mirror");
+        debug_assert!(entries.next().is_none(), "a delta of a region without a mirror");
     }
 
     /// Removes all that it holds of `region`.
     pub(crate) fn purge(&mut self, region: RegionId) {
-        self.peak = self.peak();
-        let (mut from, mut to) = (0, 0);
-        let chunks = &mut self.chunks;
-        self.pages.retain(|entry| {
-            let own = from..from + entry.chunks();
-            from = own.end;
-            if entry.region == region {
-                return false;
-            }
-            let len = own.len();
-            chunks.copy_within(own, to);
-            to += len;
-            true
-        });
-        self.chunks.truncate(to);
+        self.segments.iter_mut().for_each(|segment| segment.purge(region));
         self.trim();
     }
 
@@ -211,7 +170,8 @@ impl Delta {
             pages += 1;
             chunks += entry.chunks();
         }
-        let mut merged = Self::default();
+        let mut delta = Self::default();
+        let [merged] = delta.open(1)? else { return Ok(delta) };
         merged.pages.try_reserve_exact(pages)?;
         merged.chunks.try_reserve_exact(chunks)?;
         for (entry, [mut own, mut other]) in Merge::new(self, beyond) {
@@ -222,7 +182,11 @@ impl Delta {
                 merged.chunks.extend(own.next(bit).or(from_other));
             }
         }
-        Ok(merged)
+        Ok(delta)
+    }
+
+    fn segments(&self) -> &[Segment] {
+        &self.segments[..self.used]
     }
 }
 
@@ -242,28 +206,41 @@ fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::segment::MAX_SLACK_CHUNKS;
     use super::*;
+    use crate::access::Taken;
 
     const REGION: RegionId = RegionId(1);
 
     /// A delta of (region, page, chunk index, byte), ascending.
     fn delta(entries: &[(u32, usize, usize, u8)]) -> Delta {
+        divided(&[entries])
+    }
+
+    /// The same in several segments.
+    fn divided(segments: &[&[(u32, usize, usize, u8)]]) -> Delta {
         let mut delta = Delta::default();
-        for group in entries.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
-            let mask = group.iter().fold(0, |mask, entry| mask | 1 << entry.2);
-            let was_zero = group.iter().all(|entry| entry.3 == 0);
-            if !was_zero {
-                delta.chunks_mut().extend(group.iter().map(|entry| Chunk([entry.3; CHUNK_SIZE])));
-            }
-            delta.commit_page(RegionId(group[0].0), group[0].1, Taken { mask, was_zero });
+        for (segment, entries) in delta.open(segments.len()).unwrap().iter_mut().zip(segments) {
+            fill(segment, entries);
         }
         delta
     }
 
+    fn fill(segment: &mut Segment, entries: &[(u32, usize, usize, u8)]) {
+        for group in entries.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let mask = group.iter().fold(0, |mask, entry| mask | 1 << entry.2);
+            let was_zero = group.iter().all(|entry| entry.3 == 0);
+            if !was_zero {
+                segment.chunks_mut().extend(group.iter().map(|entry| Chunk([entry.3; CHUNK_SIZE])));
+            }
+            segment.commit_page(RegionId(group[0].0), group[0].1, Taken { mask, was_zero });
+        }
+    }
+
     fn entries(delta: &Delta) -> Vec<(u32, usize, usize, u8)> {
-        let mut chunks = delta.chunks.iter();
+        let mut chunks = delta.segments().iter().flat_map(|segment| &segment.chunks);
         let mut entries = Vec::new();
-        for page in &delta.pages {
+        for page in delta.segments().iter().flat_map(|segment| &segment.pages) {
             for bit in bits(page.mask) {
                 let chunk = if page.zero { &ZERO } else { chunks.next().unwrap() };
                 entries.push((page.region.0, page.page, bit, chunk.0[63]));
@@ -271,6 +248,10 @@ mod tests {
         }
         assert!(chunks.next().is_none());
         entries
+    }
+
+    fn chunks(delta: &Delta) -> usize {
+        delta.segments().iter().map(|segment| segment.chunks.len()).sum()
     }
 
     #[test]
@@ -301,11 +282,11 @@ mod tests {
     fn zeros_take_no_room_until_they_are_swapped() {
         let list = [(1, 0, 3, 1), (1, 1, 0, 0), (1, 1, 63, 0), (2, 7, 0, 4)];
         let mut change = delta(&list);
-        assert_eq!(change.chunks.len(), 2);
+        assert_eq!(chunks(&change), 2);
         let filled = delta(&[(1, 1, 0, 5), (1, 1, 1, 5)]);
         let merged = [(1, 0, 3, 1), (1, 1, 0, 0), (1, 1, 1, 5), (1, 1, 63, 0), (2, 7, 0, 4)];
         assert_eq!(entries(&change.merge(&filled).unwrap()), merged);
-        assert_eq!(change.merge(&delta(&[(1, 1, 5, 0)])).unwrap().chunks.len(), 2);
+        assert_eq!(chunks(&change.merge(&delta(&[(1, 1, 5, 0)])).unwrap()), 2);
 
         let (mut one, mut two) = (Mirror::new(2).unwrap(), Mirror::new(8).unwrap());
         one.page_mut(1).fill(7);
@@ -315,7 +296,7 @@ mod tests {
 
         one.page_mut(1).fill(8);
         change.unpack().unwrap();
-        assert_eq!((entries(&change), change.chunks.len()), (list.to_vec(), 4));
+        assert_eq!((entries(&change), chunks(&change)), (list.to_vec(), 4));
         change.swap([(REGION, &mut one), (RegionId(2), &mut two)].into_iter());
         assert_eq!(entries(&change), [(1, 0, 3, 1), (1, 1, 0, 8), (1, 1, 63, 8), (2, 7, 0, 4)]);
         assert_eq!((one.page_mut(1)[0], one.page_mut(1)[64], one.page_mut(1)[4095]), (0, 8, 0));
@@ -331,13 +312,51 @@ mod tests {
     }
 
     #[test]
+    fn a_division_into_segments_changes_nothing() {
+        let list = [(1, 0, 3, 1), (1, 1, 0, 0), (1, 1, 63, 0), (1, 9, 2, 3), (2, 7, 0, 4), (2, 8, 1, 5)];
+        let other = delta(&[(1, 1, 2, 9), (1, 9, 2, 9), (2, 8, 0, 9)]);
+        for (first, second) in [(0, 0), (1, 1), (1, 3), (3, 5), (4, 6), (6, 6)] {
+            let cut = || divided(&[&list[..first], &list[first..second], &list[second..]]);
+            assert_eq!(entries(&cut()), list);
+            assert_eq!(cut().bytes(), delta(&list).bytes());
+            assert!(cut().touched().eq(delta(&list).touched()));
+            assert_eq!(entries(&cut().merge(&other).unwrap()), entries(&delta(&list).merge(&other).unwrap()));
+            assert_eq!(entries(&other.merge(&cut()).unwrap()), entries(&other.merge(&delta(&list)).unwrap()));
+            let mut purged = cut();
+            purged.purge(RegionId(1));
+            assert_eq!(entries(&purged), list[4..]);
+
+            let (mut one, mut two) = (Mirror::new(10).unwrap(), Mirror::new(10).unwrap());
+            one.page_mut(1).fill(8);
+            let mut swapped = cut();
+            swapped.unpack().unwrap();
+            swapped.swap([(REGION, &mut one), (RegionId(2), &mut two)].into_iter());
+            assert_eq!((one.page_mut(1)[0], one.page_mut(9)[128], two.page_mut(8)[64]), (0, 3, 5));
+            let held = [(1, 0, 3, 0), (1, 1, 0, 8), (1, 1, 63, 8), (1, 9, 2, 0), (2, 7, 0, 0), (2, 8, 1, 0)];
+            assert_eq!(entries(&swapped), held);
+        }
+    }
+
+    #[test]
+    fn emptied_segments_are_used_again() {
+        let mut delta = divided(&[&[(1, 0, 0, 1)], &[(1, 5, 0, 1)], &[(1, 9, 0, 1)]]);
+        delta.clear();
+        assert_eq!((delta.bytes(), delta.touched().count()), (0, 0));
+        fill(&mut delta.open(1).unwrap()[0], &[(1, 3, 0, 7)]);
+        fill(&mut delta.open(1).unwrap()[0], &[(1, 4, 0, 8)]);
+        fill(&mut delta.open(2).unwrap()[1], &[(2, 0, 0, 9)]);
+        assert_eq!((delta.segments.len(), delta.used), (3, 3));
+        assert_eq!(entries(&delta), [(1, 3, 0, 7), (1, 4, 0, 8), (2, 0, 0, 9)]);
+    }
+
+    #[test]
     fn buffers_of_a_large_epoch_are_given_back() {
         let mut change = delta(&[(1, 0, 0, 1)]);
-        change.chunks.resize(4 * MAX_SLACK_CHUNKS, Chunk([0; CHUNK_SIZE]));
+        change.segments[0].chunks.resize(4 * MAX_SLACK_CHUNKS, Chunk([0; CHUNK_SIZE]));
         change.clear();
         assert_eq!((change.bytes(), change.resident_bytes() / 64), (0, 4 * MAX_SLACK_CHUNKS as u64));
         change.trim();
         assert_eq!(change.resident_bytes(), 0);
-        assert!(change.chunks.capacity() <= MAX_SLACK_CHUNKS);
+        assert!(change.segments[0].chunks.capacity() <= MAX_SLACK_CHUNKS);
     }
 }

@@ -14,7 +14,7 @@ use crate::pending::Pending;
 use crate::predictor::Outcomes;
 use crate::region::Region;
 use crate::versions::{Lookup, Member, RegionSet, Versions};
-use crate::{Config, EngineError, LiveMemory, TrackError, Tracker};
+use crate::{Config, EngineError, LiveMemory, Pool, TrackError, Tracker};
 
 use operation::mirrors;
 
@@ -28,6 +28,8 @@ pub struct Engine<T: Tracker> {
     tracker: T,
     config: Config,
     access: Access,
+    /// Helps with large dirty sets.
+    pool: Option<Arc<Pool>>,
     /// Ascending by id.
     regions: Vec<Region>,
     last_region: u32,
@@ -67,6 +69,7 @@ impl<T: Tracker> Engine<T> {
             tracker,
             config,
             access: Access::detect(),
+            pool: None,
             regions: Vec::new(),
             last_region: 0,
             set: Arc::new([]),
@@ -76,6 +79,14 @@ impl<T: Tracker> Engine<T> {
             counters: Counters::default(),
             unprotected: None,
         }
+    }
+
+    /// Has the threads of `pool` help from now on, where so many pages were written that it pays. No result
+    /// depends on it.
+    #[must_use]
+    pub fn with_pool(mut self, pool: Option<Arc<Pool>>) -> Self {
+        self.pool = pool;
+        self
     }
 
     /// The tracker.
@@ -139,7 +150,7 @@ impl<T: Tracker> Engine<T> {
         self.region_at(region).map(|at| &self.regions[at].live)
     }
 
-    /// Makes the regions' bytes a checkpoint, and evicts the oldest if there are now too many.
+    /// Makes the regions' bytes a checkpoint, and evicts the oldest if there are now too many, or too large ones.
     ///
     /// Pages that are [absent](EngineError::Absent) make it an *unfinished* checkpoint: what is present is taken,
     /// [`absent`](Self::absent) says what isn't, and the next call goes on. It doesn't need again what was taken

@@ -79,6 +79,8 @@ mod versions;
 
 mod predictor;
 
+mod pool;
+
 mod region;
 
 mod pending;
@@ -95,6 +97,7 @@ pub use error::{EngineError, SetSide};
 pub use live::LiveMemory;
 pub use page_set::PageSet;
 pub use places::{PagePlaces, Place};
+pub use pool::{MAX_HELPERS, Pool};
 pub use tracker::{TrackError, Tracker};
 
 /// Bytes in a page: the unit of tracking.

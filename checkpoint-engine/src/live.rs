@@ -27,6 +27,8 @@ enum Form {
 // What they point to isn't borrowed and, by the promise of `new` or of `PagePlaces::set`, is memory that any
 // thread of the process may access.
 unsafe impl Send for LiveMemory {}
+// SAFETY: as above; the value itself is never changed.
+unsafe impl Sync for LiveMemory {}
 
 impl LiveMemory {
     /// The `pages` pages from `base`.

@@ -4,7 +4,7 @@ use std::collections::TryReserveError;
 use std::ops::Range;
 
 /// Pages that one word of a [`PageSet`] covers.
-const WORD_PAGES: usize = 64;
+pub(crate) const WORD_PAGES: usize = 64;
 
 /// A set of pages of one region: bit `i` of word `w` is page `64 * w + i`.
 ///
@@ -129,17 +129,23 @@ impl PageSet {
     /// The pages in the set, in ascending order.
     #[must_use]
     pub fn iter(&self) -> Pages<'_> {
-        Pages { set: self, bits: 0, word: 0 }
+        Pages::new(&self.words, 0)
     }
 
     /// The pages in the set as runs, in ascending order, each as long as can be.
     pub fn runs(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         let mut from = 0;
         std::iter::from_fn(move || {
-            let start = self.next_page(from)?;
-            from = self.next_gap(start);
-            Some(start..from)
+            let run = self.next_run(from)?;
+            from = run.end;
+            Some(run)
         })
+    }
+
+    /// The first run from page `from` on.
+    pub(crate) fn next_run(&self, from: usize) -> Option<Range<usize>> {
+        let start = self.next_page(from)?;
+        Some(start..self.next_gap(start))
     }
 
     /// The first page from `from` on that is in the set.
@@ -167,19 +173,28 @@ impl PageSet {
     }
 
     /// The first word from `from` on that isn't zero.
-    ///
-    /// A gigabyte has 4096 words and most are zero: eight at a time are skipped, which compiles to vector code.
     #[inline]
-    pub(crate) fn next_word(&self, mut from: usize) -> Option<usize> {
-        let mut rest = self.words.get(from..)?;
-        while let Some((block, later)) = rest.split_first_chunk::<8>() {
-            if block.iter().fold(0, |all, word| all | word) != 0 {
-                break;
+    pub(crate) fn next_word(&self, from: usize) -> Option<usize> {
+        next_word(&self.words, from)
+    }
+
+    /// Removes all but the first `budget` pages, and adds them to `rest`, a set of the same region. Takes what
+    /// stays from `budget`. Returns whether any was removed.
+    pub(crate) fn keep_first(&mut self, budget: &mut u64, rest: &mut Self) -> bool {
+        let (mut from, mut removed) = (0, false);
+        while let Some(at) = self.next_word(from) {
+            from = at + 1;
+            let (mut stays, mut later) = (0, self.words[at]);
+            while later != 0 && 0 < *budget {
+                let first = later & later.wrapping_neg();
+                (stays, later) = (stays | first, later & !first);
+                *budget -= 1;
             }
-            rest = later;
-            from += 8;
+            self.words[at] = stays;
+            rest.words[at] |= later;
+            removed |= later != 0;
         }
-        rest.iter().position(|&word| word != 0).map(|at| from + at)
+        removed
     }
 
     /// Bytes of the bitmap.
@@ -207,13 +222,38 @@ impl<'a> IntoIterator for &'a PageSet {
     }
 }
 
-/// The pages of a [`PageSet`], ascending.
+/// The first word from `from` on that isn't zero.
+///
+/// A gigabyte has 4096 words and most are zero: eight at a time are skipped, which compiles to vector code.
+#[inline]
+pub(crate) fn next_word(words: &[u64], mut from: usize) -> Option<usize> {
+    let mut rest = words.get(from..)?;
+    while let Some((block, later)) = rest.split_first_chunk::<8>() {
+        if block.iter().fold(0, |all, word| all | word) != 0 {
+            break;
+        }
+        rest = later;
+        from += 8;
+    }
+    rest.iter().position(|&word| word != 0).map(|at| from + at)
+}
+
+/// The pages of a [`PageSet`], or of some words of it, ascending.
 #[derive(Clone, Debug)]
 pub struct Pages<'a> {
-    set: &'a PageSet,
+    words: &'a [u64],
+    /// The first word's first page.
+    first: usize,
     /// What is left of the word before `word`.
     bits: u64,
     word: usize,
+}
+
+impl<'a> Pages<'a> {
+    /// The pages of `words`, the first of which is page `first`.
+    pub(crate) fn new(words: &'a [u64], first: usize) -> Self {
+        Self { words, first, bits: 0, word: 0 }
+    }
 }
 
 impl Iterator for Pages<'_> {
@@ -222,13 +262,13 @@ impl Iterator for Pages<'_> {
     #[inline]
     fn next(&mut self) -> Option<usize> {
         if self.bits == 0 {
-            let word = self.set.next_word(self.word)?;
-            self.bits = self.set.words[word];
+            let word = next_word(self.words, self.word)?;
+            self.bits = self.words[word];
             self.word = word + 1;
         }
         let bit = self.bits.trailing_zeros() as usize;
         self.bits &= self.bits - 1;
-        Some((self.word - 1) * WORD_PAGES + bit)
+        Some(self.first + (self.word - 1) * WORD_PAGES + bit)
     }
 }
 
@@ -287,6 +327,26 @@ mod tests {
         one.subtract(&set(&[2, 64]));
         two.intersect_with(&set(&[2, 64]));
         assert_eq!((one, two), (set(&[1, 129]), set(&[64])));
+    }
+
+    #[test]
+    fn a_budget_cuts_a_set_in_two() {
+        let pages = [0, 1, 63, 64, 129];
+        for kept in 0..7 {
+            let (mut set, mut rest) = (PageSet::new(130).unwrap(), PageSet::new(130).unwrap());
+            pages.iter().for_each(|&page| set.insert(page));
+            let mut budget = kept as u64;
+            assert_eq!(set.keep_first(&mut budget, &mut rest), kept < pages.len());
+            let (first, last) = pages.split_at(kept.min(pages.len()));
+            assert!(set.iter().eq(first.iter().copied()) && rest.iter().eq(last.iter().copied()));
+            assert_eq!(budget, kept.saturating_sub(pages.len()) as u64);
+        }
+    }
+
+    #[test]
+    fn some_words_have_their_own_pages() {
+        let words = [0, 1 << 5 | 1, 0, 1 << 63];
+        assert!(Pages::new(&words, 640).eq([704, 709, 895]));
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! One region: its live bytes, its mirror, and what is known of its pages.
 
+mod parts;
 mod restore;
+mod take;
 mod tries;
 
 use cairn_abi::{RegionId, RegionName};
 
 use crate::access::Access;
-use crate::delta::Delta;
 use crate::mirror::Mirror;
 use crate::predictor::{EpochEnd, Predictor};
 use crate::{EngineError, HostCosts, LiveMemory, PageSet, Rule, TrackError, Tracker};
 
+pub(crate) use take::Ceiling;
 use tries::Tries;
 
 /// Pages that are asked for ahead of the one that is compared. By `examples/compare_cost.rs`: without, a third
@@ -97,57 +99,6 @@ impl Region {
         Ok(())
     }
 
-    /// Makes the mirror equal to live memory in what was written and isn't absent; the mirror's former bytes go
-    /// to `old`, of at most `max_bytes`. Scattered memory is compared as far as `budget`, in pages, goes. On failure `old` holds what was done so far.
-    pub(crate) fn take(
-        &mut self,
-        access: Access,
-        old: &mut Delta,
-        max_bytes: u64,
-        budget: &mut u64,
-    ) -> Result<Passed, EngineError> {
-        let mut passed = Passed::default();
-        if !self.any_written {
-            return Ok(passed);
-        }
-        if !self.tries.done.any() {
-            self.changed.clear();
-        }
-        let mut ahead = self.written.iter().skip(PREFETCH_PAGES);
-        for page in &self.written {
-            if self.is_scattered() && !spend(budget) {
-                self.tries.missing.insert(page);
-                continue;
-            }
-            old.reserve_page()?;
-            let taken = access.take(&self.live, &mut self.mirror, page, ahead.next(), old.chunks_mut())?;
-            let Some(taken) = taken else {
-                self.tries.missing.insert(page);
-                continue;
-            };
-            passed.compared += 1;
-            if taken.mask == 0 {
-                continue;
-            }
-            passed.changed += 1;
-            self.changed.insert(page);
-            if !self.in_root {
-                old.drop_page(taken);
-                continue;
-            }
-            old.commit_page(self.id, page, taken);
-            if old.bytes() > max_bytes {
-                return Err(EngineError::NoMemory);
-            }
-        }
-        Ok(passed)
-    }
-
-    /// Ends a try of a checkpoint that needs another.
-    pub(crate) fn keep_taken(&mut self) {
-        self.tries.keep_done(&self.written);
-    }
-
     /// After a checkpoint: protects what the rule says. Returns how many pages.
     pub(crate) fn end_checkpoint<T: Tracker>(
         &mut self,
@@ -161,6 +112,7 @@ impl Region {
             self.written.union_with(self.tries.done.pages());
             self.any_written = true;
         }
+        self.mirror.give_back(&self.written);
         if !self.any_written {
             return Ok(0);
         }
@@ -189,11 +141,4 @@ impl Region {
     fn is_scattered(&self) -> bool {
         self.live.places().is_some()
     }
-}
-
-/// Takes one from `budget`, if there is one.
-fn spend(budget: &mut u64) -> bool {
-    let left = budget.checked_sub(1);
-    *budget = left.unwrap_or(0);
-    left.is_some()
 }

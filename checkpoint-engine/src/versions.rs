@@ -36,6 +36,8 @@ pub(crate) struct Versions {
     root: Option<usize>,
     /// The newest id ever given; 0 before the first.
     last: u64,
+    /// The newest id that was evicted; 0 if none was.
+    evicted: CheckpointId,
     history: NonZeroUsize,
     /// The buffers of a dropped delta, for the next: with a full history no checkpoint allocates.
     spare: Delta,
@@ -78,6 +80,7 @@ impl Versions {
             named: VecDeque::new(),
             root: None,
             last: 0,
+            evicted: CheckpointId(0),
             history,
             spare: Delta::default(),
             path: Vec::new(),
@@ -112,9 +115,12 @@ impl Versions {
         }
     }
 
-    /// Whether as many checkpoints as are retained were taken after this one: had nobody released any, it would be gone.
+    /// Whether a later one was evicted, or as many checkpoints as are retained were taken after this one: had nobody
+    /// released any, it would be gone.
     fn is_past(&self, id: CheckpointId) -> bool {
-        0 < id.0 && self.taken().checked_sub(id.0).is_some_and(|after| self.history.get() as u64 <= after)
+        0 < id.0
+            && (id <= self.evicted
+                || self.taken().checked_sub(id.0).is_some_and(|after| self.history.get() as u64 <= after))
     }
 
     /// The version in `node`, which `lookup` found.
@@ -168,8 +174,15 @@ impl Versions {
     }
 
     /// Makes the mirror's bytes a version: the new root. `old` holds the former root's bytes where they differ.
-    /// Evicts the oldest if there are now too many. Room was made by [`reserve`](Self::reserve).
-    pub(crate) fn commit(&mut self, mut old: Delta, set: RegionSet, pages_changed: u64) -> CheckpointId {
+    /// Evicts the oldest as long as there are too many, or all deltas have more than `max_bytes`. Room was made by
+    /// [`reserve`](Self::reserve).
+    pub(crate) fn commit(
+        &mut self,
+        mut old: Delta,
+        set: RegionSet,
+        pages_changed: u64,
+        max_bytes: u64,
+    ) -> CheckpointId {
         old.trim();
         self.last += 1;
         let id = CheckpointId(self.last);
@@ -187,9 +200,11 @@ impl Versions {
             }
             None => self.give_spare(old),
         }
-        if self.named.len() > self.history.get()
-            && let Some((_, node)) = self.named.pop_front()
+        while self.named.len() > 1
+            && (self.named.len() > self.history.get() || self.bytes() > max_bytes)
+            && let Some((oldest, node)) = self.named.pop_front()
         {
+            self.evicted = oldest;
             self.unname(node);
         }
         id

@@ -8,6 +8,9 @@ use cairn_guest::{Error, Session};
 const SYSCALL_PORT: usize = 0x7000_3000;
 const EXCEPTION_PORT: usize = 0x7000_4000;
 const STUB: usize = (512 << 30) + 0x1_0000;
+/// Where calls are posted, and the clock's page (vmm/src/guest/app/cpu.rs, vmm/vdso/page.rs).
+const CALL_PAGE: usize = STUB + 0x5000;
+const CLOCK_PAGE: usize = STUB + 0x6000;
 const PAGE: usize = 4096;
 const CODE: usize = 0x4000_0000;
 
@@ -78,6 +81,8 @@ fn memory(attack: &str) -> bool {
             "stubsysret" => asm!("jmp {0}", in(reg) STUB + 7, in("rcx") 1_u64 << 63, in("r11") u64::MAX),
             "stubcall" => asm!("jmp {0}", in(reg) STUB + 16, in("rax") 39_u64),
             "stubwrite" => asm!("mov byte ptr [{0}], 0", in(reg) STUB),
+            "clockwrite" => asm!("mov byte ptr [{0}], 0", in(reg) CLOCK_PAGE),
+            "callexecute" => asm!("jmp {0}", in(reg) CALL_PAGE),
             "tables" => asm!("mov rax, [{0}]", in(reg) 64_u64 << 30, out("rax") _),
             "executeport" => asm!("jmp {0}", in(reg) SYSCALL_PORT),
             "repmovs" => asm!("cld", "rep movsb", inout("rsi") main as fn() as usize => _,

@@ -10,14 +10,22 @@ const PAGE: usize = 4096;
 const MIB: usize = 1 << 20;
 
 fn main() -> Result<(), Error> {
+    match std::env::args().nth(1).as_deref() {
+        Some("large") => large_dirty_sets()?,
+        Some("little history") => little_history()?,
+        _ => everything()?,
+    }
+    println!("all held");
+    Ok(())
+}
+
+fn everything() -> Result<(), Error> {
     written_by_system_calls()?;
     discarded()?;
     adopted()?;
     many_and_large()?;
     beside_ordinary_memory()?;
-    unmapped_under_the_session()?;
-    println!("all held");
-    Ok(())
+    unmapped_under_the_session()
 }
 
 fn open() -> Result<Session, Error> {
@@ -114,6 +122,61 @@ fn many_and_large() -> Result<(), Error> {
         assert_eq!(session.slice(region)[index], index as u64);
     }
     assert!((0..12).all(|index| session.slice(&large)[index * step] == index as u64 + 1));
+    Ok(())
+}
+
+/// So many pages that the host shares the work: some changed as a whole, some in a word, some became zeros, some are
+/// as they were.
+fn large_dirty_sets() -> Result<(), Error> {
+    let mut session = open()?;
+    let region = session.region::<u64>("large", 32 * MIB / 8)?;
+    let words = PAGE / 8;
+    let mut versions = Vec::new();
+    for round in 1..7_u64 {
+        for (page, memory) in session.slice_mut(&region).chunks_mut(words).enumerate() {
+            match (page as u64 / 100 + round) % 5 {
+                0 => memory.fill(round << 32 | page as u64),
+                1 => memory.fill(0),
+                2 => memory[page % words] ^= round,
+                // A store that changes nothing.
+                3 => memory[7] = std::hint::black_box(memory[7]),
+                _ => {}
+            }
+        }
+        let id = session.checkpoint()?;
+        versions.push((id, session.slice(&region).to_vec()));
+    }
+    for at in [5, 0, 3, 1, 4, 2, 5] {
+        session.slice_mut(&region)[at * 1000..][..3_000_000].fill(at as u64);
+        session.rollback(versions[at].0)?;
+        assert!(session.slice(&region) == versions[at].1, "version {at}");
+    }
+    Ok(())
+}
+
+/// Checkpoints of a mebibyte each where there is memory for three and a half.
+fn little_history() -> Result<(), Error> {
+    let mut session = open()?;
+    let region = session.region::<u64>("full", 8 * MIB / 8)?;
+    session.slice_mut(&region).fill(99);
+    let mut taken = vec![session.checkpoint()?];
+    for round in 0..9 {
+        session.slice_mut(&region)[..MIB / 8].fill(round);
+        taken.push(session.checkpoint()?);
+    }
+    // What is more than the memory alone fails, and nothing is lost by it.
+    session.slice_mut(&region).fill(7);
+    let refused = session.checkpoint();
+    assert!(refused.is_err(), "{refused:?}");
+    for (at, id) in taken.iter().enumerate() {
+        let result = session.rollback(*id);
+        if at < 6 {
+            assert!(matches!(result, Err(Error::Evicted { .. })), "{at}: {result:?}");
+        } else {
+            result?;
+            assert_eq!([0, MIB / 8].map(|word| session.slice(&region)[word]), [at as u64 - 1, 99]);
+        }
+    }
     Ok(())
 }
 

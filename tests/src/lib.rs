@@ -120,8 +120,8 @@ impl std::fmt::Debug for Printed {
     }
 }
 
-/// Runs `program` natively and under `cairn run`, in `directory` with `input`, and checks that both print the
-/// same and end alike.
+/// Runs `program` natively and under `cairn run`, once with all system calls as exits and once with as many polled
+/// for as can be, in `directory` with `input`, and checks that all print the same and end alike.
 ///
 /// # Errors
 /// When they differ, or can't be run.
@@ -133,9 +133,14 @@ pub fn same_in_guest(program: &str, args: &[&str], directory: &Path, input: &[u8
     let mut native = Command::new(program);
     prepare(native.args(args));
     let native = Printed::from(run(&mut native, input)?);
-    let mut guest = cairn_run(&[]);
-    prepare(guest.arg(program).args(args));
-    let guest = Printed::from(run(&mut guest, input)?);
-    ensure!(native == guest, "{program} {args:?}\nnatively: {native:?}\nin the guest: {guest:?}");
-    Ok(guest)
+    for poll in ["never", "always"] {
+        let mut guest = cairn_run(&["--poll", poll]);
+        prepare(guest.arg(program).args(args));
+        let guest = Printed::from(run(&mut guest, input)?);
+        ensure!(
+            native == guest,
+            "{program} {args:?}\nnatively: {native:?}\nin the guest, polling {poll}: {guest:?}"
+        );
+    }
+    Ok(native)
 }

@@ -1,9 +1,10 @@
 //! Compare and copy of one page, for each vector width.
 
 use std::arch::x86_64::{
-    __m128i, __m256i, __m512i, _MM_HINT_T0, _mm_and_si128, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_prefetch,
-    _mm_setzero_si128, _mm256_or_si256, _mm256_setzero_si256, _mm256_testz_si256, _mm256_xor_si256,
-    _mm512_cmpneq_epi64_mask, _mm512_setzero_si512,
+    __m128i, __m256i, __m512i, _MM_HINT_T0, _mm_and_si128, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_or_si128,
+    _mm_prefetch, _mm_setzero_si128, _mm_xor_si128, _mm256_or_si256, _mm256_setzero_si256,
+    _mm256_testz_si256, _mm256_xor_si256, _mm512_cmpneq_epi64_mask, _mm512_or_si512, _mm512_setzero_si512,
+    _mm512_xor_si512,
 };
 use std::sync::OnceLock;
 
@@ -19,7 +20,7 @@ pub(super) struct Kernels {
     /// Name of the instruction set.
     pub(super) name: &'static str,
     /// `(live, mirror, old)`: copies differing chunks from the mirror to `old` and from live memory to the mirror.
-    pub(super) take: unsafe fn(*const u8, *mut u8, *mut u8, Ahead) -> u64,
+    pub(super) take: unsafe fn(*const u8, *mut u8, *mut u8, Ahead) -> Took,
     /// `(live, mirror)`: the same for a mirror page that is all zeros, which are not copied. The page is only written, and only if it changes.
     pub(super) take_zero: unsafe fn(*const u8, *mut u8, Ahead) -> u64,
     /// `(live, mirror)`: copies differing chunks from the mirror to live memory. Whether any did.
@@ -30,6 +31,15 @@ pub(super) struct Kernels {
     pub(super) differs: unsafe fn(*const u8, *const u8, Ahead) -> bool,
     /// The same for a mirror page that is all zeros.
     pub(super) differs_zero: unsafe fn(*const u8, Ahead) -> bool,
+}
+
+/// What taking a page found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Took {
+    /// The chunks that differed.
+    pub(super) mask: u64,
+    /// Whether the page is all zeros now.
+    pub(super) zero: bool,
 }
 
 impl Kernels {
@@ -74,8 +84,11 @@ impl Ahead {
 }
 
 /// Defines the routines for one vector type. `$differ` says whether two chunks of vectors differ.
+///
+/// To take a page, `$group` chunks are looked at together: most differ nowhere, and one branch says so. More at once
+/// than the registers hold is slower again (by `examples/compare_cost.rs`).
 macro_rules! kernels {
-    ($module:ident, $feature:literal, $vector:ty, $zero:ident, $differ:item) => {
+    ($module:ident, $feature:literal, $vector:ty, $group:literal, $zero:ident, $or:ident, $xor:ident, $differ:item) => {
         mod $module {
             use super::*;
 
@@ -116,24 +129,58 @@ macro_rules! kernels {
                 }
             }
 
+            /// The bits that are set in either.
             #[target_feature(enable = $feature)]
-            unsafe fn take(live: *const u8, mirror: *mut u8, mut old: *mut u8, ahead: Ahead) -> u64 {
-                let mut mask = 0;
-                for i in 0..PAGE_CHUNKS {
-                    ahead.prefetch(i);
-                    // SAFETY: chunk `i` of two pages; `old` has had fewer than 64 chunks so far and is valid for 64.
-                    unsafe {
-                        let new = load(live.add(i * CHUNK_SIZE));
-                        let known = load(mirror.add(i * CHUNK_SIZE));
-                        if differ(new, known) {
-                            store(old, known);
-                            store(mirror.add(i * CHUNK_SIZE), new);
-                            old = old.add(CHUNK_SIZE);
-                            mask |= 1 << i;
+            #[inline]
+            fn union(mut a: Chunk, b: Chunk) -> Chunk {
+                for (vector, more) in a.iter_mut().zip(b) {
+                    *vector = $or(*vector, more);
+                }
+                a
+            }
+
+            /// The bits that are set in one of the two.
+            #[target_feature(enable = $feature)]
+            #[inline]
+            fn difference(mut a: Chunk, b: Chunk) -> Chunk {
+                for (vector, other) in a.iter_mut().zip(b) {
+                    *vector = $xor(*vector, other);
+                }
+                a
+            }
+
+            #[target_feature(enable = $feature)]
+            unsafe fn take(live: *const u8, mirror: *mut u8, mut old: *mut u8, ahead: Ahead) -> Took {
+                let (mut mask, mut all) = (0, zero());
+                for first in (0..PAGE_CHUNKS).step_by($group) {
+                    let (mut new, mut known) = ([zero(); $group], [zero(); $group]);
+                    let mut differing = zero();
+                    for j in 0..$group {
+                        ahead.prefetch(first + j);
+                        // SAFETY: chunk `first + j` of two pages.
+                        unsafe {
+                            new[j] = load(live.add((first + j) * CHUNK_SIZE));
+                            known[j] = load(mirror.add((first + j) * CHUNK_SIZE));
+                        }
+                        all = union(all, new[j]);
+                        differing = union(differing, difference(new[j], known[j]));
+                    }
+                    if !differ(differing, zero()) {
+                        continue;
+                    }
+                    for j in 0..$group {
+                        if differ(new[j], known[j]) {
+                            // SAFETY: as above; `old` has had fewer than 64 chunks so far and is valid for 64.
+                            unsafe {
+                                store(old, known[j]);
+                                store(mirror.add((first + j) * CHUNK_SIZE), new[j]);
+                                old = old.add(CHUNK_SIZE);
+                            }
+                            mask |= 1 << (first + j);
                         }
                     }
                 }
-                mask
+                Took { mask, zero: !differ(all, zero()) }
             }
 
             #[target_feature(enable = $feature)]
@@ -217,7 +264,10 @@ kernels!(
     avx512,
     "avx512f",
     __m512i,
+    4,
     _mm512_setzero_si512,
+    _mm512_or_si512,
+    _mm512_xor_si512,
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn differ(a: Chunk, b: Chunk) -> bool {
@@ -229,7 +279,10 @@ kernels!(
     avx2,
     "avx2",
     __m256i,
+    2,
     _mm256_setzero_si256,
+    _mm256_or_si256,
+    _mm256_xor_si256,
     #[target_feature(enable = "avx2")]
     #[inline]
     fn differ(a: Chunk, b: Chunk) -> bool {
@@ -242,7 +295,10 @@ kernels!(
     sse2,
     "sse2",
     __m128i,
+    1,
     _mm_setzero_si128,
+    _mm_or_si128,
+    _mm_xor_si128,
     #[target_feature(enable = "sse2")]
     #[inline]
     fn differ(a: Chunk, b: Chunk) -> bool {

@@ -31,19 +31,20 @@ proptest! {
             let mut mirror = Mirror::new(1).unwrap();
             let live = page_with(&before);
             let mut old = vec![Chunk([9; CHUNK_SIZE])];
-            let first = access.take(&live.live(), &mut mirror, 0, None, &mut old).unwrap().unwrap();
+            let first = access.take(&live.live(), &mut mirror.whole(), 0, None, &mut old).unwrap().unwrap();
             let mask = naive_mask(&live.read(), &[0; PAGE_SIZE]);
             prop_assert_eq!(first, Taken { mask, was_zero: true }, "{}", kernels.name);
-            prop_assert_eq!(mirror.is_resident(0), mask != 0);
+            prop_assert_eq!(mirror.resident(0).is_some(), mask != 0);
             prop_assert_eq!(&old, &[Chunk([9; CHUNK_SIZE])]);
-            mirror.set_resident(0);
+            mirror.whole().set_resident(0);
             old.clear();
 
             let before = live.read();
             let live = page_with(&after);
-            let Taken { mask, was_zero } = access.take(&live.live(), &mut mirror, 0, None, &mut old).unwrap().unwrap();
+            let Taken { mask, was_zero } = access.take(&live.live(), &mut mirror.whole(), 0, None, &mut old).unwrap().unwrap();
             prop_assert_eq!(mask, naive_mask(&live.read(), &before), "{}", kernels.name);
             prop_assert!(!was_zero);
+            prop_assert_eq!(mirror.resident(0).is_some(), live.read() != [0; PAGE_SIZE]);
             prop_assert!(mirror.page_mut(0)[..] == live.read());
             let kept = (0..PAGE_CHUNKS).filter(|i| mask >> i & 1 == 1);
             let expected: Vec<_> = kept.map(|i| &before[i * CHUNK_SIZE..][..CHUNK_SIZE]).collect();
@@ -57,7 +58,7 @@ proptest! {
             let access = Access { kernels };
             let mut mirror = Mirror::new(1).unwrap();
             let live = page_with(&mirrored);
-            access.take(&live.live(), &mut mirror, 0, None, &mut Vec::new()).unwrap();
+            access.take(&live.live(), &mut mirror.whole(), 0, None, &mut Vec::new()).unwrap();
             let wanted = live.read();
             let live = page_with(&written);
             let differed = live.read() != wanted;
@@ -75,8 +76,9 @@ fn the_last_byte_counts() {
         let mut mirror = Mirror::new(1).unwrap();
         let live = page_with(&[(PAGE_SIZE - 1, 1)]);
         let mut old = Vec::new();
-        mirror.set_resident(0);
-        let taken = Access { kernels }.take(&live.live(), &mut mirror, 0, None, &mut old).unwrap().unwrap();
+        mirror.whole().set_resident(0);
+        let taken =
+            Access { kernels }.take(&live.live(), &mut mirror.whole(), 0, None, &mut old).unwrap().unwrap();
         assert_eq!(taken, Taken { mask: 1 << 63, was_zero: false }, "{}", kernels.name);
         assert_eq!(old, [Chunk([0; CHUNK_SIZE])]);
     }

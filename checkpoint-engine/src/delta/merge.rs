@@ -2,7 +2,7 @@
 
 use cairn_abi::RegionId;
 
-use super::{Delta, DeltaPage, ZERO};
+use super::{Delta, DeltaPage, Segment, ZERO};
 use crate::access::Chunk;
 
 /// Yields each page of either delta, ascending, as the entry of the merged delta and both parts of it.
@@ -13,8 +13,11 @@ pub(super) struct Merge<'a> {
 /// What is left of one delta.
 #[derive(Clone, Copy)]
 struct Side<'a> {
+    /// What is left of one segment.
     pages: &'a [DeltaPage],
     chunks: &'a [Chunk],
+    /// The segments behind it.
+    later: &'a [Segment],
 }
 
 /// What one delta has of a page, and how far it was read.
@@ -27,7 +30,7 @@ pub(super) struct Part<'a> {
 
 impl<'a> Merge<'a> {
     pub(super) fn new(own: &'a Delta, beyond: &'a Delta) -> Self {
-        Self { sides: [own, beyond].map(|delta| Side { pages: &delta.pages, chunks: &delta.chunks }) }
+        Self { sides: [own, beyond].map(|delta| Side::new(delta.segments())) }
     }
 }
 
@@ -45,12 +48,26 @@ impl<'a> Iterator for Merge<'a> {
 }
 
 impl<'a> Side<'a> {
+    fn new(segments: &'a [Segment]) -> Self {
+        let mut side = Self { pages: &[], chunks: &[], later: segments };
+        side.go_on();
+        side
+    }
+
+    /// Goes on to a segment that has pages, if the one before has no more.
+    fn go_on(&mut self) {
+        while let ([], Some((next, later))) = (self.pages, self.later.split_first()) {
+            *self = Self { pages: &next.pages, chunks: &next.chunks, later };
+        }
+    }
+
     /// Takes the first page, if it is `key`.
     fn take(&mut self, key: (RegionId, usize)) -> Part<'a> {
         match self.pages.split_first() {
             Some((first, rest)) if first.key() == key => {
                 let (chunks, later) = self.chunks.split_at(first.chunks());
                 (self.pages, self.chunks) = (rest, later);
+                self.go_on();
                 Part { mask: first.mask, chunks }
             }
             _ => Part::default(),

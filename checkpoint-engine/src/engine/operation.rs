@@ -8,7 +8,7 @@ use super::{Engine, Operation};
 use crate::access::Access;
 use crate::delta::Delta;
 use crate::mirror::Mirror;
-use crate::region::{Passed, Region};
+use crate::region::{Ceiling, Passed, Region};
 use crate::{EngineError, TrackError, Tracker};
 
 impl<T: Tracker> Engine<T> {
@@ -47,7 +47,8 @@ impl<T: Tracker> Engine<T> {
         }
         let (old, passed) = self.pending.finish()?;
         self.count(passed);
-        let id = self.versions.commit(old, Arc::clone(&self.set), passed.changed);
+        let id =
+            self.versions.commit(old, Arc::clone(&self.set), passed.changed, self.config.max_history_bytes);
         self.protect(Region::end_checkpoint);
         Ok(id)
     }
@@ -71,7 +72,7 @@ impl<T: Tracker> Engine<T> {
             self.versions.settle(former);
         }
         for at in 0..self.regions.len() {
-            let passed = self.regions[at].restore(self.access);
+            let passed = self.regions[at].restore(self.access, self.pool.as_deref());
             self.count(passed);
         }
         if self.any_missing() {
@@ -109,12 +110,11 @@ impl<T: Tracker> Engine<T> {
 
     /// Takes what was written and is present into the mirrors, and the mirrors' former bytes into `old`.
     fn take(&mut self, old: &mut Delta) -> Result<Passed, EngineError> {
-        let held = self.versions.bytes() + self.pending.bytes();
-        let max_bytes = self.config.max_history_bytes.saturating_sub(held);
+        let ceiling = Ceiling::new(self.config.max_history_bytes.saturating_sub(self.pending.bytes()));
         let mut all = Passed::default();
         let mut budget = self.config.max_pages_per_try;
         for region in &mut self.regions {
-            all += region.take(self.access, old, max_bytes, &mut budget)?;
+            all += region.take(self.access, self.pool.as_deref(), old, &ceiling, &mut budget)?;
         }
         Ok(all)
     }

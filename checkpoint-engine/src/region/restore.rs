@@ -1,9 +1,30 @@
 //! A region's part of a rollback.
 
-use super::{PREFETCH_PAGES, Passed, Region, spend};
+use super::parts::{Cuts, Part};
+use super::{PREFETCH_PAGES, Passed, Region};
 use crate::access::Access;
+use crate::mirror::Mirror;
+use crate::page_set::{Pages, WORD_PAGES};
+use crate::pool::Pool;
 use crate::predictor::EpochEnd;
-use crate::{TrackError, Tracker};
+use crate::{LiveMemory, TrackError, Tracker};
+
+/// Words of a region's sets, for one thread.
+struct RestorePart<'a> {
+    access: Access,
+    live: &'a LiveMemory,
+    mirror: &'a Mirror,
+    first_word: usize,
+    /// What is to be restored.
+    pages: &'a [u64],
+    /// What the program wrote.
+    written: &'a [u64],
+    changed: &'a mut [u64],
+    missing: &'a mut [u64],
+    any_missing: bool,
+    /// Pages that differed.
+    differed: u64,
+}
 
 impl Region {
     /// Starts the list of what a rollback restores: what was written, or in another try what is left to do.
@@ -39,12 +60,9 @@ impl Region {
     /// enough for is left for another try.
     fn mark_differing(&mut self, access: Access, budget: &mut u64) {
         self.tries.marked.clear();
+        self.tries.missing.take_beyond(budget, &mut self.restore);
         let mut ahead = self.restore.iter().skip(PREFETCH_PAGES);
         for page in &self.restore {
-            if !spend(budget) {
-                self.tries.missing.insert(page);
-                continue;
-            }
             match access.differs(&self.live, &self.mirror, page, ahead.next()) {
                 None => self.tries.missing.insert(page),
                 Some(true) => self.tries.marked.insert(page),
@@ -54,26 +72,30 @@ impl Region {
     }
 
     /// Makes live memory equal to the mirror in what is to be restored and can be written.
-    pub(crate) fn restore(&mut self, access: Access) -> Passed {
+    pub(crate) fn restore(&mut self, access: Access, pool: Option<&Pool>) -> Passed {
         if !self.tries.done.any() {
             self.changed.clear();
         }
         let mut passed = Passed::default();
+        let mut any_missing = false;
         let pages = if self.is_scattered() { &self.tries.marked } else { &self.restore };
-        let mut ahead = pages.iter().skip(PREFETCH_PAGES);
-        for page in pages {
-            match access.restore(&self.live, &self.mirror, page, ahead.next()) {
-                None => self.tries.missing.insert(page),
-                Some(true) => {
-                    passed.changed += 1;
-                    // What the program didn't write is no sign of what it will write.
-                    if self.written.contains(page) {
-                        self.changed.insert(page);
-                    }
-                }
-                Some(false) => {}
-            }
-        }
+        let whole = RestorePart {
+            access,
+            live: &self.live,
+            mirror: &self.mirror,
+            first_word: 0,
+            pages: pages.words(),
+            written: self.written.words(),
+            changed: self.changed.words_mut(),
+            missing: self.tries.missing.words_mut(),
+            any_missing: false,
+            differed: 0,
+        };
+        Cuts::new(pool, pages.words()).work(pool, whole, |part| {
+            any_missing |= part.any_missing;
+            passed.changed += part.differed;
+        });
+        self.tries.missing.may_have(any_missing);
         self.tries.owed.become_copy_of(&self.tries.missing);
         if self.tries.any_missing() {
             self.restore.subtract(self.tries.missing());
@@ -111,6 +133,46 @@ impl Region {
         match self.restore.count() as u64 {
             0 => Ok(0),
             pages => tracker.protect(self.id, &self.restore).map(|()| pages),
+        }
+    }
+}
+
+impl Part for RestorePart<'_> {
+    fn split_at(self, word: usize) -> (Self, Self) {
+        let at = word - self.first_word;
+        let (pages, written) = (self.pages.split_at(at), self.written.split_at(at));
+        let (changed, missing) = (self.changed.split_at_mut(at), self.missing.split_at_mut(at));
+        let part = |first_word, pages, written, changed, missing| Self {
+            first_word,
+            pages,
+            written,
+            changed,
+            missing,
+            ..self
+        };
+        (
+            part(self.first_word, pages.0, written.0, changed.0, missing.0),
+            part(word, pages.1, written.1, changed.1, missing.1),
+        )
+    }
+
+    fn work(&mut self) {
+        let pages = Pages::new(self.pages, self.first_word * WORD_PAGES);
+        let mut ahead = pages.clone().skip(PREFETCH_PAGES);
+        for page in pages {
+            let (word, bit) = (page / WORD_PAGES - self.first_word, 1 << (page % WORD_PAGES));
+            match self.access.restore(self.live, self.mirror, page, ahead.next()) {
+                None => {
+                    self.missing[word] |= bit;
+                    self.any_missing = true;
+                }
+                Some(true) => {
+                    self.differed += 1;
+                    // What the program didn't write is no sign of what it will write.
+                    self.changed[word] |= self.written[word] & bit;
+                }
+                Some(false) => {}
+            }
         }
     }
 }

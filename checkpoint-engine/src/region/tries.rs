@@ -124,6 +124,21 @@ impl RareSet {
         self.any = true;
     }
 
+    /// Takes the pages of `asked` beyond the first `budget`, which become fewer by those that stay.
+    pub(super) fn take_beyond(&mut self, budget: &mut u64, asked: &mut PageSet) {
+        self.any |= asked.keep_first(budget, &mut self.pages);
+    }
+
+    /// The bitmap, to be written; [`may_have`](Self::may_have) says whether it was.
+    pub(super) fn words_mut(&mut self) -> &mut [u64] {
+        self.pages.words_mut()
+    }
+
+    /// Says whether there may be more than were known.
+    pub(super) fn may_have(&mut self, more: bool) {
+        self.any |= more;
+    }
+
     pub(super) fn become_copy_of(&mut self, other: &Self) {
         self.clear();
         if other.any {

@@ -6,7 +6,7 @@ use cairn_abi::CheckpointId;
 
 use super::model::World;
 use super::tracker::FakeTracker;
-use crate::{Config, EngineError, PAGE_SIZE, Rule};
+use crate::{Config, EngineError, PAGE_SIZE, Pool, Rule};
 
 /// A world with two regions and checkpoints 1 and 2, and writes after them.
 fn world(config: Config, protects_engine: bool) -> World {
@@ -53,31 +53,57 @@ fn the_tracker_fails_at_any_call_of_a_rollback() {
     }
 }
 
+/// Takes checkpoints of 0, 7, .. 28 pages in turn, in each of which one chunk changed. Returns how many failed.
+fn fill_history(world: &mut World) -> u32 {
+    let mut failed = 0;
+    for round in 0..30u8 {
+        let pages = usize::from(round % 5) * 7;
+        (0..pages).for_each(|page| world.write(0, page * 2 * PAGE_SIZE + 64 * usize::from(round), round + 1));
+        match world.checkpoint() {
+            Ok(_) => {}
+            Err(EngineError::NoMemory) => {
+                failed += 1;
+                // What wasn't committed is still there to be committed or undone.
+                let newest = world.engine.figures().current;
+                world.rollback(CheckpointId(newest)).unwrap();
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    world.rollback_to_all();
+    failed
+}
+
 #[test]
-fn a_history_that_is_full_fails_the_checkpoint_and_nothing_else() {
-    for limit in [0, 1, 3000, 6000, 8000] {
-        let config = Config { max_history_bytes: limit, ..Config::default() };
+fn a_full_history_loses_the_oldest_and_a_checkpoint_that_is_too_large_alone_fails() {
+    // 28 pages with a chunk each take 28 * (64 + 24) bytes.
+    for (limit, failed) in [(0, 24), (1, 24), (700, 18), (2463, 5), (2464, 0), (9000, 0)] {
+        for helpers in [0, 1, 4] {
+            let config = Config { max_history_bytes: limit, ..Config::default() };
+            let mut world =
+                World::with_config(config, FakeTracker::default()).with_pool(Pool::eager(helpers));
+            world.add(70).unwrap();
+            world.checkpoint().unwrap();
+            assert_eq!(fill_history(&mut world), failed, "limit {limit}");
+        }
+    }
+}
+
+#[test]
+fn as_many_are_retained_as_the_history_has_room_for() {
+    // Ten pages with a chunk each.
+    let each = 10 * (64 + 24);
+    for room in 1..5 {
+        let config = Config { max_history_bytes: room * each, ..Config::default() };
         let mut world = World::with_config(config, FakeTracker::default());
         world.add(70).unwrap();
-        world.checkpoint().unwrap();
-        let mut failed = 0;
-        for round in 0..30u8 {
-            let pages = usize::from(round % 5) * 7;
-            (0..pages)
-                .for_each(|page| world.write(0, page * 2 * PAGE_SIZE + 64 * usize::from(round), round + 1));
-            match world.checkpoint() {
-                Ok(_) => {}
-                Err(EngineError::NoMemory) => {
-                    failed += 1;
-                    // What wasn't committed is still there to be committed or undone.
-                    let newest = world.engine.figures().current;
-                    world.rollback(CheckpointId(newest)).unwrap();
-                }
-                Err(other) => panic!("{other}"),
-            }
-            assert!(world.history_bytes() <= limit);
+        for round in 0..20 {
+            (0..10).for_each(|page| world.write(0, page * PAGE_SIZE, round));
+            world.checkpoint().unwrap();
         }
-        assert!(failed > 0, "limit {limit}");
+        // The newest takes no room: it is the mirror.
+        assert_eq!(u64::from(world.engine.figures().retained), room + 1);
+        assert!(matches!(world.rollback(CheckpointId(1)), Err(EngineError::Evicted { .. })));
         world.rollback_to_all();
     }
 }

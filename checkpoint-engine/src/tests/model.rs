@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use cairn_abi::{CheckpointId, RegionId, RegionName};
 
 use super::memory::Memory;
 use super::tracker::{FakeTracker, assert_protected_is_unchanged};
-use crate::{Config, Engine, EngineError, PAGE_SIZE, Rule};
+use crate::{Config, Engine, EngineError, PAGE_SIZE, Pool, Rule};
 
 /// All regions' bytes.
 type Copies = BTreeMap<RegionId, Vec<u8>>;
@@ -23,6 +24,9 @@ pub(super) struct World {
     pub(super) regions: Vec<(RegionId, RegionName, Memory)>,
     kept: BTreeMap<CheckpointId, Kept>,
     history: usize,
+    max_history_bytes: u64,
+    /// The newest id that was evicted because the history was full.
+    evicted: Option<CheckpointId>,
     taken: u64,
     names: u32,
     /// The checkpoint that memory derives from, retained or not, with its bytes.
@@ -36,12 +40,19 @@ impl World {
         Self::with_config(config, tracker)
     }
 
+    /// The same with the help of `pool`.
+    pub(super) fn with_pool(self, pool: Option<Arc<Pool>>) -> Self {
+        Self { engine: self.engine.with_pool(pool), ..self }
+    }
+
     pub(super) fn with_config(config: Config, tracker: FakeTracker) -> Self {
         Self {
             engine: Engine::new(tracker, config),
             regions: Vec::new(),
             kept: BTreeMap::new(),
             history: config.history.get(),
+            max_history_bytes: config.max_history_bytes,
+            evicted: None,
             taken: 0,
             names: 0,
             current: None,
@@ -74,6 +85,14 @@ impl World {
         memory.write(offset, byte);
     }
 
+    /// Writes all of a page.
+    pub(super) fn write_page(&mut self, at: usize, page: usize, byte: u8) {
+        let (id, _, memory) = &self.regions[at];
+        let page = page % memory.pages();
+        self.engine.tracker_mut().wrote(*id, page);
+        memory.write_page(page, &[byte; PAGE_SIZE]);
+    }
+
     pub(super) fn read(&self) -> Copies {
         self.regions.iter().map(|(id, _, memory)| (*id, memory.read())).collect()
     }
@@ -92,6 +111,11 @@ impl World {
         if self.kept.len() > self.history {
             self.kept.pop_first();
         }
+        while (self.engine.figures().retained as usize) < self.kept.len() {
+            assert!(self.max_history_bytes < u64::MAX, "evicted without need");
+            self.evicted = self.kept.pop_first().map(|(id, _)| id);
+        }
+        assert!(self.history_bytes() <= self.max_history_bytes);
         self.check();
         Ok(id)
     }
@@ -141,7 +165,8 @@ impl World {
     }
 
     fn is_past(&self, id: CheckpointId) -> bool {
-        (1..=self.taken.saturating_sub(self.history as u64)).contains(&id.0)
+        let by_bytes = self.evicted.map_or(0, |id| id.0);
+        (1..=self.taken.saturating_sub(self.history as u64).max(by_bytes)).contains(&id.0)
     }
 
     fn check_refusal(&self, id: CheckpointId, error: &EngineError) {

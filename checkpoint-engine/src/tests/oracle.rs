@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::model::World;
 use super::tracker::FakeTracker;
-use crate::{PAGE_SIZE, Rule};
+use crate::{PAGE_SIZE, Pool, Rule};
 
 /// Pages of the largest region: more than a word of a page set.
 const MAX_PAGES: usize = 80;
@@ -16,6 +16,8 @@ enum Step {
     Write(Vec<(usize, usize, u8)>),
     /// Writes one byte into each of the pages from the first on.
     Sweep(usize, usize, u8),
+    /// Writes all of each of so many pages from one on.
+    Fill(usize, usize, usize, u8),
     Checkpoint,
     /// To the id this far below the newest; some never existed.
     Rollback(u64),
@@ -36,6 +38,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => prop::collection::vec((0..4usize, offset, byte), 0..12).prop_map(Step::Write),
         3 => (0..4usize, 0..MAX_PAGES, any::<u8>()).prop_map(|(at, pages, byte)| Step::Sweep(at, pages, byte)),
+        4 => (0..4usize, 0..MAX_PAGES, 0..MAX_PAGES, prop_oneof![Just(0), any::<u8>()])
+            .prop_map(|(at, first, pages, byte)| Step::Fill(at, first, pages, byte)),
         30 => Just(Step::Checkpoint),
         20 => (0..9u64).prop_map(Step::Rollback),
         6 => (0..9u64).prop_map(Step::Release),
@@ -65,6 +69,11 @@ fn run(world: &mut World, step: &Step) {
                 world.write(at % world.regions.len(), page * PAGE_SIZE + page, *byte);
             }
         }
+        Step::Fill(at, first, pages, byte) => {
+            for page in 0..if world.regions.is_empty() { 0 } else { *pages } {
+                world.write_page(at % world.regions.len(), first + page, *byte);
+            }
+        }
         // Refusals are checked by the world: a step that is refused is a step like any other.
         Step::Checkpoint => drop(world.checkpoint()),
         Step::Rollback(back) => drop(world.rollback(id(world, *back))),
@@ -87,9 +96,10 @@ proptest! {
         history in 1..7usize,
         noise in 0..4u64,
         protects_engine in any::<bool>(),
+        helpers in prop_oneof![Just(0), Just(1), Just(4usize)],
     ) {
         let tracker = FakeTracker { noise, protects_engine, ..FakeTracker::default() };
-        let mut world = World::new(rule, history, tracker);
+        let mut world = World::new(rule, history, tracker).with_pool(Pool::eager(helpers));
         for step in &steps {
             run(&mut world, step);
         }
@@ -106,6 +116,32 @@ proptest! {
             world.read()
         });
         prop_assert!(ends[0] == ends[1] && ends[1] == ends[2]);
+    }
+}
+
+/// What an engine says of itself, but for what of its buffers was ever in use.
+fn figures(world: &World) -> cairn_abi::reply::SessionFigures {
+    let figures = world.engine.figures();
+    cairn_abi::reply::SessionFigures { history_bytes: 0, table_bytes: 0, ..figures }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_number_of_threads_changes_nothing(steps in prop::collection::vec(step(), 1..80)) {
+        let mut alone = World::new(Rule::Model, 4, FakeTracker::default());
+        let others = [1, 4].map(Pool::eager);
+        let mut helped = others.map(|pool| World::new(Rule::Model, 4, FakeTracker::default()).with_pool(pool));
+        for step in &steps {
+            run(&mut alone, step);
+            for world in &mut helped {
+                run(world, step);
+                prop_assert!(world.read() == alone.read());
+                prop_assert_eq!(figures(world), figures(&alone));
+                prop_assert_eq!(world.history_bytes(), alone.history_bytes());
+            }
+        }
     }
 }
 

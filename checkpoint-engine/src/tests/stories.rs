@@ -231,3 +231,22 @@ fn an_engine_may_move_to_another_thread() {
     }
     assert_send::<Engine<Nothing>>();
 }
+
+#[test]
+fn pages_that_become_zeros_give_their_memory_back() {
+    let mut world = World::new(Rule::Always, 8, FakeTracker::default());
+    world.add(100).unwrap();
+    (0..100).for_each(|page| world.write_page(0, page, 5));
+    world.checkpoint().unwrap();
+    assert_eq!(world.engine.figures().mirror_bytes, 100 * 4096);
+    (10..70).for_each(|page| world.write_page(0, page, 0));
+    world.checkpoint().unwrap();
+    // They may change again soon; now they didn't.
+    assert_eq!(world.engine.figures().mirror_bytes, 100 * 4096);
+    world.checkpoint().unwrap();
+    assert_eq!(world.engine.figures().mirror_bytes, 40 * 4096);
+    world.write(0, 20 * PAGE_SIZE, 1);
+    world.checkpoint().unwrap();
+    assert_eq!(world.engine.figures().mirror_bytes, 41 * 4096);
+    world.rollback_to_all();
+}

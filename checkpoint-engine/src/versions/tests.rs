@@ -10,7 +10,7 @@ fn versions(history: usize) -> Versions {
 
 fn commit(versions: &mut Versions) -> CheckpointId {
     versions.reserve().unwrap();
-    versions.commit(Delta::default(), Arc::new([]), 0)
+    versions.commit(Delta::default(), Arc::new([]), 0, u64::MAX)
 }
 
 fn commit_many(versions: &mut Versions, count: usize) {

@@ -2,11 +2,11 @@
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use cairn_abi::reply::{Ask, Missing};
 use cairn_abi::{RegionId, RegionName, Span};
-use cairn_engine::{Config, Engine, HostCosts, LiveMemory, Rule};
+use cairn_engine::{Config, Engine, HostCosts, LiveMemory, Pool, Rule};
 
 use crate::checkpoint::app_tracker::{AppTracker, TrackerParts};
 use crate::checkpoint::effects;
@@ -27,7 +27,8 @@ pub struct KeeperConfig {
     pub history: NonZeroUsize,
     /// Bytes that all regions may have together.
     pub max_region_bytes: u64,
-    /// Bytes that all checkpoints may have together; one that needs more fails, and the others hold.
+    /// Bytes that all checkpoints may have together: the oldest go until they fit. One that doesn't fit alone fails, and
+    /// the others hold.
     pub max_history_bytes: u64,
     /// What things cost here.
     pub costs: HostCosts,
@@ -56,17 +57,18 @@ impl KeeperConfig {
 pub struct Keeper {
     engine: Engine<AppTracker>,
     config: KeeperConfig,
+    pool: Option<Arc<Pool>>,
     parts: TrackerParts,
     /// A span that has its memslot and waits for the program to touch its pages.
     prepared: Option<Range<u64>>,
 }
 
 impl Keeper {
-    /// A keeper of nothing.
+    /// A keeper of nothing. The threads of `pool` help it.
     #[must_use]
-    pub fn new(parts: TrackerParts, config: KeeperConfig) -> Self {
-        let engine = Engine::new(parts.tracker(), config.engine());
-        Self { engine, config, parts, prepared: None }
+    pub fn new(parts: TrackerParts, config: KeeperConfig, pool: Option<Arc<Pool>>) -> Self {
+        let engine = Engine::new(parts.tracker(), config.engine()).with_pool(pool.clone());
+        Self { engine, config, pool, parts, prepared: None }
     }
 
     /// Makes room in KVM's log of what the program writes, which is nearly full.
@@ -154,7 +156,7 @@ impl Keeper {
                 break;
             }
         }
-        self.engine = Engine::new(self.parts.tracker(), self.config.engine());
+        self.engine = Engine::new(self.parts.tracker(), self.config.engine()).with_pool(self.pool.clone());
     }
 
     fn unprepare(&mut self) {

@@ -4,3 +4,4 @@ pub mod calls;
 pub mod copy;
 pub mod mapping;
 pub mod signal;
+pub mod tsc;

@@ -1,12 +1,20 @@
 //! A vCPU: running it, and why it stopped.
 
-use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_xcrs};
+use std::os::fd::AsRawFd;
+
+use kvm_bindings::{
+    KVM_EXIT_DIRTY_RING_FULL, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_device_attr, kvm_msr_entry,
+    kvm_regs, kvm_sregs, kvm_xcrs,
+};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
 use crate::kvm::system::{KvmError, refused};
 
 /// Bytes of the largest store that one exit reports.
 const MAX_STORE: usize = 8;
+
+/// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)` (linux/kvm.h), which kvm-ioctls has for other CPUs only.
+const KVM_SET_DEVICE_ATTR: libc::Ioctl = 0x4018_aee1;
 
 /// A vCPU. Its general registers travel with each run, without a system call of their own.
 #[derive(Debug)]
@@ -143,6 +151,30 @@ impl Vcpu {
         let mut registers = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
         registers.xcrs[0].value = components;
         self.fd.set_xcrs(&registers).map_err(refused("the vector state (XCR0)"))
+    }
+
+    /// Ticks of the time stamp counter in a millisecond, if KVM knows.
+    #[must_use]
+    pub fn counter_khz(&self) -> Option<u32> {
+        self.fd.get_tsc_khz().ok().filter(|khz| *khz != 0)
+    }
+
+    /// Gives the vCPU the host's own time stamp counter, where KVM can: a fresh one starts at zero with VMX and
+    /// SVM. Whether it has it now shows when it's read.
+    pub fn share_counter(&self) {
+        let offset = 0_u64;
+        let attribute = kvm_device_attr {
+            group: KVM_VCPU_TSC_CTRL,
+            attr: u64::from(KVM_VCPU_TSC_OFFSET),
+            addr: (&raw const offset).expose_provenance() as u64,
+            flags: 0,
+        };
+        // SAFETY: the ioctl reads one `kvm_device_attr`, and of this attribute the u64 that it points at; both
+        // live until it returns. The descriptor is open as long as `fd` lives.
+        let refused = unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_SET_DEVICE_ATTR, &raw const attribute) };
+        if refused != 0 {
+            tracing::debug!("KVM doesn't set the counter's offset");
+        }
     }
 
     /// Sets model-specific registers: pairs of index and value.

@@ -14,6 +14,7 @@ use crate::checkpoint::{Keeper, KeeperConfig, TrackerParts};
 use crate::devices::bus::{Bus, BusError};
 use crate::devices::checkpoint::device::IDENTITY;
 use crate::devices::checkpoint::{AddressSpace as SpaceId, CheckpointDevice, Limits};
+use crate::guest::app::clock::VDSO;
 use crate::guest::app::cpu::Cpu;
 use crate::guest::app::elf::{Image, LoadError, Loaded};
 use crate::guest::app::facts::StartFacts;
@@ -25,7 +26,9 @@ use crate::guest::app::space::AddressSpace;
 use crate::guest::app::stack::{MAX_ARGUMENTS, Start};
 use crate::kvm::system::{KvmError, System};
 use crate::machine::bare::{Bare, BareError};
+use crate::machine::calls::SharedCalls;
 use crate::machine::end::Ended;
+use crate::machine::helpers::{self, HelperError};
 use crate::machine::host_costs::HostFigures;
 use crate::machine::poll_policy::{PollMode, PollPolicy};
 use crate::machine::run_loop::RunLoop;
@@ -63,7 +66,7 @@ pub struct AppConfig {
     pub grants: Vec<Grant>,
     /// The working directory, which the program sees read-only.
     pub directory: PathBuf,
-    /// When a host thread polls for requests.
+    /// When a host thread polls for requests, and for system calls where they can be posted.
     pub poll: PollMode,
     /// Checkpoints that are retained.
     pub history: NonZeroUsize,
@@ -71,6 +74,10 @@ pub struct AppConfig {
     pub tracker: TrackerMode,
     /// Entries of the dirty ring, where that is used.
     pub ring_entries: Option<u32>,
+    /// Bytes that they may have together, beside the newest's own copy; by default as many as `memory`.
+    pub history_memory: Option<u64>,
+    /// Threads that work on a large checkpoint; by default [as many as are of use](helpers::start).
+    pub threads: Option<NonZeroUsize>,
 }
 
 /// Why a guest could not be run, or not to its end.
@@ -137,6 +144,9 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// No threads to help with checkpoints.
+    #[error(transparent)]
+    Helpers(#[from] HelperError),
     /// The guest's threads can't be confined.
     #[error("the guest was not started")]
     Sandbox(#[from] SandboxError),
@@ -223,7 +233,7 @@ pub(super) fn open_program(path: &Path) -> Result<File, RunError> {
 /// A guest that is ready to run.
 struct Machine {
     cpu: Cpu,
-    process: Process,
+    calls: Arc<SharedCalls>,
     unit: Arc<SharedUnit>,
     bus: Bus<UnitRegisters>,
 }
@@ -251,27 +261,34 @@ impl Machine {
         let keeper = Arc::clone(&unit);
         space.set_vacate(Box::new(move |range| keeper.with(|unit| unit.vacate(range))));
         let name = config.program.file_name().map(|name| name.to_string_lossy().into_owned());
-        let process =
-            Process::new(space, files(config, &unit)?, start_facts(config), &name.unwrap_or_default());
-        Ok(Self { cpu, process, unit, bus })
+        let process = Process::new(
+            space,
+            files(config, &unit)?,
+            cpu.clock(),
+            start_facts(config),
+            &name.unwrap_or_default(),
+        );
+        let policy = PollPolicy::new(config.poll, has_spare_core());
+        let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
+        Ok(Self { cpu, calls: Arc::new(calls), unit, bus })
     }
 
     /// Runs the vCPU and the poller, each on a confined thread of its own.
     fn run(self) -> Result<Ended, RunError> {
-        let Self { cpu, process, unit, bus } = self;
+        let Self { cpu, calls, unit, bus } = self;
         let host = |what| move |source| RunError::Host { what, source };
-        let polled = Arc::clone(&unit);
+        let (polled, posted) = (Arc::clone(&unit), Arc::clone(&calls));
         let poller =
             thread::Builder::new().name("poller".to_owned()).spawn(move || -> Result<(), SandboxError> {
                 sandbox::confine()?;
-                poller::run(&polled);
+                poller::run(&polled, &posted);
                 Ok(())
             });
         let poller = poller.map_err(host("a thread"))?;
         let served = Arc::clone(&unit);
         let vcpu = thread::Builder::new().name("vcpu".to_owned()).spawn(move || {
             sandbox::confine()?;
-            RunLoop::new(cpu, process, bus, served).run()
+            RunLoop::new(cpu, calls, bus, served).run()
         });
         let ended = vcpu.map_err(host("a thread"))?.join();
         unit.stop();
@@ -338,7 +355,8 @@ fn load(space: &mut AddressSpace, config: &AppConfig) -> Result<(u64, u64), RunE
         None => None,
     };
     space.start_heap(program.end);
-    let stack = write_stack(space, config, &program, interpreter.as_ref())?;
+    let vdso = space.map_vdso(VDSO).map_err(too_small)?;
+    let stack = write_stack(space, config, &auxiliary::vector(&program, interpreter.as_ref(), vdso))?;
     Ok((interpreter.unwrap_or(program).entry, stack))
 }
 
@@ -351,12 +369,7 @@ fn load_interpreter(space: &mut AddressSpace, program: &str, name: &str) -> Resu
     Ok(Image::read(name, file)?.load(space, true)?)
 }
 
-fn write_stack(
-    space: &AddressSpace,
-    config: &AppConfig,
-    program: &Loaded,
-    interpreter: Option<&Loaded>,
-) -> Result<u64, RunError> {
+fn write_stack(space: &AddressSpace, config: &AppConfig, auxiliary: &[(u64, u64)]) -> Result<u64, RunError> {
     let texts = config.arguments.iter().chain(&config.environment);
     let bytes: usize = texts.map(|text| text.as_bytes_with_nul().len() + 8).sum();
     if MAX_ARGUMENTS < bytes {
@@ -370,7 +383,7 @@ fn write_stack(
         environment: &config.environment,
         path: &path,
         random,
-        auxiliary: &auxiliary::vector(program, interpreter),
+        auxiliary,
     };
     let bytes = start.build(STACK_TOP);
     let pointer = STACK_TOP - bytes.len() as u64;
@@ -390,14 +403,18 @@ fn unit(config: &AppConfig, parts: TrackerParts, root: SpaceId) -> Result<Unit, 
         history: config.history,
         max_region_bytes: config.memory,
         // What a guest can make its host keep stays in proportion to what it was given.
-        max_history_bytes: config.memory,
+        max_history_bytes: config.history_memory.unwrap_or(config.memory),
         costs: parts.costs,
     };
     let memory = Arc::clone(&parts.memory);
-    let keeper = Keeper::new(parts, keeping);
-    let spare_core = thread::available_parallelism().is_ok_and(|cores| 1 < cores.get());
-    let policy = PollPolicy::new(poll_mode(config.poll), spare_core);
+    let keeper = Keeper::new(parts, keeping, helpers::start(config.threads)?);
+    let policy = PollPolicy::new(poll_mode(config.poll), has_spare_core());
     Ok(Unit::new(function, keeper, memory, root, policy))
+}
+
+/// Whether a thread that polls has a core besides the vCPU's.
+fn has_spare_core() -> bool {
+    thread::available_parallelism().is_ok_and(|cores| 1 < cores.get())
 }
 
 /// How requests are taken: never while the vCPU runs, where a checkpoint could then miss writes.

@@ -19,15 +19,16 @@ const AT_EGID: u64 = 14;
 const AT_HWCAP: u64 = 16;
 const AT_CLKTCK: u64 = 17;
 const AT_SECURE: u64 = 23;
+const AT_SYSINFO_EHDR: u64 = 33;
 
 /// Bytes of an ELF program header.
 const HEADER_SIZE: u64 = 56;
 /// Clock ticks a second (USER_HZ).
 const TICKS: u64 = 100;
 
-/// The pairs for `program`, with the interpreter that it asked for.
+/// The pairs for `program`, with the interpreter that it asked for and the vDSO at this address.
 #[must_use]
-pub(super) fn vector(program: &Loaded, interpreter: Option<&Loaded>) -> Vec<(u64, u64)> {
+pub(super) fn vector(program: &Loaded, interpreter: Option<&Loaded>, vdso: u64) -> Vec<(u64, u64)> {
     let user = u64::from(nix::unistd::geteuid().as_raw());
     let group = u64::from(nix::unistd::getegid().as_raw());
     vec![
@@ -45,5 +46,6 @@ pub(super) fn vector(program: &Loaded, interpreter: Option<&Loaded>) -> Vec<(u64
         (AT_GID, group),
         (AT_EGID, group),
         (AT_SECURE, 0),
+        (AT_SYSINFO_EHDR, vdso),
     ]
 }

@@ -53,7 +53,7 @@ impl Bare {
         let system = Reservation::anonymous(to_usize(SYSTEM_SIZE), to_usize(LARGE_PAGE));
         let system = Arc::new(system.map_err(refused("memory for page tables"))?);
         vm.set_whole_slot(SYSTEM_SLOT, SYSTEM_BASE, &system)?;
-        let tables = PageTables::new(Arc::clone(&system), &cpu::USER_PAGES);
+        let tables = PageTables::new(Arc::clone(&system), cpu::USER_PAGES);
         let root = tables.root();
         let space = AddressSpace::new(memory, Arc::clone(&slots), tables, limit);
         Ok(Self { vm, slots, system, space, root })

@@ -65,16 +65,16 @@ impl HostFigures {
     /// # Errors
     /// [`MeasureError`].
     pub fn measure(kvm: &System) -> Result<Self, MeasureError> {
-        let bitmap = probe::measure(kvm, WriteLog::Bitmap)?;
+        let (exit_ns, bitmap) = probe::measure_log(kvm, WriteLog::Bitmap)?;
         let ring = kvm.ring_entries().map(|entries| WriteLog::Ring { entries });
-        let ring = ring.map(|log| probe::measure_log(kvm, log)).transpose()?;
+        let ring = ring.map(|log| probe::measure_log(kvm, log)).transpose()?.map(|(_, ring)| ring);
         let engine = engine_probe::measure()?;
         let figure = |nanoseconds: u64| u32::try_from(nanoseconds).unwrap_or(MOST_NS).clamp(1, MOST_NS);
         Ok(Self {
-            exit_ns: figure(bitmap.exit_ns),
+            exit_ns: figure(exit_ns),
             compare_ns: figure(engine.compare_ns),
             copy_ns: figure(engine.copy_ns),
-            bitmap: bitmap.log,
+            bitmap,
             ring,
         })
     }

@@ -3,8 +3,10 @@
 pub mod app;
 mod auxiliary;
 mod bare;
+pub mod calls;
 pub mod end;
 pub mod engine_probe;
+pub mod helpers;
 pub mod host_costs;
 pub mod linux;
 pub mod poll_policy;

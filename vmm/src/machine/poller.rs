@@ -1,27 +1,30 @@
-//! The thread that takes requests without an exit.
+//! The thread that takes requests and system calls without an exit.
 
-use std::sync::Arc;
-
+use crate::machine::calls::SharedCalls;
 use crate::machine::unit::{Look, SharedUnit};
 
-/// Looks at the queue between two looks at the clock.
+/// Looks at the queue and at the call page between two looks at the clock.
 const LOOKS_PER_CLOCK: u32 = 64;
 
 /// Polls until the machine stops; sleeps while there is nothing to poll.
-pub fn run(unit: &Arc<SharedUnit>) {
-    while unit.sleep() {
-        stint(unit);
+pub fn run(unit: &SharedUnit, calls: &SharedCalls) {
+    while unit.sleep(|| calls.polls()) {
+        stint(unit, calls);
     }
 }
 
-fn stint(unit: &SharedUnit) {
-    let mut looks = 0_u32;
+fn stint(unit: &SharedUnit, calls: &SharedCalls) {
+    // The first look is one at the clock: it also tells the program that it's being polled for.
+    let mut looks = LOOKS_PER_CLOCK - 1;
     while !unit.stopped() {
         looks = looks.wrapping_add(1);
-        match unit.look(looks.is_multiple_of(LOOKS_PER_CLOCK)) {
-            Look::Served => {}
-            Look::Nothing => std::hint::spin_loop(),
-            Look::Over => return,
+        let check_time = looks.is_multiple_of(LOOKS_PER_CLOCK);
+        match (calls.look(check_time), unit.look(check_time)) {
+            (Look::Over, Look::Over) => return,
+            (Look::Served, _) | (_, Look::Served) => {}
+            // Without a core of its own it would take the vCPU's, and wait for what that can't post meanwhile.
+            _ if check_time => std::thread::yield_now(),
+            _ => std::hint::spin_loop(),
         }
     }
 }

@@ -1,11 +1,14 @@
 //! Measures what things cost on this host's KVM, with a guest of a few instructions.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::guest::app::cpu::{Cpu, Event};
 use crate::guest::app::mapping::Place;
+use crate::guest::app::posted::CallPage;
 use crate::guest::app::process::Segments;
 use crate::guest::app::space::AddressSpace;
 use crate::kvm::dirty_ring::DirtyRing;
@@ -19,6 +22,9 @@ use crate::memory::rights::Rights;
 
 /// Exits that are timed.
 const EXITS: u32 = 64;
+/// Rounds of as many system calls that are answered without an exit; the quickest counts, as any other may have
+/// lost its core.
+const POSTED_ROUNDS: u32 = 20;
 /// Pages of the memory whose faults are timed.
 const PAGES: u64 = 512;
 /// Times that the log is measured; the quickest counts.
@@ -37,10 +43,12 @@ pub struct Costs {
     pub exit_ns: u64,
     /// A system call of the program, answered at once.
     pub call_ns: u64,
+    /// The same, posted to a thread that looks for it. None where calls can't be posted, or no core is spare.
+    pub posted_call_ns: Option<u64>,
+    /// Whether programs read the clock without an exit.
+    pub counts: bool,
     /// The first touch of a page, in memory that the host backs with large pages where it can.
     pub first_touch_ns: u64,
-    /// The dirty log.
-    pub log: TrackerFigures,
 }
 
 /// Why nothing could be measured.
@@ -74,23 +82,25 @@ impl From<BareError> for ProbeError {
 /// # Errors
 /// [`ProbeError`].
 pub fn measure(kvm: &System, log: WriteLog) -> Result<Costs, ProbeError> {
-    let mut guest = Guest::build(kvm, log)?;
+    let mut guest = Guest::build(kvm, log, POSTED_ROUNDS)?;
     let exit_ns = guest.mean_of(EXITS, |event| matches!(event, Event::Store { .. }))?;
     let call_ns = guest.mean_of(EXITS, |event| matches!(event, Event::Call(..)))?;
+    let posted_call_ns = guest.posted_calls()?;
+    let counts = guest.cpu.clock().is_counting();
     let first_touch_ns = guest.pass()? / PAGES;
-    Ok(Costs { exit_ns, call_ns, first_touch_ns, log: guest.measure_log()? })
+    Ok(Costs { exit_ns, call_ns, posted_call_ns, counts, first_touch_ns })
 }
 
-/// Measures the log alone.
+/// Measures what decides about trackers, an exit and the log; takes some milliseconds on a quiet host.
 ///
 /// # Errors
 /// [`ProbeError`].
-pub fn measure_log(kvm: &System, log: WriteLog) -> Result<TrackerFigures, ProbeError> {
-    let mut guest = Guest::build(kvm, log)?;
-    guest.mean_of(EXITS, |event| matches!(event, Event::Store { .. }))?;
+pub fn measure_log(kvm: &System, log: WriteLog) -> Result<(u64, TrackerFigures), ProbeError> {
+    let mut guest = Guest::build(kvm, log, 0)?;
+    let exit_ns = guest.mean_of(EXITS, |event| matches!(event, Event::Store { .. }))?;
     guest.mean_of(EXITS, |event| matches!(event, Event::Call(..)))?;
     guest.pass()?;
-    guest.measure_log()
+    Ok((exit_ns, guest.measure_log()?))
 }
 
 struct Guest {
@@ -103,7 +113,7 @@ struct Guest {
 }
 
 impl Guest {
-    fn build(kvm: &System, log: WriteLog) -> Result<Self, ProbeError> {
+    fn build(kvm: &System, log: WriteLog, posted_rounds: u32) -> Result<Self, ProbeError> {
         let Bare { vm, slots, system, mut space, .. } = Bare::build(kvm, MEMORY, log)?;
         let setup = |error: &dyn std::error::Error| ProbeError::Setup(error.to_string());
         let code = Rights { read: true, write: true, execute: true };
@@ -114,7 +124,7 @@ impl Guest {
         space
             .map_device(PCI_REGISTERS.start..PCI_REGISTERS.start + PAGE, Rights::DATA)
             .map_err(|error| setup(&error))?;
-        space.memory().write_bytes(CODE, &program(&data)).map_err(|error| setup(&error))?;
+        space.memory().write_bytes(CODE, &program(&data, posted_rounds)).map_err(|error| setup(&error))?;
         let mut cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), CODE, CODE + PAGE)?;
         let ring = cpu.take_ring();
         Ok(Self { cpu, slots, data, ring, bitmap: [0; BITMAP_WORDS], _space: space })
@@ -185,6 +195,52 @@ impl Guest {
         Ok(nanoseconds(start.elapsed()) / u64::from(count - 1))
     }
 
+    /// The time of a system call that another thread answers.
+    fn posted_calls(&mut self) -> Result<Option<u64>, ProbeError> {
+        let spare = thread::available_parallelism().is_ok_and(|cores| 1 < cores.get());
+        let Some(page) = self.cpu.call_page().filter(|_| spare) else {
+            for _ in 0..POSTED_ROUNDS {
+                self.calls_to_store(None)?;
+            }
+            return Ok(None);
+        };
+        let (stop, answering) = (AtomicBool::new(false), page.clone());
+        page.offer(true);
+        let quickest = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    match answering.take() {
+                        Some(_) => answering.answer(0),
+                        None => std::hint::spin_loop(),
+                    }
+                }
+            });
+            let rounds: Result<Vec<u64>, ProbeError> =
+                (0..POSTED_ROUNDS).map(|_| self.calls_to_store(Some(&page))).collect();
+            stop.store(true, Ordering::Relaxed);
+            rounds.map(|rounds| rounds.into_iter().min())
+        });
+        page.offer(false);
+        Ok(quickest?.map(|nanoseconds| nanoseconds / u64::from(EXITS)))
+    }
+
+    /// The time up to the next store, with system calls before it. Those that are exits after all are answered.
+    fn calls_to_store(&mut self, page: Option<&CallPage>) -> Result<u64, ProbeError> {
+        let start = Instant::now();
+        loop {
+            let event = self.cpu.run(&mut |_, bytes| bytes.fill(0))?;
+            match event {
+                Event::Call(..) => self.cpu.answer(0, Segments::default())?,
+                Event::PostedCall(..) => {
+                    let _ = page.map(CallPage::withdraw);
+                    self.cpu.answer(0, Segments::default())?;
+                }
+                Event::Store { .. } => return Ok(nanoseconds(start.elapsed())),
+                other => return Err(ProbeError::Astray(format!("{other:?}"))),
+            }
+        }
+    }
+
     /// The time of one pass over the data.
     fn pass(&mut self) -> Result<u64, ProbeError> {
         let start = Instant::now();
@@ -204,9 +260,10 @@ impl Guest {
     }
 }
 
-/// [`EXITS`] stores to a device register, as many system calls, then passes that write a byte to each
+/// [`EXITS`] stores to a device register, as many system calls, `posted_rounds` times as many again with a store
+/// behind each round, then passes that write a byte to each
 /// page of `data` and make a system call, for ever.
-fn program(data: &Range<u64>) -> Vec<u8> {
+fn program(data: &Range<u64>, posted_rounds: u32) -> Vec<u8> {
     let register = u32::try_from(PCI_REGISTERS.start).unwrap_or(0).to_le_bytes();
     let mut code = vec![0xbb]; // mov $EXITS, %ebx
     code.extend(EXITS.to_le_bytes());
@@ -216,6 +273,13 @@ fn program(data: &Range<u64>) -> Vec<u8> {
     code.push(0xbb); // mov $EXITS, %ebx
     code.extend(EXITS.to_le_bytes());
     code.extend([0x0f, 0x05, 0xff, 0xcb, 0x75, 0xfa]); // call: syscall; dec %ebx; jnz call
+    for _ in 0..posted_rounds {
+        code.push(0xbb); // mov $EXITS, %ebx
+        code.extend(EXITS.to_le_bytes());
+        code.extend([0x0f, 0x05, 0xff, 0xcb, 0x75, 0xfa]); // call: syscall; dec %ebx; jnz call
+        code.extend([0x88, 0x04, 0x25]); // mov %al, register
+        code.extend(register);
+    }
     let pass = code.len();
     code.extend([0x48, 0xbf]); // pass: mov $start, %rdi
     code.extend(data.start.to_le_bytes());
@@ -225,7 +289,7 @@ fn program(data: &Range<u64>) -> Vec<u8> {
     code.extend([0x48, 0x81, 0xc7, 0x00, 0x10, 0x00, 0x00]); // add $4096, %rdi
     code.extend([0x48, 0x39, 0xf7, 0x72, 0xf1]); // cmp %rsi, %rdi; jb page
     code.extend([0x0f, 0x05]); // syscall
-    let back = i8::try_from(pass).unwrap_or(0) - i8::try_from(code.len() + 2).unwrap_or(0);
+    let back = -i8::try_from(code.len() + 2 - pass).unwrap_or(0);
     code.extend([0xeb, back.cast_unsigned()]); // jmp pass
     code
 }

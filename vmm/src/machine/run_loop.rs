@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use crate::devices::bus::Bus;
 use crate::guest::app::cpu::{Cpu, Event, Exception, PAGE_FAULT};
-use crate::guest::app::process::Process;
-use crate::guest::app::syscalls::{self, Flow};
+use crate::guest::app::syscalls::Flow;
 use crate::kvm::vcpu::Failure;
 use crate::machine::app::RunError;
+use crate::machine::calls::{Served, SharedCalls, raw};
 use crate::machine::end::{End, Ended, Fault};
 use crate::machine::unit::{SharedUnit, Unit, UnitRegisters};
 use crate::memory::rights::Rights;
@@ -25,7 +24,7 @@ const SYSENTER: [u8; 2] = [0x0f, 0x34];
 #[derive(Debug)]
 pub struct RunLoop {
     cpu: Cpu,
-    process: Process,
+    calls: Arc<SharedCalls>,
     bus: Bus<UnitRegisters>,
     unit: Arc<SharedUnit>,
     /// The last fault that the page tables didn't explain, so that it's retried only once.
@@ -35,8 +34,8 @@ pub struct RunLoop {
 impl RunLoop {
     /// A program that is about to start.
     #[must_use]
-    pub fn new(cpu: Cpu, process: Process, bus: Bus<UnitRegisters>, unit: Arc<SharedUnit>) -> Self {
-        Self { cpu, process, bus, unit, retried: None }
+    pub fn new(cpu: Cpu, calls: Arc<SharedCalls>, bus: Bus<UnitRegisters>, unit: Arc<SharedUnit>) -> Self {
+        Self { cpu, calls, bus, unit, retried: None }
     }
 
     /// Runs the program to its end.
@@ -47,14 +46,16 @@ impl RunLoop {
         loop {
             let event = self.cpu.run(&mut |address, data| self.bus.read(address, data))?;
             if let Some(end) = self.handle(event)? {
-                return Ok(Ended { end, refused: self.process.refused });
+                let refused = self.calls.with(|process| std::mem::take(&mut process.refused));
+                return Ok(Ended { end, refused });
             }
         }
     }
 
     fn handle(&mut self, event: Event) -> Result<Option<End>, RunError> {
         match event {
-            Event::Call(number, args) => self.call(number, &args),
+            Event::Call(number, args) => self.call(number, &args, false),
+            Event::PostedCall(number, args) => self.call(number, &args, true),
             Event::Store { address, value, len } => {
                 let bytes = value.to_le_bytes();
                 self.bus.write(address, &bytes[..usize::from(len).min(bytes.len())]);
@@ -77,14 +78,13 @@ impl RunLoop {
         }
     }
 
-    fn call(&mut self, number: u64, args: &[u64; 6]) -> Result<Option<End>, RunError> {
-        let value = match syscalls::dispatch(&mut self.process, number, args) {
-            Flow::Answer(Ok(value)) => value,
-            Flow::Answer(Err(errno)) => negative(errno),
+    fn call(&mut self, number: u64, args: &[u64; 6], posted: bool) -> Result<Option<End>, RunError> {
+        let Served { flow, segments } = self.calls.serve_exit(number, args, posted);
+        match flow {
+            Flow::Answer(answer) => self.cpu.answer(raw(answer), segments)?,
             Flow::Exit(status) => return Ok(Some(End::Exited(status))),
             Flow::Killed(signal) => return Ok(Some(End::Killed(signal))),
-        };
-        self.cpu.answer(value, self.process.segments)?;
+        }
         Ok(None)
     }
 
@@ -108,11 +108,10 @@ impl RunLoop {
             write: exception.error & FAULT_WRITE != 0,
             execute: exception.error & FAULT_FETCH != 0,
         };
-        let allowed = self
-            .process
-            .space
-            .mapping(exception.address)
-            .is_some_and(|(_, mapping)| mapping.rights.includes(needed));
+        let allowed = self.calls.with(|process| {
+            let mapping = process.space.mapping(exception.address);
+            mapping.is_some_and(|(_, mapping)| mapping.rights.includes(needed))
+        });
         let place = Some((exception.instruction, exception.address));
         let again = std::mem::replace(&mut self.retried, place) == place;
         allowed && !again
@@ -122,7 +121,8 @@ impl RunLoop {
     /// there, as a program may have come from another CPU, and can't.
     fn is_sysenter(&self, instruction: u64) -> bool {
         let mut bytes = [0; SYSENTER.len()];
-        self.process.memory().read_bytes(instruction, &mut bytes).is_ok() && bytes == SYSENTER
+        let read = self.calls.with(|process| process.memory().read_bytes(instruction, &mut bytes));
+        read.is_ok() && bytes == SYSENTER
     }
 
     /// Mapped, but without memory behind: Linux sends SIGBUS for a file's page beyond its end.
@@ -133,10 +133,10 @@ impl RunLoop {
     }
 
     fn mapped(&self, address: u64) -> String {
-        match self.process.space.mapping(address) {
+        self.calls.with(|process| match process.space.mapping(address) {
             Some((range, mapping)) => format!("{:#x}..{:#x} {mapping}", range.start, range.end),
             None => "nothing is mapped there".to_owned(),
-        }
+        })
     }
 }
 
@@ -161,9 +161,4 @@ fn meaning(exception: &Exception) -> (Signal, &'static str) {
         PAGE_FAULT => (Signal::SIGSEGV, "read memory that it can't read"),
         _ => (Signal::SIGSEGV, "broke a protection of the CPU"),
     }
-}
-
-/// An error as a system call returns it.
-fn negative(errno: Errno) -> u64 {
-    i64::from(errno as i32).wrapping_neg().cast_unsigned()
 }

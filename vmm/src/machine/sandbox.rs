@@ -156,7 +156,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-/// What every thread of a guest with a kernel takes: memory, messages, other threads, its end.
+/// What every thread of a guest with a kernel takes, and a helper of either guest: memory, messages, other threads, its end.
 const ALLOWED_LINUX: &[i64] = &[
     libc::SYS_munmap,
     libc::SYS_mremap,
@@ -242,13 +242,28 @@ pub fn confine_device() -> Result<(), SandboxError> {
     confine_linux(ALLOWED_DEVICE)
 }
 
+/// Confines the calling thread, which compares and copies memory for another, likewise. It has nothing to ask of a
+/// device, not even of KVM.
+///
+/// # Errors
+/// [`SandboxError`]: the thread must not help then.
+pub fn confine_helper() -> Result<(), SandboxError> {
+    confine_to(&[], None)
+}
+
 fn confine_linux(more: &[i64]) -> Result<(), SandboxError> {
+    confine_to(more, Some(masked(1, IOCTL_TYPE, IOCTL_KVM)?))
+}
+
+fn confine_to(more: &[i64], ioctl: Option<Vec<SeccompRule>>) -> Result<(), SandboxError> {
     let whole = |calls: &[i64]| -> Rules { calls.iter().map(|call| (*call, vec![])).collect() };
     let mut rules = whole(&[ALLOWED_LINUX, more, REFUSED_LINUX].concat());
     let no_code = masked(2, libc::PROT_EXEC.unsigned_abs().into(), 0)?;
     rules.insert(libc::SYS_mmap, no_code.clone());
     rules.insert(libc::SYS_mprotect, no_code);
-    rules.insert(libc::SYS_ioctl, masked(1, IOCTL_TYPE, IOCTL_KVM)?);
+    if let Some(ioctl) = ioctl {
+        rules.insert(libc::SYS_ioctl, ioctl);
+    }
     // Of several filters the strictest counts, and behind the other one there is no way to add this one.
     let refused = SeccompAction::Errno(libc::EACCES.unsigned_abs());
     install(whole(REFUSED_LINUX), SeccompAction::Allow, refused)?;
@@ -290,7 +305,7 @@ mod tests {
     /// A call outside of the list would end all tests here.
     #[test]
     fn a_confined_thread_panics_and_tells_where_and_opens_nothing() {
-        for confine in [confine_vcpu, confine_device] {
+        for confine in [confine_vcpu, confine_device, confine_helper] {
             let confined = std::thread::spawn(move || {
                 let mut open = File::open("/proc/self/status").unwrap();
                 confine().unwrap();

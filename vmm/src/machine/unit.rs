@@ -227,14 +227,22 @@ impl SharedUnit {
         self.lock().look(check_time)
     }
 
-    /// Sleeps until there is something to poll; false when the machine stops.
-    pub fn sleep(&self) -> bool {
+    /// Wakes the poller, as there is something else to poll.
+    pub fn wake(&self) {
+        // Under the lock, so that a poller that is about to sleep can't miss it.
+        let _unit = self.lock();
+        self.wake.notify_one();
+    }
+
+    /// Sleeps until there is something to poll here, or elsewhere as `others` says; false when the machine
+    /// stops.
+    pub fn sleep(&self, others: impl Fn() -> bool) -> bool {
         let mut unit = self.lock();
         loop {
             if self.stopped() {
                 return false;
             }
-            if unit.policy.polls() {
+            if unit.policy.polls() || others() {
                 return true;
             }
             unit = self.wake.wait(unit).unwrap_or_else(PoisonError::into_inner);

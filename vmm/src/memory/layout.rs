@@ -26,6 +26,8 @@ pub const DEVICES: Range<u64> = 0x7000_0000..0x8000_0000;
 pub const PCI_REGISTERS: Range<u64> = 0x7400_0000..0x8000_0000;
 /// A store to this page is a system call (the stub makes it).
 pub const SYSCALL_PORT: u64 = 0x7000_3000;
+/// A store here is a system call that was posted in shared memory first and not answered in time.
+pub const SYSCALL_GAVE_UP: u64 = SYSCALL_PORT + 8;
 /// A store to this page is an exception: the byte is the vector (the stubs make it).
 pub const EXCEPTION_PORT: u64 = 0x7000_4000;
 /// The lowest address of mappings whose place the program leaves to us.

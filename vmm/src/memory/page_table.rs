@@ -58,9 +58,9 @@ pub struct PageTables {
 
 impl PageTables {
     /// Tables with nothing in the window, in `system`, a zeroed reservation of [`SYSTEM_SIZE`].
-    /// Of the system pages, those in `user` are the program's to execute.
+    /// Of the system pages, those in `user` are the program's to use, with these rights.
     #[must_use]
-    pub fn new(system: Arc<Reservation>, user: &Range<u64>) -> Self {
+    pub fn new(system: Arc<Reservation>, user: &[(u64, Rights)]) -> Self {
         let tables = Self { system, next: POOL, were_large: HashSet::new(), stale: false };
         tables.set(TOP, 0, link(LOW_POINTERS));
         tables.set(TOP, 1, link(SYSTEM_POINTERS));
@@ -68,8 +68,9 @@ impl PageTables {
         tables.set(SYSTEM_DIRECTORY, 0, link(SYSTEM_TABLE));
         let mut page = SYSTEM_PAGES.start;
         while page < SYSTEM_PAGES.end {
-            let rights = if user.contains(&page) { USER } else { WRITE };
-            tables.set(SYSTEM_TABLE, page / PAGE, (SYSTEM_BASE + page) | PRESENT | USED | rights);
+            let shared = user.iter().find(|(start, _)| *start == page);
+            let flags = shared.map_or(PRESENT | USED | WRITE, |(_, rights)| flags(*rights));
+            tables.set(SYSTEM_TABLE, page / PAGE, (SYSTEM_BASE + page) | flags);
             page += PAGE;
         }
         tables
@@ -226,7 +227,7 @@ mod tests {
 
     fn tables() -> PageTables {
         let system = Reservation::anonymous(usize::try_from(SYSTEM_SIZE).unwrap(), 1 << 21).unwrap();
-        PageTables::new(Arc::new(system), &(SYSTEM_PAGES.start..SYSTEM_PAGES.start + PAGE))
+        PageTables::new(Arc::new(system), &[(SYSTEM_PAGES.start, Rights::DATA)])
     }
 
     fn rights(bits: u8) -> Rights {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use cairn_abi::{CheckpointId, RegionId, RegionName};
 
 use super::frames::{Guest, Kernel};
 use super::tracker::GuestTracker;
-use crate::{Config, Engine, EngineError, LiveMemory, PAGE_SIZE, PagePlaces, Rule};
+use crate::{Config, Engine, EngineError, LiveMemory, PAGE_SIZE, PagePlaces, Pool, Rule};
 
 /// Runs of absent pages that the program is told of at once.
 const MAX_RUNS: usize = 16;
@@ -44,6 +45,11 @@ impl World {
     pub(super) fn new(frames: usize, rule: Rule, history: usize) -> Self {
         let history = NonZeroUsize::new(history).unwrap();
         Self::with_config(frames, Config { history, rule, max_regions: 3, ..Config::default() })
+    }
+
+    /// The same with the help of `pool`.
+    pub(super) fn with_pool(self, pool: Option<Arc<Pool>>) -> Self {
+        Self { engine: self.engine.with_pool(pool), ..self }
     }
 
     pub(super) fn with_config(frames: usize, config: Config) -> Self {

@@ -6,7 +6,7 @@ use cairn_abi::CheckpointId;
 use proptest::prelude::*;
 
 use super::model::{Between, World};
-use crate::{Config, PAGE_SIZE, Rule};
+use crate::{Config, PAGE_SIZE, Pool, Rule};
 
 /// Frames of the guest: fewer than the pages of two middling regions.
 const FRAMES: usize = 40;
@@ -95,10 +95,11 @@ proptest! {
         rule in prop_oneof![Just(Rule::Always), Just(Rule::Model), Just(Rule::Wrong), Just(Rule::Random)],
         history in 1..6usize,
         max_pages_per_try in prop_oneof![Just(u64::MAX), 1..9_u64],
+        helpers in prop_oneof![Just(0), Just(1), Just(4usize)],
     ) {
         let history = NonZeroUsize::new(history).unwrap();
         let config = Config { history, rule, max_regions: 3, max_pages_per_try, ..Config::default() };
-        let mut world = World::with_config(FRAMES, config);
+        let mut world = World::with_config(FRAMES, config).with_pool(Pool::eager(helpers));
         steps.iter().for_each(|step| run(&mut world, step));
         world.check_all();
     }

@@ -80,6 +80,14 @@ pub(crate) struct Boot {
     /// How the pages that programs wrote are found: auto and bitmap are the same here, KVM's dirty bitmap.
     #[arg(long, value_name = "TRACKER", default_value = "auto", value_parser = tracker)]
     tracker: OnlyBitmap,
+    /// Memory for the checkpoints of a session that can be rolled back to, beside a copy of the newest: when they need more, the
+    /// oldest go. A checkpoint that needs more alone fails, and none goes [default: as much as --memory].
+    #[arg(long, value_name = "SIZE")]
+    history_memory: Option<Size>,
+    /// Threads that work on a large checkpoint or rollback; they sleep otherwise [default: one for each core, at
+    /// most 8].
+    #[arg(long, value_name = "N", value_parser = crate::run::threads)]
+    threads: Option<NonZeroUsize>,
     /// Kernel modules to load before the program runs: all that are in this directory.
     #[arg(long, value_name = "DIR", requires = "program")]
     modules: Option<PathBuf>,
@@ -125,6 +133,8 @@ impl Boot {
             cpus: self.cpus,
             sessions: self.sessions,
             history: NonZeroUsize::new(self.history).context("--history must be at least 1")?,
+            history_memory: self.history_memory.map(|size| size.0),
+            threads: self.threads,
             program,
         })
     }

@@ -81,7 +81,13 @@ fn print_kvm(system: &System) {
 fn print_costs(costs: &Costs) {
     let us = |nanoseconds: u64| format!("{:.2} us", nanoseconds as f64 / 1000.0);
     line("exit", &format!("{} (a notification)", us(costs.exit_ns)));
-    line("system call", &us(costs.call_ns));
+    line("system call", &format!("{} by an exit", us(costs.call_ns)));
+    match costs.posted_call_ns {
+        Some(posted) => line("polled call", &format!("{} answered by a thread that polls", us(posted))),
+        None => line("polled call", "no: each system call is an exit here"),
+    }
+    let clock = if costs.counts { "read without an exit" } else { "each look is a system call" };
+    line("clock", clock);
     line("first touch", &format!("{} a page", us(costs.first_touch_ns)));
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use cairn_vmm::kvm::dirty_ring::{FEWEST_ENTRIES, MOST_ENTRIES};
 use cairn_vmm::machine::app::{self, AppConfig, DEFAULT_MEMORY, Grant, LEAST_MEMORY, RunError};
 use cairn_vmm::machine::end::{End, Ended};
+use cairn_vmm::machine::helpers::MOST_THREADS;
 use cairn_vmm::machine::poll_policy::PollMode;
 use cairn_vmm::machine::tracking::TrackerMode;
 use clap::{Args, ValueEnum};
@@ -52,7 +53,7 @@ pub(crate) struct Run {
     /// directories are visible anyhow, read-only.
     #[arg(long, value_name = "HOST[:GUEST][:rw]")]
     dir: Vec<OsString>,
-    /// When a host thread takes requests without an exit.
+    /// When a host thread takes requests and system calls without an exit.
     #[arg(long, value_enum, default_value_t = Poll::Auto)]
     poll: Poll,
     /// Checkpoints that can be rolled back to.
@@ -64,6 +65,14 @@ pub(crate) struct Run {
     /// Entries of the dirty ring, a power of two, where that is used [default: as many as KVM allows].
     #[arg(long, value_name = "N", value_parser = ring_entries)]
     ring_entries: Option<u32>,
+    /// Memory for the checkpoints that can be rolled back to, beside a copy of the newest: when they need more, the
+    /// oldest go. A checkpoint that needs more alone fails, and none goes [default: as much as --memory].
+    #[arg(long, value_name = "SIZE")]
+    history_memory: Option<Size>,
+    /// Threads that work on a large checkpoint or rollback; they sleep otherwise [default: one for each core, at
+    /// most 8].
+    #[arg(long, value_name = "N", value_parser = threads)]
+    threads: Option<NonZeroUsize>,
     /// The program, looked up in PATH if it has no slash.
     program: OsString,
     /// Its arguments.
@@ -73,11 +82,11 @@ pub(crate) struct Run {
 
 #[derive(Clone, Copy, ValueEnum, Debug)]
 enum Poll {
-    /// While requests come and a core is spare.
+    /// While they come and a core is spare.
     Auto,
     /// All the time.
     Always,
-    /// Never: each request is an exit.
+    /// Never: each is an exit.
     Never,
 }
 
@@ -152,6 +161,8 @@ impl Run {
             tracker: self.tracker.into(),
             ring_entries: self.ring_entries,
             history: NonZeroUsize::new(self.history).context("--history must be at least 1")?,
+            history_memory: self.history_memory.map(|size| size.0),
+            threads: self.threads,
         })
     }
 }
@@ -234,6 +245,11 @@ fn ring_entries(text: &str) -> Result<u32, String> {
         Ok(count) if count.is_power_of_two() && (FEWEST_ENTRIES..=MOST_ENTRIES).contains(&count) => Ok(count),
         _ => Err(format!("write a power of two from {FEWEST_ENTRIES} to {MOST_ENTRIES}")),
     }
+}
+
+pub(crate) fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let count = text.parse::<NonZeroUsize>().ok().filter(|count| count.get() <= MOST_THREADS);
+    count.ok_or_else(|| format!("write a number from 1 to {MOST_THREADS}"))
 }
 
 fn c_string(text: &OsStr) -> Result<CString> {

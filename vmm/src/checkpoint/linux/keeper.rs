@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cairn_abi::RegionName;
 use cairn_abi::reply::{Ask, Missing, SessionFigures};
-use cairn_engine::{Engine, EngineError, LiveMemory, PagePlaces};
+use cairn_engine::{Engine, EngineError, LiveMemory, PagePlaces, Pool};
 
 use crate::checkpoint::effects;
 use crate::checkpoint::keeper::KeeperConfig;
@@ -21,14 +21,20 @@ pub struct LinuxKeeper<L: DirtyLog> {
     frames: Arc<Mutex<FrameLog<L>>>,
     session: SessionIndex,
     config: KeeperConfig,
+    pool: Option<Arc<Pool>>,
 }
 
 impl<L: DirtyLog> LinuxKeeper<L> {
-    /// A keeper of nothing, one among those of a guest.
+    /// A keeper of nothing, one among those of a guest. The threads of `pool` help it.
     #[must_use]
-    pub fn new(frames: Arc<Mutex<FrameLog<L>>>, session: SessionIndex, config: KeeperConfig) -> Self {
-        let engine = engine(&frames, session, config);
-        Self { engine, frames, session, config }
+    pub fn new(
+        frames: Arc<Mutex<FrameLog<L>>>,
+        session: SessionIndex,
+        config: KeeperConfig,
+        pool: Option<Arc<Pool>>,
+    ) -> Self {
+        let engine = engine(&frames, session, config).with_pool(pool.clone());
+        Self { engine, frames, session, config, pool }
     }
 
     /// Does it, for the program whose page tables are `paging`, while no vCPU runs.
@@ -38,7 +44,7 @@ impl<L: DirtyLog> LinuxKeeper<L> {
 
     /// Forgets all regions and checkpoints.
     pub fn drop_all(&mut self) -> Outcome {
-        self.engine = engine(&self.frames, self.session, self.config);
+        self.engine = engine(&self.frames, self.session, self.config).with_pool(self.pool.clone());
         Outcome::Done
     }
 

@@ -55,7 +55,7 @@ fn bench(pages: usize, frames: u64, seed: u64) -> Bench {
         max_region_bytes: 1 << 30,
         max_history_bytes: 1 << 30,
     };
-    let keeper = LinuxKeeper::new(frame_log, SessionIndex(0), config);
+    let keeper = LinuxKeeper::new(frame_log, SessionIndex(0), config, None);
     let guest = Guest::new(&ram, log.clone(), pages, frames, seed);
     let mut bench = Bench { guest, keeper, log, saved: Vec::new() };
     let span = RegionSpan::from_claim(bench.guest.span()).unwrap();

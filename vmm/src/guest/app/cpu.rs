@@ -3,7 +3,8 @@
 //! A system call arrives as a store to the syscall port, made by the stub that MSR_LSTAR names. On
 //! VMX and SVM the stub runs at CPL 0 and its SYSRET goes back; where CPL 0 is emulated, SYSCALL stays
 //! at CPL 3 and the VMM sets the return itself. Which it is shows at the vCPU's first instruction, a
-//! SYSCALL of ours. An exception arrives as a store of its vector to the
+//! SYSCALL of ours. In the second case exits are dear, and there the stub posts calls in a page that it
+//! shares with the VMM while somebody answers them there (`posted`). An exception arrives as a store of its vector to the
 //! exception port, by a stub of that vector; the CPU has left its frame on the interrupt stack.
 
 use std::sync::Arc;
@@ -11,24 +12,31 @@ use std::sync::atomic::Ordering;
 
 use kvm_bindings::kvm_regs;
 
+use crate::guest::app::clock::{CLOCK_PAGE, Clock};
+use crate::guest::app::posted::{self, CallPage};
 use crate::guest::app::process::Segments;
 use crate::host::mapping::Reservation;
+use crate::host::tsc;
 use crate::kvm::dirty_ring::DirtyRing;
 use crate::kvm::state::{self, Tables};
 use crate::kvm::system::{KvmError, System};
 use crate::kvm::vcpu::{Exit, Failure, Vcpu};
 use crate::kvm::vm::Vm;
-use crate::memory::layout::{EXCEPTION_PORT, PAGE, SYSCALL_PORT, WINDOW_SIZE};
+use crate::memory::layout::{EXCEPTION_PORT, PAGE, SYSCALL_GAVE_UP, SYSCALL_PORT, WINDOW_SIZE};
 use crate::memory::page_table::{PageTables, SYSTEM_PAGES, SYSTEM_VIRTUAL};
+use crate::memory::rights::Rights;
 
 /// Offsets in the system span.
 const SYSCALL_STUB: u64 = SYSTEM_PAGES.start;
 /// Where the vCPU starts: behind the stub, in the same page.
 const START_STUB: u64 = SYSCALL_STUB + STUB_SIZE;
+/// The stub that posts calls, in the same page too.
+const POSTING_STUB: u64 = SYSCALL_STUB + 64;
 const EXCEPTION_STUBS: u64 = SYSCALL_STUB + PAGE;
 const INTERRUPT_DESCRIPTORS: u64 = EXCEPTION_STUBS + PAGE;
 const DESCRIPTORS: u64 = INTERRUPT_DESCRIPTORS + PAGE;
 const TASK_STATE: u64 = DESCRIPTORS + PAGE;
+const CALL_PAGE: u64 = TASK_STATE + PAGE;
 const INTERRUPT_STACK_TOP: u64 = SYSTEM_PAGES.end;
 /// Bytes of one exception stub; 256 of them fill a page.
 const STUB_SIZE: u64 = 16;
@@ -57,6 +65,8 @@ pub const PAGE_FAULT: u64 = 14;
 pub enum Event {
     /// A system call: its number and arguments. [`Cpu::answer`] must follow, or the program's end.
     Call(u64, [u64; 6]),
+    /// A system call that was posted and not answered in time: likewise.
+    PostedCall(u64, [u64; 6]),
     /// An exception. The instruction isn't done.
     Exception(Exception),
     /// A store to a device register. It's done when the program goes on.
@@ -118,12 +128,19 @@ pub struct Cpu {
     vcpu: Vcpu,
     system: Arc<Reservation>,
     stub: Stub,
+    /// Whether the program reads the host's own time stamp counter.
+    has_counter: bool,
     segments: Segments,
     ring: Option<DirtyRing>,
 }
 
-/// The pages of the system span that the program may execute: the syscall stub.
-pub const USER_PAGES: std::ops::Range<u64> = SYSCALL_STUB..SYSCALL_STUB + PAGE;
+/// The pages of the system span that the program may use: the syscall stubs, where it posts calls, and its
+/// clock.
+pub const USER_PAGES: &[(u64, Rights)] = &[
+    (SYSCALL_STUB, Rights { read: true, write: false, execute: true }),
+    (CALL_PAGE, Rights::DATA),
+    (CLOCK_PAGE, Rights { read: true, write: false, execute: false }),
+];
 
 impl Cpu {
     /// A vCPU that will start at `entry` with the stack pointer `stack`.
@@ -162,9 +179,13 @@ impl Cpu {
             (MSR_LSTAR, SYSTEM_VIRTUAL + SYSCALL_STUB),
             (MSR_SYSCALL_MASK, state::SYSCALL_MASK),
         ])?;
-        let stub = start(&mut vcpu)?;
+        vcpu.share_counter();
+        let (stub, has_counter) = start(&mut vcpu)?;
+        if stub == Stub::Unprivileged {
+            vcpu.set_msrs(&[(MSR_LSTAR, SYSTEM_VIRTUAL + POSTING_STUB)])?;
+        }
         let ring = vm.dirty_ring(&vcpu)?;
-        let mut cpu = Self { vcpu, system, stub, segments: Segments::default(), ring };
+        let mut cpu = Self { vcpu, system, stub, has_counter, segments: Segments::default(), ring };
         let regs = kvm_regs { rcx: entry, r11: START_FLAGS, rsp: stack, ..cpu.vcpu.regs() };
         cpu.vcpu.set_regs(&regs);
         cpu.answer(0, Segments::default())?;
@@ -177,7 +198,10 @@ impl Cpu {
     /// [`KvmError`] when KVM itself fails.
     pub fn run(&mut self, load: &mut dyn FnMut(u64, &mut [u8])) -> Result<Event, KvmError> {
         Ok(match self.vcpu.run(load)? {
-            Exit::Store { address: SYSCALL_PORT, .. } => self.call(),
+            Exit::Store { address: SYSCALL_PORT, .. } => self.call(Event::Call),
+            Exit::Store { address: SYSCALL_GAVE_UP, .. } if self.stub == Stub::Unprivileged => {
+                self.call(Event::PostedCall)
+            }
             Exit::Store { address: EXCEPTION_PORT, value, .. } => {
                 Event::Exception(self.exception(value & 0xff)?)
             }
@@ -232,13 +256,32 @@ impl Cpu {
         Ok(())
     }
 
-    fn call(&self) -> Event {
+    /// Where the program posts system calls, if it does.
+    #[must_use]
+    pub fn call_page(&self) -> Option<CallPage> {
+        // SYSRET can't be followed by anything of ours, and where it is used an exit costs no more than
+        // a few microseconds.
+        (self.stub == Stub::Unprivileged).then(|| CallPage::new(Arc::clone(&self.system), CALL_PAGE))
+    }
+
+    /// The program's clocks: read by itself from its counter, where that can be a clock.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        match self.vcpu.counter_khz() {
+            Some(khz) if self.has_counter && tsc::is_clock() => {
+                Clock::counting(Arc::clone(&self.system), khz)
+            }
+            _ => Clock::host(),
+        }
+    }
+
+    fn call(&self, event: fn(u64, [u64; 6]) -> Event) -> Event {
         let regs = self.vcpu.regs();
         if WINDOW_SIZE <= regs.rcx {
             // No SYSCALL of the program leaves such a return address: it stored to the port by itself.
             return self.forbidden();
         }
-        Event::Call(regs.rax, [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9])
+        event(regs.rax, [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9])
     }
 
     /// What the CPU would have made of what it should have stopped.
@@ -268,14 +311,16 @@ impl Cpu {
     }
 }
 
-/// Runs the vCPU up to its first system call, which is ours, and sees at which level that arrives.
+/// Runs the vCPU up to its first system call, which is ours, and sees at which level that arrives, and whether
+/// the time stamp counter is the host's: the program's lies between two of ours.
 ///
 /// A program's own first call can't show it: one that stores to the port by itself, or jumps to the
 /// stub, is at CPL 3 everywhere. Taken for a host whose SYSCALL stays there, the next true SYSCALL
 /// would leave the program at CPL 0.
-fn start(vcpu: &mut Vcpu) -> Result<Stub, KvmError> {
+fn start(vcpu: &mut Vcpu) -> Result<(Stub, bool), KvmError> {
     let rip = SYSTEM_VIRTUAL + START_STUB;
     vcpu.set_regs(&kvm_regs { rip, rflags: START_FLAGS, ..Default::default() });
+    let before = tsc::read();
     loop {
         match vcpu.run(&mut |_, bytes| bytes.fill(0))? {
             Exit::Interrupted => {}
@@ -283,8 +328,12 @@ fn start(vcpu: &mut Vcpu) -> Result<Stub, KvmError> {
             exit => return Err(KvmError::Unfit(exit)),
         }
     }
+    let after = tsc::read();
+    let regs = vcpu.regs();
+    let counter = regs.rdx << 32 | regs.rax & 0xffff_ffff;
     let unprivileged = vcpu.sregs()?.cs.selector & 3 == 3;
-    Ok(if unprivileged { Stub::Unprivileged } else { Stub::Privileged })
+    let stub = if unprivileged { Stub::Unprivileged } else { Stub::Privileged };
+    Ok((stub, before <= counter && counter <= after))
 }
 
 fn write_stubs(system: &Reservation) {
@@ -293,8 +342,10 @@ fn write_stubs(system: &Reservation) {
     stub.extend(low_half(SYSCALL_PORT).to_le_bytes());
     stub.extend([0x48, 0x0f, 0x07]);
     write(system, SYSCALL_STUB, &stub);
-    // syscall
-    write(system, START_STUB, &[0x0f, 0x05]);
+    // rdtsc; syscall
+    write(system, START_STUB, &[0x0f, 0x31, 0x0f, 0x05]);
+    let posting = posted::stub(SYSTEM_VIRTUAL + POSTING_STUB, SYSTEM_VIRTUAL + CALL_PAGE);
+    write(system, POSTING_STUB, &posting);
     for vector in 0..=u8::MAX {
         // movb $vector, EXCEPTION_PORT; hlt
         let mut stub = vec![0xc6, 0x04, 0x25];

@@ -79,6 +79,7 @@ impl ProcessFacts for Facts<'_> {
                 Content::Shared => (true, 0, ""),
                 Content::Heap => (false, 0, "[heap]"),
                 Content::Stack => (false, 0, "[stack]"),
+                Content::Vdso => (false, 0, "[vdso]"),
                 Content::Device { .. } => (true, 0, "[device]"),
                 Content::File { path, delta, shared } => (*shared, delta.wrapping_add(range.start), &**path),
             };

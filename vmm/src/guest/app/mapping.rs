@@ -78,6 +78,8 @@ pub enum Content {
     Heap,
     /// The stack.
     Stack,
+    /// The vDSO.
+    Vdso,
     /// A file.
     File {
         /// Its path.
@@ -140,6 +142,7 @@ impl std::fmt::Display for Mapping {
             Content::Anonymous | Content::Shared => "anonymous memory",
             Content::Heap => "the heap",
             Content::Stack => "the stack",
+            Content::Vdso => "the vDSO",
             Content::File { path, .. } => path,
             Content::Device { .. } => "device registers",
         };

@@ -1,11 +1,13 @@
 //! The app guest: one ordinary Linux program at CPL 3, without a kernel. The VMM answers its system
 //! calls.
 
+pub mod clock;
 pub mod cpu;
 pub mod elf;
 pub mod facts;
 pub mod files;
 pub mod mapping;
+pub mod posted;
 pub mod process;
 pub mod signals;
 pub mod space;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::guest::app::clock::Clock;
 use crate::guest::app::facts::{Facts, StartFacts};
 use crate::guest::app::files::Files;
 use crate::guest::app::signals::Signals;
@@ -22,6 +23,8 @@ pub struct Process {
     pub files: Files,
     /// What it was started with.
     pub start: StartFacts,
+    /// Its clocks.
+    pub clock: Clock,
     /// What it does with signals.
     pub signals: Signals,
     /// Bases of the FS and GS segments, which arch_prctl sets.
@@ -46,13 +49,14 @@ pub struct Segments {
 }
 
 impl Process {
-    /// A program that starts with this memory and these files.
+    /// A program that starts with this memory, these files and these clocks.
     #[must_use]
-    pub fn new(space: AddressSpace, files: Files, start: StartFacts, name: &str) -> Self {
+    pub fn new(space: AddressSpace, files: Files, clock: Clock, start: StartFacts, name: &str) -> Self {
         let mut process = Self {
             space,
             files,
             start,
+            clock,
             signals: Signals::default(),
             segments: Segments::default(),
             name: [0; 16],

@@ -253,6 +253,17 @@ impl AddressSpace {
             .map(drop)
     }
 
+    /// Maps the vDSO, one page; answers where.
+    ///
+    /// # Errors
+    /// [`SpaceError`].
+    pub fn map_vdso(&mut self, image: &[u8]) -> Result<u64, SpaceError> {
+        let range = self.map_memory(Place::Anywhere(PAGE), Rights::DATA, Content::Vdso)?;
+        self.memory.write_bytes(range.start, image).map_err(SpaceError::Host)?;
+        self.protect(&range, Rights { read: true, write: false, execute: true })?;
+        Ok(range.start)
+    }
+
     /// Drops the content of private memory in `range` (MADV_DONTNEED).
     ///
     /// # Errors

@@ -30,6 +30,11 @@ pub struct LinuxConfig {
     pub sessions: u8,
     /// Checkpoints that a session retains.
     pub history: NonZeroUsize,
+    /// Bytes that a session's checkpoints may have together, beside the newest's own copy; by default as many as
+    /// `memory`.
+    pub history_memory: Option<u64>,
+    /// Threads that work on a large checkpoint; by default [as many as are of use](crate::machine::helpers::start).
+    pub threads: Option<NonZeroUsize>,
     /// The program that the guest is for.
     pub program: Option<ProgramConfig>,
 }

@@ -12,6 +12,7 @@ use crate::guest::linux::initramfs::InitramfsError;
 use crate::guest::linux::loader::LoadError;
 use crate::kvm::system::KvmError;
 use crate::kvm::vcpu::Failure;
+use crate::machine::helpers::HelperError;
 use crate::machine::sandbox::SandboxError;
 use crate::virtio::pci::FunctionError;
 
@@ -92,6 +93,9 @@ pub enum DevicesError {
     /// The entropy device.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
+    /// No threads to help with checkpoints.
+    #[error(transparent)]
+    Helpers(#[from] HelperError),
     /// The host has no random bytes.
     #[error("the host has no random bytes for the keys of sessions")]
     Keys(#[source] io::Error),

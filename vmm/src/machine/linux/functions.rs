@@ -22,7 +22,7 @@ use crate::machine::app::MAX_REGIONS;
 use crate::machine::linux::config::LinuxConfig;
 use crate::machine::linux::error::{BootError, DevicesError};
 use crate::machine::linux::function::CheckpointFunction;
-use crate::machine::{random, sandbox};
+use crate::machine::{helpers, random, sandbox};
 use crate::memory::linux_map::PCI_WINDOW;
 use crate::virtio::PciFunction;
 use crate::virtio::interrupts::MsiSink;
@@ -90,14 +90,16 @@ fn add_sessions(
     let keeping = KeeperConfig {
         history: config.history,
         max_region_bytes: max_bytes,
-        max_history_bytes: config.memory,
+        max_history_bytes: config.history_memory.unwrap_or(config.memory),
         costs,
     };
+    // Sessions take turns: a checkpoint stops the guest's CPUs.
+    let pool = if config.sessions == 0 { None } else { helpers::start(config.threads)? };
     for index in 0..config.sessions {
         let keys = random::keys().map_err(DevicesError::Keys)?;
         let device = CheckpointDevice::new(limits, keys);
         let function = PciFunction::new(device, IDENTITY, bars.take(BAR_SIZE)?)?;
-        let keeper = LinuxKeeper::new(Arc::clone(&frames), SessionIndex(index), keeping);
+        let keeper = LinuxKeeper::new(Arc::clone(&frames), SessionIndex(index), keeping, pool.clone());
         bus.add(Arc::new(CheckpointFunction::new(Arc::clone(ram), function, keeper)))?;
     }
     Ok(())

@@ -311,7 +311,7 @@ fn send(process: &Process, file: u64, spans: &[(u64, u64)], offset: Option<i64>)
 }
 
 /// The iovecs of a vectored call: addresses and lengths.
-fn read_spans(process: &Process, address: u64, count: u64) -> Result<Vec<(u64, u64)>, Errno> {
+pub(super) fn read_spans(process: &Process, address: u64, count: u64) -> Result<Vec<(u64, u64)>, Errno> {
     let count =
         usize::try_from(count).ok().filter(|count| *count <= transfer::MAX_SPANS).ok_or(Errno::EINVAL)?;
     let spans: Vec<[u64; 2]> = process.memory().read_array(address, count)?;

@@ -8,6 +8,7 @@ mod memory;
 mod metadata;
 mod pipes;
 mod poll;
+mod posted;
 mod scheduling;
 mod signals;
 mod sockets;
@@ -15,6 +16,7 @@ mod terminal;
 mod time;
 
 pub(in crate::guest::app) use identity::limit;
+pub use posted::may_be_posted;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;

@@ -205,7 +205,7 @@ pub(super) fn epoll_wait(process: &mut Process, &[epoll, to, count, timeout, ..]
 }
 
 /// The host's descriptor of what the host can wait for.
-fn pollable(file: &OpenFile) -> Option<BorrowedFd<'_>> {
+pub(super) fn pollable(file: &OpenFile) -> Option<BorrowedFd<'_>> {
     match file.object() {
         Object::Directory(_) => None,
         _ => file.host(),

@@ -42,6 +42,11 @@ impl From<TimeSpec> for Time {
     }
 }
 
+/// Whether a clock counts a thread's CPU time, by its number in a register.
+pub(super) fn is_of_a_thread(id: u64) -> bool {
+    [libc::CLOCK_PROCESS_CPUTIME_ID, libc::CLOCK_THREAD_CPUTIME_ID].map(i64::from).contains(&id.cast_signed())
+}
+
 /// The host's clock for the program's. CPU time is that of the thread that runs the vCPU.
 fn clock(id: u64) -> Result<ClockId, Errno> {
     let id = i32::try_from(id).map_err(|_| Errno::EINVAL)?;
@@ -61,7 +66,8 @@ fn clock(id: u64) -> Result<ClockId, Errno> {
 }
 
 pub(super) fn clock_gettime(process: &mut Process, &[id, to, ..]: &Arguments) -> Answer {
-    process.memory().write(to, &Time::from(host_gettime(clock(id)?)?))?;
+    let now = process.clock.now(clock(id)?)?;
+    process.memory().write(to, &Time::from(now))?;
     Ok(0)
 }
 
@@ -74,7 +80,7 @@ pub(super) fn clock_getres(process: &mut Process, &[id, to, ..]: &Arguments) -> 
 }
 
 pub(super) fn gettimeofday(process: &mut Process, &[to, zone, ..]: &Arguments) -> Answer {
-    let now = Time::from(host_gettime(ClockId::CLOCK_REALTIME)?);
+    let now = Time::from(process.clock.now(ClockId::CLOCK_REALTIME)?);
     if to != 0 {
         process.memory().write(to, &Time { fraction: now.fraction / 1000, ..now })?;
     }
@@ -85,7 +91,7 @@ pub(super) fn gettimeofday(process: &mut Process, &[to, zone, ..]: &Arguments) -
 }
 
 pub(super) fn time(process: &mut Process, &[to, ..]: &Arguments) -> Answer {
-    let now = host_gettime(ClockId::CLOCK_REALTIME)?.tv_sec();
+    let now = process.clock.now(ClockId::CLOCK_REALTIME)?.tv_sec();
     if to != 0 {
         process.memory().write(to, &now)?;
     }
