@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
 
 /// Batches that each engine gets in a cell, in turns with the others.
 pub const ROUNDS: u32 = 8;
@@ -53,16 +53,18 @@ pub fn batch(time: Duration, cycle_ns: u64, dirty: u32) -> u32 {
 /// MiB that a worker and its engine take at most, with a region of `region_mib` of which one epoch writes
 /// `dirty_mib`: the region, its mirror or copies, the history, and at the end the model.
 #[must_use]
-pub fn needed_mib(engine: EngineKind, region_mib: u32, dirty_mib: u32) -> u64 {
+pub fn needed_mib(engine: Contender, region_mib: u32, dirty_mib: u32) -> u64 {
     let (region, dirty) = (u64::from(region_mib), u64::from(dirty_mib));
     let kept = match engine {
         // Two retained copies, and the one that is being made.
-        EngineKind::FullCopy => 3 * region,
+        Contender::FullCopy => 3 * region,
         // Two children that share all but what was written since.
-        EngineKind::Fork => 2 * dirty,
-        EngineKind::Cairn | EngineKind::Mprotect | EngineKind::UffdWp | EngineKind::UserCompare => {
-            region + 2 * dirty
-        }
+        Contender::Fork => 2 * dirty,
+        Contender::Cairn
+        | Contender::CairnHinted
+        | Contender::Mprotect
+        | Contender::UffdWp
+        | Contender::UserCompare => region + 2 * dirty,
     };
     region + kept + PROCESS_MIB
 }
@@ -71,11 +73,11 @@ pub fn needed_mib(engine: EngineKind, region_mib: u32, dirty_mib: u32) -> u64 {
 /// does not even fit alone is left out, with the MiB that it needs.
 #[must_use]
 pub fn groups(
-    needs: &[(EngineKind, u64)],
+    needs: &[(Contender, u64)],
     model_mib: u64,
     available_mib: u64,
-) -> (Vec<Vec<EngineKind>>, Vec<(EngineKind, u64)>) {
-    let (mut groups, mut too_large): (Vec<Vec<EngineKind>>, _) = (Vec::new(), Vec::new());
+) -> (Vec<Vec<Contender>>, Vec<(Contender, u64)>) {
+    let (mut groups, mut too_large): (Vec<Vec<Contender>>, _) = (Vec::new(), Vec::new());
     let mut used = u64::MAX;
     for &(engine, need) in needs {
         let alone = need.saturating_add(model_mib);
@@ -113,7 +115,7 @@ pub(crate) fn meminfo_mib(meminfo: &str, field: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use EngineKind::{Cairn, Fork, FullCopy};
+    use Contender::{Cairn, Fork, FullCopy};
 
     #[test]
     fn engines_that_fit_share_a_group_and_others_get_their_own() {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
 
 use crate::budget::{self, Pace, ROUNDS};
 use crate::cell::Cell;
@@ -30,7 +30,7 @@ pub struct Plan {
     /// The cells, in order.
     pub cells: Vec<Cell>,
     /// The engines, in order.
-    pub engines: Vec<EngineKind>,
+    pub engines: Vec<Contender>,
     /// How long.
     pub pace: Pace,
     /// With what.
@@ -42,7 +42,7 @@ pub struct Plan {
 /// Who is told how far a run is.
 pub trait Progress {
     /// A batch of `engine` in `cell` begins.
-    fn working(&self, cell: Cell, engine: EngineKind);
+    fn working(&self, cell: Cell, engine: Contender);
     /// So many of the steps of the plan ([`Plan::steps`]) are done, more than before.
     fn advance(&self, steps: u64);
 }
@@ -73,9 +73,9 @@ impl Plan {
         &self,
         cell: Cell,
         time: Duration,
-        unavailable: &HashMap<EngineKind, String>,
+        unavailable: &HashMap<Contender, String>,
         progress: &impl Progress,
-    ) -> Vec<(EngineKind, Outcome)> {
+    ) -> Vec<(Contender, Outcome)> {
         let mut outcomes: HashMap<_, _> =
             unavailable.iter().map(|(&engine, why)| (engine, Outcome::Unavailable(why.clone()))).collect();
         progress.advance(outcomes.len() as u64 * STEPS_PER_ENGINE);
@@ -103,9 +103,9 @@ impl Plan {
         &self,
         cell: Cell,
         time: Duration,
-        engines: &[EngineKind],
+        engines: &[Contender],
         progress: &impl Progress,
-    ) -> Vec<(EngineKind, Outcome)> {
+    ) -> Vec<(Contender, Outcome)> {
         let mut turns: Vec<_> = engines
             .iter()
             .map(|&engine| {
@@ -142,7 +142,7 @@ impl Plan {
             .collect()
     }
 
-    fn prepare(&self, cell: Cell, engine: EngineKind, time: Duration) -> Result<Turn, Outcome> {
+    fn prepare(&self, cell: Cell, engine: Contender, time: Duration) -> Result<Turn, Outcome> {
         let mut command = self.programs.worker(engine, cell.region_mib);
         let started = WorkerProcess::start(&mut command);
         let mut worker = started.map_err(|error| {
@@ -183,7 +183,7 @@ enum TurnError {
 
 /// A worker whose cell is prepared.
 struct Turn {
-    engine: EngineKind,
+    engine: Contender,
     cell: Cell,
     worker: WorkerProcess,
     /// How long a cycle took lately.
@@ -225,7 +225,7 @@ impl Turn {
     /// CPU time of the VMM's threads so far, the one that runs the worker among them; in a Linux guest that of the
     /// worker, on whose CPU the VMM works. None for other engines' workers, which know their own and their children's.
     fn vm_cpu(&self) -> Result<Option<u64>, TurnError> {
-        if self.engine != EngineKind::Cairn {
+        if !self.engine.needs_device() {
             return Ok(None);
         }
         cpu::of_process_ns(self.worker.id()).map(Some).map_err(TurnError::Cpu)

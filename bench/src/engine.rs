@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
 use serde::{Deserialize, Serialize};
 
 use crate::worker::HISTORY;
@@ -94,8 +94,8 @@ impl Programs {
 
     /// The command that starts a worker of `engine` for a region of so many MiB.
     #[must_use]
-    pub fn worker(&self, engine: EngineKind, region_mib: u32) -> Command {
-        let vm = self.cairn.as_ref().filter(|_| engine == EngineKind::Cairn);
+    pub fn worker(&self, engine: Contender, region_mib: u32) -> Command {
+        let vm = self.cairn.as_ref().filter(|_| engine.needs_device());
         let mut command = if let Some(cairn) = vm {
             let mut command = Command::new(cairn);
             let memory = memory_mib(region_mib);
@@ -120,11 +120,11 @@ fn memory_mib(region_mib: u32) -> u32 {
 mod tests {
     use super::*;
 
-    fn words(engine: EngineKind) -> Vec<String> {
+    fn words(engine: Contender) -> Vec<String> {
         words_with(engine, Some("/b/cairn"))
     }
 
-    fn words_with(engine: EngineKind, cairn: Option<&str>) -> Vec<String> {
+    fn words_with(engine: Contender, cairn: Option<&str>) -> Vec<String> {
         let cairn = cairn.map(PathBuf::from);
         let programs =
             Programs { bench: "/b/cairn-bench".into(), cairn, poll: Poll::Auto, tracker: Tracker::Ring };
@@ -135,16 +135,16 @@ mod tests {
 
     #[test]
     fn only_cairn_runs_in_a_vm() {
-        assert_eq!(words(EngineKind::Fork), ["/b/cairn-bench", "worker", "--engine", "fork"]);
+        assert_eq!(words(Contender::Fork), ["/b/cairn-bench", "worker", "--engine", "fork"]);
         assert_eq!(
-            words(EngineKind::Cairn).join(" "),
+            words(Contender::Cairn).join(" "),
             "/b/cairn run --memory 384M --history 2 --poll auto --tracker ring -- /b/cairn-bench worker --engine cairn"
         );
     }
 
     #[test]
     fn in_a_guest_all_engines_run_alike() {
-        assert_eq!(words_with(EngineKind::Cairn, None), ["/b/cairn-bench", "worker", "--engine", "cairn"]);
+        assert_eq!(words_with(Contender::Cairn, None), ["/b/cairn-bench", "worker", "--engine", "cairn"]);
         assert_eq!(Programs::in_guest().unwrap().cairn, None);
     }
 

@@ -28,6 +28,7 @@
 
 pub mod cell;
 pub mod clock;
+pub mod contender;
 pub mod cpu;
 pub mod pattern;
 pub mod stats;

@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use cairn_bench::contender::Contender;
 use cairn_bench::engine::{Poll, Tracker};
 use cairn_bench::pattern::Pattern;
-use cairn_guest::EngineKind;
 use clap::{Args, Parser, Subcommand};
 
 /// Times checkpoint cycles of Cairn and of user-level engines, side by side on this machine.
@@ -28,7 +28,7 @@ pub(crate) enum Role {
     #[command(hide = true)]
     Worker {
         #[arg(long)]
-        engine: EngineKind,
+        engine: Contender,
     },
     /// Measure in this guest, and write the figures to its console.
     #[command(hide = true)]
@@ -65,8 +65,8 @@ pub(crate) struct What {
     #[arg(long, conflicts_with_all = ["patterns", "region_mib", "seconds"])]
     pub(crate) quick: bool,
     /// Only these engines.
-    #[arg(long, value_name = "ENGINE,...", value_delimiter = ',', default_values_t = EngineKind::ALL)]
-    pub(crate) engines: Vec<EngineKind>,
+    #[arg(long, value_name = "ENGINE,...", value_delimiter = ',', default_values_t = Contender::ALL)]
+    pub(crate) engines: Vec<Contender>,
     /// Only these patterns.
     #[arg(long, value_name = "PATTERN,...", value_delimiter = ',', default_values_t = Pattern::ALL)]
     pub(crate) patterns: Vec<Pattern>,

@@ -4,8 +4,8 @@ use std::cell::Cell as Kept;
 use std::io::{self, IsTerminal};
 
 use cairn_bench::cell::Cell;
+use cairn_bench::contender::Contender;
 use cairn_bench::driver::Progress;
-use cairn_guest::EngineKind;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A progress bar on standard error, if that is a terminal. Dropping it clears it.
@@ -27,7 +27,7 @@ impl Bar {
 }
 
 impl Progress for Bar {
-    fn working(&self, cell: Cell, engine: EngineKind) {
+    fn working(&self, cell: Cell, engine: Contender) {
         self.0.set_message(format!("{}: {engine}", words(cell)));
     }
 
@@ -47,7 +47,7 @@ impl Drop for Bar {
 pub(crate) struct Lines(Kept<Option<Cell>>);
 
 impl Progress for Lines {
-    fn working(&self, cell: Cell, _: EngineKind) {
+    fn working(&self, cell: Cell, _: Contender) {
         if self.0.replace(Some(cell)) != Some(cell) {
             println!("measuring {}", words(cell));
         }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
 use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
@@ -138,7 +138,7 @@ impl Report {
     }
 
     /// Adds how `engine` fared in `cell`. Figures without verified bytes are a failure.
-    pub fn add(&mut self, cell: Cell, engine: EngineKind, outcome: Outcome) {
+    pub fn add(&mut self, cell: Cell, engine: Contender, outcome: Outcome) {
         let absent = |why| Absent {
             pattern: cell.pattern,
             region_mib: cell.region_mib,
@@ -160,7 +160,7 @@ impl Report {
 }
 
 impl Measured {
-    fn new(cell: Cell, engine: EngineKind, figures: &Figures, cpu_ns: u64) -> Self {
+    fn new(cell: Cell, engine: Contender, figures: &Figures, cpu_ns: u64) -> Self {
         Self {
             pattern: cell.pattern,
             region_mib: cell.region_mib,
@@ -242,13 +242,13 @@ mod tests {
         };
         let cell = Cell::new(Pattern::Hot, 64, 10).unwrap();
         let mut report = Report::new(Host::look(1), Poll::Auto, Tracker::Auto);
-        report.add(cell, EngineKind::Cairn, Outcome::Measured(Box::new(figures), 11));
+        report.add(cell, Contender::Cairn, Outcome::Measured(Box::new(figures), 11));
         report.add(
             cell,
-            EngineKind::Fork,
+            Contender::Fork,
             Outcome::Measured(Box::new(Figures { verified: false, ..figures }), 11),
         );
-        report.add(cell, EngineKind::UffdWp, Outcome::Unavailable("no kernel for it".to_owned()));
+        report.add(cell, Contender::UffdWp, Outcome::Unavailable("no kernel for it".to_owned()));
         report
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::pattern::Pattern;
@@ -143,7 +143,7 @@ fn dirty_counts(rows: &[&Measured], absent: &[(&Absent, &str)]) -> BTreeSet<u32>
 /// The cycle that others of the same cell are compared with.
 fn base(rows: &[&Measured], dirty_pages: u32) -> u64 {
     let cell = || rows.iter().filter(|row| row.dirty_pages == dirty_pages);
-    let cairn = cell().find(|row| row.engine == EngineKind::Cairn.name());
+    let cairn = cell().find(|row| row.engine == Contender::Cairn.name());
     cairn.or_else(|| cell().min_by_key(|row| row.cycle_ns.p50)).map_or(0, |row| row.cycle_ns.p50)
 }
 

@@ -2,7 +2,9 @@
 
 use std::io::{self, BufRead, Write};
 
-use cairn_guest::{EngineKind, Options};
+use cairn_guest::Options;
+
+use crate::contender::Contender;
 
 use crate::clock::{Rate, ticks};
 use crate::cpu;
@@ -40,7 +42,7 @@ enum Refusal {
 ///
 /// # Errors
 /// The driver can't be read from or written to. What goes wrong with an engine is an answer.
-pub fn serve(kind: EngineKind, mut input: impl BufRead, mut output: impl Write) -> io::Result<()> {
+pub fn serve(kind: Contender, mut input: impl BufRead, mut output: impl Write) -> io::Result<()> {
     let mut worker = match Worker::open(kind) {
         Ok(worker) => worker,
         Err(error) => return protocol::write(&mut output, &Answer::Unavailable { why: chain(&error) }),
@@ -60,15 +62,15 @@ pub fn serve(kind: EngineKind, mut input: impl BufRead, mut output: impl Write) 
 }
 
 struct Worker {
-    kind: EngineKind,
+    kind: Contender,
     /// An open session, until a cell takes it.
     session: Option<cairn_guest::Session>,
     workload: Option<Workload>,
 }
 
 impl Worker {
-    fn open(kind: EngineKind) -> Result<Self, cairn_guest::Error> {
-        let session = Options::new().engine(kind).history(HISTORY).open()?;
+    fn open(kind: Contender) -> Result<Self, cairn_guest::Error> {
+        let session = Options::new().engine(kind.kind()).history(HISTORY).open()?;
         Ok(Self { kind, session: Some(session), workload: None })
     }
 
@@ -77,7 +79,7 @@ impl Worker {
             Order::Prepare { cell, ticks_per_second, warm_up_ns } => {
                 let rate = Rate::new(ticks_per_second).ok_or(Refusal::Rate(ticks_per_second))?;
                 let session = self.session.take().ok_or(Refusal::SecondCell)?;
-                let mut workload = Workload::new(session, cell, rate)?;
+                let mut workload = Workload::new(session, self.kind.mode(), cell, rate)?;
                 let cycle_ns = warm_up(&mut workload, rate, warm_up_ns)?;
                 self.workload = Some(workload);
                 Ok(Answer::Prepared { cycle_ns })
@@ -127,8 +129,8 @@ fn check_batch(cycles: u32, dirty: u32) -> Result<(), Refusal> {
 }
 
 /// CPU time of this process, where its clock is the engine's.
-fn own_cpu(kind: EngineKind) -> Result<Option<u64>, Refusal> {
-    if kind == EngineKind::Cairn {
+fn own_cpu(kind: Contender) -> Result<Option<u64>, Refusal> {
+    if kind.needs_device() {
         return Ok(None);
     }
     cpu::own_ns().map(Some).map_err(Refusal::Cpu)
@@ -142,7 +144,7 @@ mod tests {
 
     fn answers(orders: &str) -> Vec<Answer> {
         let mut output = Vec::new();
-        serve(EngineKind::FullCopy, orders.as_bytes(), &mut output).unwrap();
+        serve(Contender::FullCopy, orders.as_bytes(), &mut output).unwrap();
         let mut output = output.as_slice();
         std::iter::from_fn(|| protocol::read(&mut output).unwrap()).collect()
     }
@@ -197,7 +199,7 @@ mod tests {
     fn an_engine_that_is_not_here_says_why() {
         let mut output = Vec::new();
         // No checkpoint device outside a VM.
-        serve(EngineKind::Cairn, &b""[..], &mut output).unwrap();
+        serve(Contender::Cairn, &b""[..], &mut output).unwrap();
         let answer = protocol::read(&mut output.as_slice()).unwrap();
         assert!(matches!(answer, Some(Answer::Unavailable { why }) if !why.is_empty()));
     }

@@ -26,12 +26,18 @@ pub(super) struct FakeTracker {
 
 pub(super) struct Tracked {
     open: PageSet,
+    /// The program says what it writes: nothing may be asked or protected here.
+    hinted: bool,
 }
 
 impl FakeTracker {
     /// A byte of `page` is about to be written by the program.
     pub(super) fn wrote(&mut self, region: RegionId, page: usize) {
         self.regions.get_mut(&region).expect("a tracked region").open.insert(page);
+    }
+
+    pub(super) fn is_hinted(&self, region: RegionId) -> bool {
+        self.regions[&region].hinted
     }
 
     pub(super) fn open_pages(&self, region: RegionId) -> usize {
@@ -69,7 +75,13 @@ impl Tracker for FakeTracker {
         self.call("attach", region)?;
         let mut open = PageSet::new(memory.pages()).unwrap();
         open.fill();
-        assert!(self.regions.insert(region, Tracked { open }).is_none(), "attached twice");
+        assert!(self.regions.insert(region, Tracked { open, hinted: false }).is_none(), "attached twice");
+        Ok(())
+    }
+
+    fn attach_hinted(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
+        self.attach(region, memory)?;
+        self.tracked(region)?.hinted = true;
         Ok(())
     }
 
@@ -78,7 +90,7 @@ impl Tracker for FakeTracker {
     }
 
     fn collect(&mut self, region: RegionId, written: &mut PageSet) -> Result<(), TrackError> {
-        assert!(written.is_empty());
+        assert!(written.is_empty() && !self.is_hinted(region));
         self.call("collect", region)?;
         written.union_with(&self.tracked(region)?.open.clone());
         if self.noise > 0 {
@@ -97,6 +109,7 @@ impl Tracker for FakeTracker {
 
     fn protect(&mut self, region: RegionId, pages: &PageSet) -> Result<(), TrackError> {
         assert!(!pages.is_empty(), "a call for nothing");
+        assert!(!self.is_hinted(region), "nothing is protected where the program hints");
         let failed = self.call("protect", region);
         let refuse = self.refuse_protect;
         let stop_at = if failed.is_err() { pages.count() / 2 } else { usize::MAX };
@@ -111,7 +124,7 @@ impl Tracker for FakeTracker {
     }
 
     fn before_restore(&mut self, region: RegionId, pages: &PageSet) -> Result<(), TrackError> {
-        assert!(!pages.is_empty(), "a call for nothing");
+        assert!(!pages.is_empty() && !self.is_hinted(region), "a call for nothing");
         let failed = self.call("before_restore", region);
         let stop_at = if failed.is_err() { pages.count() / 2 } else { usize::MAX };
         if self.protects_engine {

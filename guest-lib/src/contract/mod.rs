@@ -13,10 +13,12 @@
 
 mod arenas;
 mod cases;
+mod hint_cases;
 mod memory_cases;
 mod oracle;
 mod pages;
 mod random;
+mod tree_cases;
 
 use std::fmt;
 
@@ -65,7 +67,8 @@ pub fn run(
     steps: u32,
 ) -> Result<Report, ContractError> {
     let mut cases = 0;
-    for (name, case) in cases::ALL.iter().chain(memory_cases::ALL) {
+    let all = cases::ALL.iter().chain(tree_cases::ALL).chain(hint_cases::ALL).chain(memory_cases::ALL);
+    for (name, case) in all {
         let at = |finding: Finding| finding.at(format!("case \"{name}\""));
         let mut session = open().map_err(|error| at(error.into()))?;
         let history = session.history();

@@ -134,6 +134,10 @@ impl Tracker for AppTracker {
         unlogged.inspect_err(|_| self.detach(region))
     }
 
+    fn attach_hinted(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
+        self.log().attach_hinted(region, memory)
+    }
+
     fn detach(&mut self, region: RegionId) {
         self.regions.retain(|(id, _)| *id != region);
         self.log().detach(region);

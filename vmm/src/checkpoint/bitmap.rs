@@ -59,6 +59,13 @@ impl Tracker for BitmapTracker {
         Ok(())
     }
 
+    fn attach_hinted(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
+        // Without a log. It's known here because it ends, too, when the program unmaps its memory.
+        let range = region_slot::range(region, memory, &self.memory)?;
+        self.regions.push((region, self.memory.watch(range)));
+        Ok(())
+    }
+
     fn detach(&mut self, region: RegionId) {
         let Some(at) = self.regions.iter().position(|(id, _)| *id == region) else { return };
         let (_, written) = self.regions.remove(at);

@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
-use cairn_abi::reply::{Ask, Missing};
-use cairn_abi::{RegionId, RegionName, Span};
+use cairn_abi::reply::{Ask, Missing, SessionFigures};
+use cairn_abi::{RegionId, RegionMode, RegionName, Span};
 use cairn_engine::{Config, Engine, HostCosts, LiveMemory, Pool, Rule};
 
 use crate::checkpoint::app_tracker::{AppTracker, TrackerParts};
@@ -88,6 +88,12 @@ impl Keeper {
         }
     }
 
+    /// The session's figures.
+    #[must_use]
+    pub fn figures(&self) -> SessionFigures {
+        self.engine.figures()
+    }
+
     /// Ends the regions that share memory with `range`, which the program is about to lose. Answers which.
     pub fn vacate(&mut self, range: &Range<u64>) -> Vec<RegionId> {
         let mut gone = Vec::new();
@@ -109,7 +115,7 @@ impl Keeper {
                 Outcome::Done
             }
             Effect::PrepareRegion { span } => self.prepare(span, view)?,
-            Effect::AddRegion { span, name } => self.add(span, name, view)?,
+            Effect::AddRegion { span, name, mode } => self.add(span, (name, mode), view)?,
             plain => effects::act(&mut self.engine, plain).map_err(|error| effects::failure(&error))?,
         })
     }
@@ -136,7 +142,12 @@ impl Keeper {
         Ok(Outcome::Missing { ask: Ask::Touch, missing })
     }
 
-    fn add(&mut self, span: RegionSpan, name: RegionName, view: &View<'_>) -> Result<Outcome, Failure> {
+    fn add(
+        &mut self,
+        span: RegionSpan,
+        (name, mode): (RegionName, RegionMode),
+        view: &View<'_>,
+    ) -> Result<Outcome, Failure> {
         let range = span.address()..span.end();
         let base = view.pointer(&range).ok_or(Failure::NotMapped)?;
         let pages = usize::try_from(span.len() / PAGE).map_err(|_| Failure::Limit)?;
@@ -144,9 +155,10 @@ impl Keeper {
         // It stays so as long as it's in the plain spans, and before the address space takes it from
         // these it has `vacate` end the region. The VMM never makes Rust references to guest memory.
         let memory = unsafe { LiveMemory::new(base, pages) };
-        let id = self.engine.add_region(name, memory).map_err(|error| effects::failure(&error))?;
+        let added = effects::add_region(&mut self.engine, name, memory, mode);
+        let added = added.map_err(|error| effects::failure(&error))?;
         self.prepared = None;
-        Ok(Outcome::Region(id))
+        Ok(added)
     }
 
     fn drop_all(&mut self) {

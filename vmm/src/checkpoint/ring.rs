@@ -5,6 +5,7 @@
 //! what is reported grow, and resets when the compares that this wastes have cost as much as the faults that a
 //! reset will cause. Whoever knew beforehand what the program does could save half of that cost, and not more.
 
+use std::collections::TryReserveError;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -125,6 +126,11 @@ impl RingTracker {
         cost <= self.wasted_ns || ring.entries() / 4 * 3 <= ring.used()
     }
 
+    fn add(&mut self, id: RegionId, slot: u32, range: Range<u64>, [writable, kept]: [PageSet; 2]) {
+        let by_host = self.memory.watch(range);
+        self.regions.push(Tracked { id, slot, by_host, writable, kept, writable_pages: 0, in_vain: 0 });
+    }
+
     fn find(&self, region: RegionId) -> Result<usize, TrackError> {
         self.regions.iter().position(|tracked| tracked.id == region).ok_or(TrackError::NotAttached(region))
     }
@@ -141,10 +147,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Tracker for RingTracker {
     fn attach(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
         let range = region_slot::range(region, memory, &self.memory)?;
-        let out_of_memory =
-            |_| TrackError::Os { call: "malloc", region, source: io::Error::from_raw_os_error(libc::ENOMEM) };
-        let writable = PageSet::new(memory.pages()).map_err(out_of_memory)?;
-        let mut kept = PageSet::new(memory.pages()).map_err(out_of_memory)?;
+        let writable = PageSet::new(memory.pages()).map_err(out_of_memory(region))?;
+        let mut kept = PageSet::new(memory.pages()).map_err(out_of_memory(region))?;
         kept.fill();
         // No entry may be left of a slot that had this slot's number before. A reset joins neighbouring pages of
         // one slot, and where one of them lies beyond its end it protects none (kvm_reset_dirty_gfn in Linux
@@ -155,16 +159,17 @@ impl Tracker for RingTracker {
             region_slot::set_logged(&slots, region, &range, true)?;
             slots.number(&range).ok_or(TrackError::NotAttached(region))?
         };
-        let by_host = self.memory.watch(range);
-        self.regions.push(Tracked {
-            id: region,
-            slot,
-            by_host,
-            writable,
-            kept,
-            writable_pages: 0,
-            in_vain: 0,
-        });
+        self.add(region, slot, range, [writable, kept]);
+        Ok(())
+    }
+
+    fn attach_hinted(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
+        // Without a log. It's known here because it ends, too, when the program unmaps its memory.
+        let range = region_slot::range(region, memory, &self.memory)?;
+        let slot = self.slots().number(&range).ok_or(TrackError::NotAttached(region))?;
+        let none = || PageSet::new(0).map_err(out_of_memory(region));
+        let (writable, kept) = (none()?, none()?);
+        self.add(region, slot, range, [writable, kept]);
         Ok(())
     }
 
@@ -200,6 +205,10 @@ impl Tracker for RingTracker {
         tracked.by_host.take_back(0, pages.words());
         reset.map_err(reset_refused(region))
     }
+}
+
+fn out_of_memory(region: RegionId) -> impl FnOnce(TryReserveError) -> TrackError {
+    move |_| TrackError::Os { call: "malloc", region, source: io::Error::from_raw_os_error(libc::ENOMEM) }
 }
 
 fn reset_refused(region: RegionId) -> impl FnOnce(KvmError) -> TrackError {

@@ -33,10 +33,11 @@ use crate::machine::host_costs::HostFigures;
 use crate::machine::poll_policy::{PollMode, PollPolicy};
 use crate::machine::run_loop::RunLoop;
 use crate::machine::sandbox::{self, SandboxError};
+use crate::machine::status::About;
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::tracking::{TrackerMode, Tracking};
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegisters};
-use crate::machine::{auxiliary, poller, random, script};
+use crate::machine::{auxiliary, control, poller, random, script};
 use crate::memory::layout::STACK_TOP;
 use crate::virtio::PciFunction;
 use crate::virtio::pci::FunctionError;
@@ -236,6 +237,7 @@ struct Machine {
     calls: Arc<SharedCalls>,
     unit: Arc<SharedUnit>,
     bus: Bus<UnitRegisters>,
+    about: About,
 }
 
 impl Machine {
@@ -270,12 +272,17 @@ impl Machine {
         );
         let policy = PollPolicy::new(config.poll, has_spare_core());
         let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
-        Ok(Self { cpu, calls: Arc::new(calls), unit, bus })
+        let about = About::new(&config.program.to_string_lossy(), "app");
+        Ok(Self { cpu, calls: Arc::new(calls), unit, bus, about })
     }
 
     /// Runs the vCPU and the poller, each on a confined thread of its own.
     fn run(self) -> Result<Ended, RunError> {
-        let Self { cpu, calls, unit, bus } = self;
+        let Self { cpu, calls, unit, bus, about } = self;
+        let asked = Arc::clone(&unit);
+        let _control = control::start(move || {
+            about.status(asked.with(|unit| unit.figures()).map(|figures| (0, figures)))
+        });
         let host = |what| move |source| RunError::Host { what, source };
         let (polled, posted) = (Arc::clone(&unit), Arc::clone(&calls));
         let poller =

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use cairn_abi::pci;
+use cairn_abi::reply::SessionFigures;
 
 use crate::checkpoint::Keeper;
 use crate::devices::bus::MmioDevice;
@@ -119,6 +120,13 @@ impl Unit {
         self.keeper.empty_log()
     }
 
+    /// The figures of the session, if there is one.
+    #[must_use]
+    pub fn figures(&self) -> Option<SessionFigures> {
+        let session = self.function.device().session().address_space();
+        session.map(|_| self.keeper.figures())
+    }
+
     fn notified(&mut self) {
         let memory = Arc::clone(&self.memory);
         let view = memory.view();
@@ -182,8 +190,10 @@ fn is_pollable(effect: Effect) -> bool {
         Effect::Checkpoint(_)
         | Effect::Rollback(..)
         | Effect::Release(_)
+        | Effect::Hint(_)
         | Effect::SessionFigures
-        | Effect::CheckpointFigures(_) => true,
+        | Effect::CheckpointFigures(_)
+        | Effect::NextCheckpointFigures(_) => true,
         Effect::DropAll
         | Effect::PrepareRegion { .. }
         | Effect::AddRegion { .. }

@@ -50,17 +50,20 @@ impl MsiSink for Messages {
     }
 }
 
+/// The guest's checkpoint functions, in the order of the bus.
+pub(super) type Sessions = Vec<Arc<CheckpointFunction<KvmLog>>>;
+
 /// The bus with all functions that `config` asks for, in this order: checkpoint functions, disks, random bytes.
 pub(super) fn bus(
     vm: &Arc<Vm>,
     slots: &Arc<RamSlots>,
     config: &LinuxConfig,
     costs: HostCosts,
-) -> Result<PciBus, BootError> {
+) -> Result<(PciBus, Sessions), BootError> {
     let mut bus = PciBus::default();
     let bound = |address| u32::try_from(address).unwrap_or(u32::MAX);
     let mut bars = BarWindow::new(bound(PCI_WINDOW.start)..bound(PCI_WINDOW.end));
-    add_sessions(&mut bus, &mut bars, slots, config, costs)?;
+    let sessions = add_sessions(&mut bus, &mut bars, slots, config, costs)?;
     let messages = Arc::new(Messages { vm: Arc::clone(vm), noted: AtomicBool::new(false) });
     let confine = || sandbox::confine_device().map_err(io::Error::other);
     let wiring = Wiring { ram: Arc::clone(slots.ram()), interrupts: messages, confine };
@@ -71,7 +74,7 @@ pub(super) fn bus(
     }
     let entropy = entropy::function(wiring, &mut bars).map_err(DevicesError::Entropy)?;
     bus.add(Arc::new(entropy)).map_err(DevicesError::Bus)?;
-    Ok(bus)
+    Ok((bus, sessions))
 }
 
 fn add_sessions(
@@ -80,7 +83,7 @@ fn add_sessions(
     slots: &Arc<RamSlots>,
     config: &LinuxConfig,
     costs: HostCosts,
-) -> Result<(), DevicesError> {
+) -> Result<Sessions, DevicesError> {
     let ram = slots.ram();
     let frames = Arc::new(Mutex::new(FrameLog::new(KvmLog(Arc::clone(slots)), Arc::clone(ram))));
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
@@ -93,6 +96,7 @@ fn add_sessions(
         max_history_bytes: config.history_memory.unwrap_or(config.memory),
         costs,
     };
+    let mut sessions = Sessions::new();
     // Sessions take turns: a checkpoint stops the guest's CPUs.
     let pool = if config.sessions == 0 { None } else { helpers::start(config.threads)? };
     for index in 0..config.sessions {
@@ -100,7 +104,9 @@ fn add_sessions(
         let device = CheckpointDevice::new(limits, keys);
         let function = PciFunction::new(device, IDENTITY, bars.take(BAR_SIZE)?)?;
         let keeper = LinuxKeeper::new(Arc::clone(&frames), SessionIndex(index), keeping, pool.clone());
-        bus.add(Arc::new(CheckpointFunction::new(Arc::clone(ram), function, keeper)))?;
+        let function = Arc::new(CheckpointFunction::new(Arc::clone(ram), function, keeper));
+        sessions.push(Arc::clone(&function));
+        bus.add(function)?;
     }
-    Ok(())
+    Ok(sessions)
 }
