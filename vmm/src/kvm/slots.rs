@@ -100,7 +100,7 @@ impl SlotMap {
 
     /// Makes KVM forget all that it derived from the guest's page tables: deleting a slot does that
     /// (KVM_X86_QUIRK_SLOT_ZAP_ALL, which is on unless it's turned off). A vCPU that runs is made to leave the
-    /// guest and to come back without what it had derived, before this returns.
+    /// guest, and waited for (KVM_REQ_MMU_FREE_OBSOLETE_ROOTS), so that it has forgotten when this returns.
     ///
     /// # Errors
     /// [`SlotError`].

@@ -4,8 +4,9 @@
 //! VMX and SVM the stub runs at CPL 0 and its SYSRET goes back; where CPL 0 is emulated, SYSCALL stays
 //! at CPL 3 and the VMM sets the return itself. Which it is shows at the vCPU's first instruction, a
 //! SYSCALL of ours. In the second case exits are dear, and there the stub posts calls in a page that it
-//! shares with the VMM while somebody answers them there (`posted`). An exception arrives as a store of its vector to the
-//! exception port, by a stub of that vector; the CPU has left its frame on the interrupt stack.
+//! shares with the VMM while somebody answers them there (`posted`). An exception arrives as a store of
+//! its vector to the exception port, by a stub of that vector; the CPU has left its frame on the
+//! interrupt stack.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -186,7 +187,9 @@ impl Cpu {
         }
         let ring = vm.dirty_ring(&vcpu)?;
         let mut cpu = Self { vcpu, system, stub, has_counter, segments: Segments::default(), ring };
-        let regs = kvm_regs { rcx: entry, r11: START_FLAGS, rsp: stack, ..cpu.vcpu.regs() };
+        // The counter's upper half is still in rdx. A program takes that for a function to call at its end
+        // (System V ABI, AMD64 supplement, 3.4.1).
+        let regs = kvm_regs { rcx: entry, rdx: 0, r11: START_FLAGS, rsp: stack, ..cpu.vcpu.regs() };
         cpu.vcpu.set_regs(&regs);
         cpu.answer(0, Segments::default())?;
         Ok(cpu)
