@@ -49,6 +49,7 @@ const UNSAFE_FILES: &[&str] = &[
     "vmm/src/host/signal.rs",
     "vmm/src/host/tsc.rs",
     "vmm/src/kvm/dirty_log.rs",
+    "vmm/src/kvm/dirty_ring.rs",
     "vmm/src/kvm/kernel_vcpu.rs",
     "vmm/src/kvm/ram_slots.rs",
     "vmm/src/kvm/slots.rs",

@@ -20,6 +20,8 @@ pub struct Programs {
     pub cairn: Option<PathBuf>,
     /// When its VMM takes requests without an exit.
     pub poll: Poll,
+    /// How its VMM finds what was written.
+    pub tracker: Tracker,
 }
 
 /// The values of `cairn run --poll`.
@@ -47,15 +49,41 @@ impl Poll {
     }
 }
 
+/// The values of `cairn run --tracker`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tracker {
+    /// Whatever costs least here.
+    #[default]
+    Auto,
+    /// KVM's dirty bitmap.
+    Bitmap,
+    /// KVM's dirty ring.
+    Ring,
+    /// Everything is compared.
+    Scan,
+}
+
+impl Tracker {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Bitmap => "bitmap",
+            Self::Ring => "ring",
+            Self::Scan => "scan",
+        }
+    }
+}
+
 impl Programs {
     /// This program, and the `cairn` beside it unless another is named.
     ///
     /// # Errors
     /// The system doesn't say which program this is.
-    pub fn find(cairn: Option<PathBuf>, poll: Poll) -> std::io::Result<Self> {
+    pub fn find(cairn: Option<PathBuf>, poll: Poll, tracker: Tracker) -> std::io::Result<Self> {
         let bench = std::env::current_exe()?;
         let beside = || bench.parent().unwrap_or(Path::new("/")).join("cairn");
-        Ok(Self { cairn: Some(cairn.unwrap_or_else(beside)), bench, poll })
+        Ok(Self { cairn: Some(cairn.unwrap_or_else(beside)), bench, poll, tracker })
     }
 
     /// This program, for every engine: in a guest.
@@ -63,7 +91,7 @@ impl Programs {
     /// # Errors
     /// The system doesn't say which program this is.
     pub fn in_guest() -> std::io::Result<Self> {
-        Ok(Self { cairn: None, bench: std::env::current_exe()?, poll: Poll::Never })
+        Ok(Self { cairn: None, bench: std::env::current_exe()?, poll: Poll::Never, tracker: Tracker::Auto })
     }
 
     /// The command that starts a worker of `engine` for a region of so many MiB.
@@ -74,7 +102,7 @@ impl Programs {
             let mut command = Command::new(cairn);
             let memory = memory_mib(region_mib);
             command.args(["run", "--memory", &format!("{memory}M"), "--history", &HISTORY.to_string()]);
-            command.args(["--poll", self.poll.name(), "--"]);
+            command.args(["--poll", self.poll.name(), "--tracker", self.tracker.name(), "--"]);
             command.arg(&self.bench);
             command
         } else {
@@ -100,7 +128,8 @@ mod tests {
 
     fn words_with(engine: Contender, cairn: Option<&str>) -> Vec<String> {
         let cairn = cairn.map(PathBuf::from);
-        let programs = Programs { bench: "/b/cairn-bench".into(), cairn, poll: Poll::Auto };
+        let programs =
+            Programs { bench: "/b/cairn-bench".into(), cairn, poll: Poll::Auto, tracker: Tracker::Ring };
         let command = programs.worker(engine, 64);
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         words.map(|word| word.to_string_lossy().into_owned()).collect()
@@ -111,7 +140,7 @@ mod tests {
         assert_eq!(words(Contender::Fork), ["/b/cairn-bench", "worker", "--engine", "fork"]);
         assert_eq!(
             words(Contender::Cairn).join(" "),
-            "/b/cairn run --memory 384M --history 2 --poll auto -- /b/cairn-bench worker --engine cairn"
+            "/b/cairn run --memory 384M --history 2 --poll auto --tracker ring -- /b/cairn-bench worker --engine cairn"
         );
     }
 
@@ -123,8 +152,9 @@ mod tests {
 
     #[test]
     fn the_command_is_looked_for_beside_the_benchmark() {
-        let programs = Programs::find(None, Poll::Auto).unwrap();
+        let programs = Programs::find(None, Poll::Auto, Tracker::Auto).unwrap();
         assert_eq!(programs.cairn.unwrap().parent(), programs.bench.parent());
-        assert_eq!(Programs::find(Some("/x".into()), Poll::Never).unwrap().cairn, Some("/x".into()));
+        let programs = Programs::find(Some("/x".into()), Poll::Never, Tracker::Scan).unwrap();
+        assert_eq!(programs.cairn, Some("/x".into()));
     }
 }

@@ -13,7 +13,7 @@ use cairn_bench::budget::{Pace, QUICK};
 use cairn_bench::cell;
 use cairn_bench::clock::Rate;
 use cairn_bench::driver::{Plan, Progress};
-use cairn_bench::engine::{Poll, Programs};
+use cairn_bench::engine::{Poll, Programs, Tracker};
 use cairn_bench::file::OutputFile;
 use cairn_bench::host::Host;
 use cairn_bench::linux_guest::boot::{self, LinuxGuest};
@@ -68,7 +68,8 @@ fn measured(options: Run) -> Result<Report> {
     if options.guest.linux_guest {
         return boot_guest(options);
     }
-    let programs = Programs::find(options.cairn, options.poll).context("which program this is")?;
+    let programs =
+        Programs::find(options.cairn, options.poll, options.tracker).context("which program this is")?;
     measure(options.what, programs, |plan| {
         let left_out = budget::too_large(&plan.cells, &plan.engines, budget::usable_mib())?;
         for (engine, cells, needed_mib) in left_out {
@@ -93,7 +94,7 @@ fn measure<P: Progress>(
     };
     let cells = if what.quick { cell::quick() } else { cell::all(&what.patterns, &what.region_mib)? };
     let rate = measure_rate()?;
-    let mut report = Report::new(Host::look(rate.hz()), programs.poll);
+    let mut report = Report::new(Host::look(rate.hz()), programs.poll, programs.tracker);
     let plan = Plan { cells, engines: distinct(what.engines), pace, programs, rate };
     let progress = begin(&plan)?;
     plan.run(&mut report, &progress);
@@ -106,7 +107,8 @@ fn boot_guest(options: Run) -> Result<Report> {
     cell::all(&options.what.patterns, &options.what.region_mib)?;
     let Guest { kernel, modules, memory, cpus, guest_program, .. } = options.guest;
     let kernel = kernel.context("--linux-guest needs a kernel: --kernel VMLINUZ, a distribution's own")?;
-    let programs = Programs::find(options.cairn, Poll::Never).context("which program this is")?;
+    let programs =
+        Programs::find(options.cairn, Poll::Never, Tracker::Auto).context("which program this is")?;
     let cairn = programs.cairn.context("there is no cairn command")?;
     let program = boot::program(guest_program)?;
     let guest = LinuxGuest { cairn, kernel, modules, memory, cpus, program };

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use cairn_bench::contender::Contender;
-use cairn_bench::engine::Poll;
+use cairn_bench::engine::{Poll, Tracker};
 use cairn_bench::pattern::Pattern;
 use clap::{Args, Parser, Subcommand};
 
@@ -58,6 +58,9 @@ pub(crate) struct Run {
     /// When the VM's host takes requests without an exit.
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Poll::Auto, conflicts_with = "linux_guest")]
     pub(crate) poll: Poll,
+    /// How the VM's host finds what was written.
+    #[arg(long, value_name = "TRACKER", value_enum, default_value_t = Tracker::Auto, conflicts_with = "linux_guest")]
+    pub(crate) tracker: Tracker,
     /// The `cairn` command that runs the VM [default: the one beside this program].
     #[arg(long, value_name = "PATH")]
     pub(crate) cairn: Option<PathBuf>,

@@ -8,7 +8,7 @@ use crate::contender::Contender;
 use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
-use crate::engine::Poll;
+use crate::engine::{Poll, Tracker};
 use crate::host::Host;
 use crate::pattern::Pattern;
 use crate::protocol::{Figures, Stops};
@@ -52,6 +52,9 @@ pub struct Report {
     pub command: Option<String>,
     /// How `cairn` was asked to poll.
     pub poll: Poll,
+    /// How `cairn` was asked to find what was written.
+    #[serde(default)]
+    pub tracker: Tracker,
     /// What was measured and verified.
     pub cells: Vec<Measured>,
     /// What could not be measured here.
@@ -135,13 +138,14 @@ pub enum Outcome {
 impl Report {
     /// An empty report.
     #[must_use]
-    pub fn new(host: Host, poll: Poll) -> Self {
+    pub fn new(host: Host, poll: Poll, tracker: Tracker) -> Self {
         Self {
             schema: SCHEMA,
             host,
             linux_guest: None,
             command: None,
             poll,
+            tracker,
             cells: Vec::new(),
             unavailable: Vec::new(),
             failed: Vec::new(),
@@ -246,7 +250,7 @@ mod tests {
             verified: true,
         };
         let cell = Cell::new(Pattern::Hot, 64, 10).unwrap();
-        let mut report = Report::new(Host::look(1), Poll::Auto);
+        let mut report = Report::new(Host::look(1), Poll::Auto, Tracker::Auto);
         report.add(cell, Contender::Cairn, Outcome::Measured(Box::new(figures), 11));
         report.add(
             cell,

@@ -215,7 +215,7 @@ fn three_digits(value: u64, unit: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Poll;
+    use crate::engine::{Poll, Tracker};
     use crate::host::Host;
     use crate::protocol::Stops;
     use crate::report::Median;
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_run_in_a_guest_says_so_and_on_what() {
-        let report = Report::new(Host::look(1), Poll::Never);
+        let report = Report::new(Host::look(1), Poll::Never, Tracker::Auto);
         assert!(!render(&report).contains("guest"));
         let host = Host { kernel: "9.9-host".to_owned(), ..Host::look(1) };
         let text = render(&report.of_linux_guest(host));
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn tables_name_every_engine_and_what_is_missing() {
-        let mut report = Report::new(Host::look(1), Poll::Auto);
+        let mut report = Report::new(Host::look(1), Poll::Auto, Tracker::Auto);
         report.cells =
             vec![measured("cairn", 16, 100), measured("fork", 16, 1500), measured("cairn", 163, 200)];
         let absent = |engine: &str| Absent {

@@ -290,7 +290,7 @@ fn machine(row: &mut impl FnMut(&str, &str), host: &Host) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Poll;
+    use crate::engine::{Poll, Tracker};
     use crate::report::Median;
     use crate::stats::{Quantiles, Spread};
 
@@ -317,7 +317,8 @@ mod tests {
 
     /// Two cells: one that `cairn` wins and one that it loses, and an engine that nobody knows.
     pub(crate) fn report() -> Report {
-        let mut report = Report::new(Host { cpu: "<i>CPU</i>".to_owned(), ..Host::look(1) }, Poll::Auto);
+        let mut report =
+            Report::new(Host { cpu: "<i>CPU</i>".to_owned(), ..Host::look(1) }, Poll::Auto, Tracker::Auto);
         report.cells = vec![
             measured("cairn", 16, 1_000),
             measured("fork", 16, 50_000),

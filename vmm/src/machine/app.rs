@@ -10,7 +10,7 @@ use std::{io, thread};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
-use crate::checkpoint::{Keeper, KeeperConfig};
+use crate::checkpoint::{Keeper, KeeperConfig, TrackerParts};
 use crate::devices::bus::{Bus, BusError};
 use crate::devices::checkpoint::device::IDENTITY;
 use crate::devices::checkpoint::{AddressSpace as SpaceId, CheckpointDevice, Limits};
@@ -24,21 +24,21 @@ use crate::guest::app::mapping::SpaceError;
 use crate::guest::app::process::Process;
 use crate::guest::app::space::AddressSpace;
 use crate::guest::app::stack::{MAX_ARGUMENTS, Start};
-use crate::kvm::slots::SlotMap;
 use crate::kvm::system::{KvmError, System};
 use crate::machine::bare::{Bare, BareError};
 use crate::machine::calls::SharedCalls;
 use crate::machine::end::Ended;
 use crate::machine::helpers::{self, HelperError};
+use crate::machine::host_costs::HostFigures;
 use crate::machine::poll_policy::{PollMode, PollPolicy};
 use crate::machine::run_loop::RunLoop;
 use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::status::About;
 use crate::machine::sysfs::UnitSysfs;
+use crate::machine::tracking::{TrackerMode, Tracking};
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegisters};
 use crate::machine::{auxiliary, control, poller, random, script};
 use crate::memory::layout::STACK_TOP;
-use crate::memory::program::ProgramMemory;
 use crate::virtio::PciFunction;
 use crate::virtio::pci::FunctionError;
 
@@ -71,6 +71,10 @@ pub struct AppConfig {
     pub poll: PollMode,
     /// Checkpoints that are retained.
     pub history: NonZeroUsize,
+    /// How its writes are found.
+    pub tracker: TrackerMode,
+    /// Entries of the dirty ring, where that is used.
+    pub ring_entries: Option<u32>,
     /// Bytes that they may have together, beside the newest's own copy; by default as many as `memory`.
     pub history_memory: Option<u64>,
     /// Threads that work on a large checkpoint; by default [as many as are of use](helpers::start).
@@ -238,11 +242,22 @@ struct Machine {
 
 impl Machine {
     fn build(kvm: &System, config: &AppConfig) -> Result<Self, RunError> {
-        let Bare { vm, slots, system, mut space, root } = Bare::build(kvm, config.memory)?;
+        let tracking =
+            Tracking::choose(kvm, config.tracker, config.ring_entries, &HostFigures::or_usual(kvm))?;
+        tracing::info!(?tracking.log, ?tracking.scanning, "how writes are found");
+        let Bare { vm, slots, system, mut space, root } = Bare::build(kvm, config.memory, tracking.log)?;
         let memory = Arc::clone(space.memory());
         let (entry, stack) = load(&mut space, config)?;
-        let cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry, stack)?;
-        let unit = Arc::new(SharedUnit::new(unit(config, &slots, &memory, SpaceId(root))?));
+        let mut cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry, stack)?;
+        let parts = TrackerParts {
+            slots,
+            memory,
+            ring: cpu.take_ring().map(|ring| Arc::new(Mutex::new(ring))),
+            scanning: tracking.scanning,
+            costs: tracking.costs,
+            log_costs: tracking.log_costs,
+        };
+        let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root))?));
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         let keeper = Arc::clone(&unit);
@@ -277,9 +292,10 @@ impl Machine {
                 Ok(())
             });
         let poller = poller.map_err(host("a thread"))?;
+        let served = Arc::clone(&unit);
         let vcpu = thread::Builder::new().name("vcpu".to_owned()).spawn(move || {
             sandbox::confine()?;
-            RunLoop::new(cpu, calls, bus).run()
+            RunLoop::new(cpu, calls, bus, served).run()
         });
         let ended = vcpu.map_err(host("a thread"))?.join();
         unit.stop();
@@ -383,12 +399,7 @@ fn write_stack(space: &AddressSpace, config: &AppConfig, auxiliary: &[(u64, u64)
     Ok(pointer)
 }
 
-fn unit(
-    config: &AppConfig,
-    slots: &Arc<Mutex<SlotMap>>,
-    memory: &Arc<ProgramMemory>,
-    root: SpaceId,
-) -> Result<Unit, RunError> {
+fn unit(config: &AppConfig, parts: TrackerParts, root: SpaceId) -> Result<Unit, RunError> {
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
     let limits = Limits { max_regions: MAX_REGIONS, max_bytes: config.memory, history };
     let keys = random::keys().map_err(|source| RunError::Host { what: "random bytes", source })?;
@@ -400,10 +411,12 @@ fn unit(
         max_region_bytes: config.memory,
         // What a guest can make its host keep stays in proportion to what it was given.
         max_history_bytes: config.history_memory.unwrap_or(config.memory),
+        costs: parts.costs,
     };
-    let keeper = Keeper::new(Arc::clone(slots), Arc::clone(memory), keeping, helpers::start(config.threads)?);
+    let memory = Arc::clone(&parts.memory);
+    let keeper = Keeper::new(parts, keeping, helpers::start(config.threads)?);
     let policy = PollPolicy::new(poll_mode(config.poll), has_spare_core());
-    Ok(Unit::new(function, keeper, Arc::clone(memory), root, policy))
+    Ok(Unit::new(function, keeper, memory, root, policy))
 }
 
 /// Whether a thread that polls has a core besides the vCPU's.

@@ -13,6 +13,7 @@ use crate::checkpoint::Keeper;
 use crate::devices::bus::MmioDevice;
 use crate::devices::checkpoint::device::{CheckpointDevice, Rest};
 use crate::devices::checkpoint::{AddressSpace, Effect};
+use crate::kvm::system::KvmError;
 use crate::machine::poll_policy::PollPolicy;
 use crate::memory::layout::PCI_REGISTERS;
 use crate::memory::program::ProgramMemory;
@@ -109,6 +110,14 @@ impl Unit {
         for region in self.keeper.vacate(range) {
             self.function.device_mut().forget_region(region);
         }
+    }
+
+    /// Makes room in the log of what the program writes.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`]: the vCPU can't go on.
+    pub fn empty_log(&mut self) -> Result<(), KvmError> {
+        self.keeper.empty_log()
     }
 
     /// The figures of the session, if there is one.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use cairn_abi::reply::Ask;
 use cairn_abi::{CheckpointId, Hint, RegionId, RegionMode, RegionName};
+use cairn_engine::HostCosts;
 
 use super::LinuxKeeper;
 use super::frames::testing::FakeLog;
@@ -56,6 +57,7 @@ fn bench_in(mode: RegionMode, pages: usize, frames: u64, seed: u64) -> Bench {
     let log = FakeLog::new(&ram);
     let frame_log = Arc::new(Mutex::new(FrameLog::new(log.clone(), Arc::clone(&ram))));
     let config = KeeperConfig {
+        costs: HostCosts::default(),
         history: NonZeroUsize::new(5).unwrap(),
         max_region_bytes: 1 << 30,
         max_history_bytes: 1 << 30,

@@ -4,6 +4,8 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use cairn_engine::HostCosts;
+
 use crate::checkpoint::KeeperConfig;
 use crate::checkpoint::linux::frames::{FrameLog, SessionIndex};
 use crate::checkpoint::linux::{KvmLog, LinuxKeeper};
@@ -56,11 +58,12 @@ pub(super) fn bus(
     vm: &Arc<Vm>,
     slots: &Arc<RamSlots>,
     config: &LinuxConfig,
+    costs: HostCosts,
 ) -> Result<(PciBus, Sessions), BootError> {
     let mut bus = PciBus::default();
     let bound = |address| u32::try_from(address).unwrap_or(u32::MAX);
     let mut bars = BarWindow::new(bound(PCI_WINDOW.start)..bound(PCI_WINDOW.end));
-    let sessions = add_sessions(&mut bus, &mut bars, slots, config)?;
+    let sessions = add_sessions(&mut bus, &mut bars, slots, config, costs)?;
     let messages = Arc::new(Messages { vm: Arc::clone(vm), noted: AtomicBool::new(false) });
     let confine = || sandbox::confine_device().map_err(io::Error::other);
     let wiring = Wiring { ram: Arc::clone(slots.ram()), interrupts: messages, confine };
@@ -79,6 +82,7 @@ fn add_sessions(
     bars: &mut BarWindow,
     slots: &Arc<RamSlots>,
     config: &LinuxConfig,
+    costs: HostCosts,
 ) -> Result<Sessions, DevicesError> {
     let ram = slots.ram();
     let frames = Arc::new(Mutex::new(FrameLog::new(KvmLog(Arc::clone(slots)), Arc::clone(ram))));
@@ -90,6 +94,7 @@ fn add_sessions(
         history: config.history,
         max_region_bytes: max_bytes,
         max_history_bytes: config.history_memory.unwrap_or(config.memory),
+        costs,
     };
     let mut sessions = Sessions::new();
     // Sessions take turns: a checkpoint stops the guest's CPUs.

@@ -31,6 +31,7 @@ use crate::kvm::ram_slots::{RamSlots, SLOT_BYTES};
 use crate::kvm::system::System;
 use crate::kvm::vm::Vm;
 use crate::machine::control;
+use crate::machine::host_costs::HostFigures;
 use crate::machine::linux::config::LinuxConfig;
 use crate::machine::linux::end::{LinuxEnd, LinuxEnded};
 use crate::machine::linux::error::BootError;
@@ -77,7 +78,9 @@ impl Machine {
         let entry = load(&ram, config)?;
         let vm = Arc::new(kvm.create_kernel_vm()?);
         let slots = Arc::new(RamSlots::new(&vm, &ram, SLOT_BYTES)?);
-        let (bus, sessions) = functions::bus(&vm, &slots, config)?;
+        let figures = HostFigures::or_usual(kvm);
+        let (costs, _) = figures.costs(&figures.bitmap);
+        let (bus, sessions) = functions::bus(&vm, &slots, config, costs)?;
         let pci = Arc::new(bus);
         let reports = Reports::default();
         let ports = Arc::new(Ports { serials: serials(&vm, &reports).map(Arc::new), pci });
