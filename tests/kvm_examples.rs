@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use cairn_tests::{built, cairn_run, run};
 
@@ -49,4 +50,21 @@ fn the_store_goes_back_to_where_it_began() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let (two, one) = (out.find('2').unwrap(), out.rfind('1').unwrap());
     assert!(two < one, "{out}");
+}
+
+#[test]
+fn an_input_meets_the_same_state_in_a_guest_as_in_a_child_process() {
+    let program = built("cairn-examples", "reset_fuzz");
+    let small = ["--region-mib", "1", "--seed", "4"];
+    let natively = run(Command::new(&program).args(small).arg("--fork"), b"").unwrap();
+    let guest = run(cairn_run(&[]).arg(&program).args(small).args(["--check", "each"]), b"").unwrap();
+    let err = String::from_utf8_lossy(&guest.stderr);
+    assert!(natively.status.success() && guest.status.success(), "{err}");
+    assert!(err.contains("kept by: cairn") && err.contains("resets in"), "{err}");
+    assert!(natively.stdout.starts_with(b"input 940 crashes the parser"));
+    assert_eq!(String::from_utf8_lossy(&natively.stdout), String::from_utf8_lossy(&guest.stdout));
+    // A guest without processes says what to do.
+    let forking = run(cairn_run(&[]).arg(&program).args(small).arg("--fork"), b"").unwrap();
+    let err = String::from_utf8_lossy(&forking.stderr);
+    assert!(forking.status.code() == Some(1) && err.contains("run it natively"), "{err}");
 }

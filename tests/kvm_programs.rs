@@ -118,6 +118,14 @@ fn what_rusts_std_uses() {
     assert_eq!(printed.status, Some(0), "{printed:?}");
 }
 
+/// A static program has no dynamic linker that would take over what the machine leaves in the registers.
+#[test]
+fn a_static_program() {
+    let directory = tempfile::tempdir().unwrap();
+    let printed = same_in_guest("/sbin/ldconfig", &["--version"], directory.path(), b"").unwrap();
+    assert_eq!(printed.status, Some(0), "{printed:?}");
+}
+
 /// The list of system calls is what these programs make: a call that isn't there would be told.
 #[test]
 fn no_program_misses_a_system_call() {

@@ -18,6 +18,7 @@ const UNSAFE_FILES: &[&str] = &[
     "checkpoint-engine/src/pool.rs",
     "checkpoint-engine/src/tests/memory.rs",
     "checkpoint-engine/tests/no_allocation.rs",
+    "examples/src/fuzz/forked.rs",
     "guest-kmod-free-shim/src/client/tests.rs",
     "guest-kmod-free-shim/src/lock.rs",
     "guest-kmod-free-shim/src/mapping.rs",
@@ -49,6 +50,7 @@ const UNSAFE_FILES: &[&str] = &[
     "vmm/src/host/tsc.rs",
     "vmm/src/host/userfault.rs",
     "vmm/src/kvm/dirty_log.rs",
+    "vmm/src/kvm/dirty_ring.rs",
     "vmm/src/kvm/kernel_vcpu.rs",
     "vmm/src/kvm/ram_slots.rs",
     "vmm/src/kvm/slots.rs",
@@ -69,7 +71,7 @@ const DEPENDENCIES: [(&str, &[&str]); 7] = [
     ("guest-lib", &["cairn-abi", "cairn-engine", "cairn-shim"]),
     ("vmm", &["cairn-abi", "cairn-engine"]),
     ("examples", &["cairn-guest"]),
-    ("bench", &["cairn-guest"]),
+    ("bench", &["cairn-guest", "cairn-examples"]),
 ];
 /// Lines that a file may have.
 const LONGEST: usize = 500;

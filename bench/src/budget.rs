@@ -3,7 +3,9 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
+
+use crate::cell::Cell;
 
 /// Batches that each engine gets in a cell, in turns with the others.
 pub const ROUNDS: u32 = 8;
@@ -17,6 +19,8 @@ const CYCLES_SHARE: u32 = 3;
 const SLICE: (Duration, Duration) = (Duration::from_millis(40), Duration::from_secs(2));
 /// Bytes that a worker takes beside its memory of regions.
 const PROCESS_MIB: u64 = 64;
+/// Of the memory that is available, so many percent may be used.
+const MEMORY_PERCENT: u64 = 90;
 
 /// How long cycles are timed.
 #[derive(Clone, Copy, Debug)]
@@ -53,29 +57,78 @@ pub fn batch(time: Duration, cycle_ns: u64, dirty: u32) -> u32 {
 /// MiB that a worker and its engine take at most, with a region of `region_mib` of which one epoch writes
 /// `dirty_mib`: the region, its mirror or copies, the history, and at the end the model.
 #[must_use]
-pub fn needed_mib(engine: EngineKind, region_mib: u32, dirty_mib: u32) -> u64 {
+pub fn needed_mib(engine: Contender, region_mib: u32, dirty_mib: u32) -> u64 {
     let (region, dirty) = (u64::from(region_mib), u64::from(dirty_mib));
     let kept = match engine {
         // Two retained copies, and the one that is being made.
-        EngineKind::FullCopy => 3 * region,
+        Contender::FullCopy => 3 * region,
         // Two children that share all but what was written since.
-        EngineKind::Fork => 2 * dirty,
-        EngineKind::Cairn | EngineKind::Mprotect | EngineKind::UffdWp | EngineKind::UserCompare => {
-            region + 2 * dirty
-        }
+        Contender::Fork => 2 * dirty,
+        Contender::Cairn
+        | Contender::CairnHinted
+        | Contender::Mprotect
+        | Contender::UffdWp
+        | Contender::UserCompare => region + 2 * dirty,
     };
     region + kept + PROCESS_MIB
+}
+
+/// MiB that a run may use: the most of what is available now, or no limit where the system doesn't say.
+#[must_use]
+pub fn usable_mib() -> u64 {
+    available_mib().map_or(u64::MAX, |mib| mib / 100 * MEMORY_PERCENT)
+}
+
+/// A cell that no engine has memory for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "{cell} does not fit into memory: the engine that is content with least needs {needed_mib} MiB for it, and \
+     {usable_mib} MiB can be used; leave it out by smaller regions (--region-mib) or other patterns (--patterns)"
+)]
+pub struct NoRoom {
+    /// Which.
+    pub cell: Cell,
+    /// MiB that the engine with the smallest need needs, with the model that its memory is compared with.
+    pub needed_mib: u64,
+    /// MiB that there are.
+    pub usable_mib: u64,
+}
+
+/// Says which engines will be left out of how many cells for want of memory, with the MiB that they would need at most.
+///
+/// # Errors
+/// [`NoRoom`]: a cell has no engine left.
+pub fn too_large(
+    cells: &[Cell],
+    engines: &[Contender],
+    usable_mib: u64,
+) -> Result<Vec<(Contender, usize, u64)>, NoRoom> {
+    let alone = |engine, cell: Cell| {
+        let dirty_mib = cell.dirty_pages.div_ceil(crate::PAGES_PER_MIB);
+        needed_mib(engine, cell.region_mib, dirty_mib).saturating_add(u64::from(cell.region_mib))
+    };
+    for &cell in cells {
+        let least = engines.iter().map(|engine| alone(*engine, cell)).min();
+        if let Some(needed_mib) = least.filter(|needed| *needed > usable_mib) {
+            return Err(NoRoom { cell, needed_mib, usable_mib });
+        }
+    }
+    let left_out = engines.iter().map(|&engine| {
+        let needs = cells.iter().map(|cell| alone(engine, *cell)).filter(|needed| *needed > usable_mib);
+        (engine, needs.clone().count(), needs.max().unwrap_or(0))
+    });
+    Ok(left_out.filter(|(_, cells, _)| *cells > 0).collect())
 }
 
 /// Splits engines into groups that fit into `available_mib` together with one model, in their order. An engine that
 /// does not even fit alone is left out, with the MiB that it needs.
 #[must_use]
 pub fn groups(
-    needs: &[(EngineKind, u64)],
+    needs: &[(Contender, u64)],
     model_mib: u64,
     available_mib: u64,
-) -> (Vec<Vec<EngineKind>>, Vec<(EngineKind, u64)>) {
-    let (mut groups, mut too_large): (Vec<Vec<EngineKind>>, _) = (Vec::new(), Vec::new());
+) -> (Vec<Vec<Contender>>, Vec<(Contender, u64)>) {
+    let (mut groups, mut too_large): (Vec<Vec<Contender>>, _) = (Vec::new(), Vec::new());
     let mut used = u64::MAX;
     for &(engine, need) in needs {
         let alone = need.saturating_add(model_mib);
@@ -113,7 +166,7 @@ pub(crate) fn meminfo_mib(meminfo: &str, field: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use EngineKind::{Cairn, Fork, FullCopy};
+    use Contender::{Cairn, Fork, FullCopy};
 
     #[test]
     fn engines_that_fit_share_a_group_and_others_get_their_own() {
@@ -141,6 +194,20 @@ mod tests {
         let far = Instant::now() + Duration::from_secs(3600);
         assert_eq!(Pace::Until(far).slice(1, 1), SLICE.1);
         assert_eq!(Pace::Until(far).slice(0, 0), SLICE.1);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_known_before() {
+        use crate::pattern::Pattern;
+        let cells = [64, 1024].map(|mib| Cell::new(Pattern::Hot, mib, 10).unwrap());
+        let engines = [Contender::Fork, Contender::FullCopy];
+        assert_eq!(too_large(&cells, &engines, u64::MAX), Ok(vec![]));
+        // Four regions and the model of a full copy don't fit, a fork's do.
+        assert_eq!(too_large(&cells, &engines, 3000), Ok(vec![(Contender::FullCopy, 1, 5 * 1024 + 64)]));
+        let refused = too_large(&cells, &engines, 2000).unwrap_err();
+        assert_eq!((refused.cell, refused.needed_mib), (cells[1], 2 * 1024 + 2 * 11 + 64));
+        assert!(refused.to_string().starts_with("hot 2621 pages of 1024 MiB does not fit"), "{refused}");
+        assert!(too_large(&cells, &engines[1..], 3000).is_err());
     }
 
     #[test]

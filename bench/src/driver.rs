@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
 
 use crate::budget::{self, Pace, ROUNDS};
 use crate::cell::Cell;
 use crate::clock::Rate;
 use crate::cpu;
 use crate::engine::Programs;
+use crate::pattern::Pattern;
 use crate::process::{NoAnswer, WorkerProcess};
 use crate::protocol::{Answer, Figures, Order, chain};
 use crate::report::{Outcome, Report};
@@ -18,8 +19,6 @@ use crate::stats::median;
 
 /// Of the time for cycles, one part in so many is for warm-up, and one for rollbacks.
 const SIDE_SHARE: u32 = 8;
-/// Of the memory that is available, so many percent may be used.
-const MEMORY_PERCENT: u64 = 90;
 
 /// Steps per engine and cell: preparing, each batch, finishing.
 const STEPS_PER_ENGINE: u64 = ROUNDS as u64 + 2;
@@ -30,7 +29,7 @@ pub struct Plan {
     /// The cells, in order.
     pub cells: Vec<Cell>,
     /// The engines, in order.
-    pub engines: Vec<EngineKind>,
+    pub engines: Vec<Contender>,
     /// How long.
     pub pace: Pace,
     /// With what.
@@ -42,7 +41,7 @@ pub struct Plan {
 /// Who is told how far a run is.
 pub trait Progress {
     /// A batch of `engine` in `cell` begins.
-    fn working(&self, cell: Cell, engine: EngineKind);
+    fn working(&self, cell: Cell, engine: Contender);
     /// So many of the steps of the plan ([`Plan::steps`]) are done, more than before.
     fn advance(&self, steps: u64);
 }
@@ -73,22 +72,28 @@ impl Plan {
         &self,
         cell: Cell,
         time: Duration,
-        unavailable: &HashMap<EngineKind, String>,
+        unavailable: &HashMap<Contender, String>,
         progress: &impl Progress,
-    ) -> Vec<(EngineKind, Outcome)> {
+    ) -> Vec<(Contender, Outcome)> {
         let mut outcomes: HashMap<_, _> =
             unavailable.iter().map(|(&engine, why)| (engine, Outcome::Unavailable(why.clone()))).collect();
         progress.advance(outcomes.len() as u64 * STEPS_PER_ENGINE);
+        if cell.pattern == Pattern::Reset && self.engines.contains(&Contender::CairnHinted) {
+            let why = "the parser doesn't say what it writes".to_owned();
+            if outcomes.insert(Contender::CairnHinted, Outcome::NotInCell(why)).is_none() {
+                progress.advance(STEPS_PER_ENGINE);
+            }
+        }
         let dirty_mib = cell.dirty_pages.div_ceil(crate::PAGES_PER_MIB);
         let needs: Vec<_> = (self.engines.iter())
             .filter(|engine| !outcomes.contains_key(engine))
             .map(|&engine| (engine, budget::needed_mib(engine, cell.region_mib, dirty_mib)))
             .collect();
-        let usable_mib = budget::available_mib().map_or(u64::MAX, |mib| mib / 100 * MEMORY_PERCENT);
+        let usable_mib = budget::usable_mib();
         let (groups, too_large) = budget::groups(&needs, u64::from(cell.region_mib), usable_mib);
         for (engine, needed) in too_large {
             let why = format!("it needs {needed} MiB of memory and {usable_mib} MiB can be used");
-            outcomes.insert(engine, Outcome::TooLarge(why));
+            outcomes.insert(engine, Outcome::NotInCell(why));
             progress.advance(STEPS_PER_ENGINE);
         }
         for group in groups {
@@ -103,9 +108,9 @@ impl Plan {
         &self,
         cell: Cell,
         time: Duration,
-        engines: &[EngineKind],
+        engines: &[Contender],
         progress: &impl Progress,
-    ) -> Vec<(EngineKind, Outcome)> {
+    ) -> Vec<(Contender, Outcome)> {
         let mut turns: Vec<_> = engines
             .iter()
             .map(|&engine| {
@@ -142,7 +147,7 @@ impl Plan {
             .collect()
     }
 
-    fn prepare(&self, cell: Cell, engine: EngineKind, time: Duration) -> Result<Turn, Outcome> {
+    fn prepare(&self, cell: Cell, engine: Contender, time: Duration) -> Result<Turn, Outcome> {
         let mut command = self.programs.worker(engine, cell.region_mib);
         let started = WorkerProcess::start(&mut command);
         let mut worker = started.map_err(|error| {
@@ -183,7 +188,7 @@ enum TurnError {
 
 /// A worker whose cell is prepared.
 struct Turn {
-    engine: EngineKind,
+    engine: Contender,
     cell: Cell,
     worker: WorkerProcess,
     /// How long a cycle took lately.
@@ -225,7 +230,7 @@ impl Turn {
     /// CPU time of the VMM's threads so far, the one that runs the worker among them; in a Linux guest that of the
     /// worker, on whose CPU the VMM works. None for other engines' workers, which know their own and their children's.
     fn vm_cpu(&self) -> Result<Option<u64>, TurnError> {
-        if self.engine != EngineKind::Cairn {
+        if !self.engine.needs_device() {
             return Ok(None);
         }
         cpu::of_process_ns(self.worker.id()).map(Some).map_err(TurnError::Cpu)

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
 use serde::{Deserialize, Serialize};
 
 use crate::worker::HISTORY;
@@ -20,6 +20,8 @@ pub struct Programs {
     pub cairn: Option<PathBuf>,
     /// When its VMM takes requests without an exit.
     pub poll: Poll,
+    /// How its VMM finds what was written.
+    pub tracker: Tracker,
 }
 
 /// The values of `cairn run --poll`.
@@ -36,11 +38,39 @@ pub enum Poll {
 }
 
 impl Poll {
-    fn name(self) -> &'static str {
+    /// The name that the option takes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Always => "always",
             Self::Never => "never",
+        }
+    }
+}
+
+/// The values of `cairn run --tracker`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tracker {
+    /// Whatever costs least here.
+    #[default]
+    Auto,
+    /// KVM's dirty bitmap.
+    Bitmap,
+    /// KVM's dirty ring.
+    Ring,
+    /// Everything is compared.
+    Scan,
+}
+
+impl Tracker {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Bitmap => "bitmap",
+            Self::Ring => "ring",
+            Self::Scan => "scan",
         }
     }
 }
@@ -50,10 +80,10 @@ impl Programs {
     ///
     /// # Errors
     /// The system doesn't say which program this is.
-    pub fn find(cairn: Option<PathBuf>, poll: Poll) -> std::io::Result<Self> {
+    pub fn find(cairn: Option<PathBuf>, poll: Poll, tracker: Tracker) -> std::io::Result<Self> {
         let bench = std::env::current_exe()?;
         let beside = || bench.parent().unwrap_or(Path::new("/")).join("cairn");
-        Ok(Self { cairn: Some(cairn.unwrap_or_else(beside)), bench, poll })
+        Ok(Self { cairn: Some(cairn.unwrap_or_else(beside)), bench, poll, tracker })
     }
 
     /// This program, for every engine: in a guest.
@@ -61,18 +91,18 @@ impl Programs {
     /// # Errors
     /// The system doesn't say which program this is.
     pub fn in_guest() -> std::io::Result<Self> {
-        Ok(Self { cairn: None, bench: std::env::current_exe()?, poll: Poll::Never })
+        Ok(Self { cairn: None, bench: std::env::current_exe()?, poll: Poll::Never, tracker: Tracker::Auto })
     }
 
     /// The command that starts a worker of `engine` for a region of so many MiB.
     #[must_use]
-    pub fn worker(&self, engine: EngineKind, region_mib: u32) -> Command {
-        let vm = self.cairn.as_ref().filter(|_| engine == EngineKind::Cairn);
+    pub fn worker(&self, engine: Contender, region_mib: u32) -> Command {
+        let vm = self.cairn.as_ref().filter(|_| engine.needs_device());
         let mut command = if let Some(cairn) = vm {
             let mut command = Command::new(cairn);
             let memory = memory_mib(region_mib);
             command.args(["run", "--memory", &format!("{memory}M"), "--history", &HISTORY.to_string()]);
-            command.args(["--poll", self.poll.name(), "--"]);
+            command.args(["--poll", self.poll.name(), "--tracker", self.tracker.name(), "--"]);
             command.arg(&self.bench);
             command
         } else {
@@ -92,13 +122,14 @@ fn memory_mib(region_mib: u32) -> u32 {
 mod tests {
     use super::*;
 
-    fn words(engine: EngineKind) -> Vec<String> {
+    fn words(engine: Contender) -> Vec<String> {
         words_with(engine, Some("/b/cairn"))
     }
 
-    fn words_with(engine: EngineKind, cairn: Option<&str>) -> Vec<String> {
+    fn words_with(engine: Contender, cairn: Option<&str>) -> Vec<String> {
         let cairn = cairn.map(PathBuf::from);
-        let programs = Programs { bench: "/b/cairn-bench".into(), cairn, poll: Poll::Auto };
+        let programs =
+            Programs { bench: "/b/cairn-bench".into(), cairn, poll: Poll::Auto, tracker: Tracker::Ring };
         let command = programs.worker(engine, 64);
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         words.map(|word| word.to_string_lossy().into_owned()).collect()
@@ -106,23 +137,24 @@ mod tests {
 
     #[test]
     fn only_cairn_runs_in_a_vm() {
-        assert_eq!(words(EngineKind::Fork), ["/b/cairn-bench", "worker", "--engine", "fork"]);
+        assert_eq!(words(Contender::Fork), ["/b/cairn-bench", "worker", "--engine", "fork"]);
         assert_eq!(
-            words(EngineKind::Cairn).join(" "),
-            "/b/cairn run --memory 384M --history 2 --poll auto -- /b/cairn-bench worker --engine cairn"
+            words(Contender::Cairn).join(" "),
+            "/b/cairn run --memory 384M --history 2 --poll auto --tracker ring -- /b/cairn-bench worker --engine cairn"
         );
     }
 
     #[test]
     fn in_a_guest_all_engines_run_alike() {
-        assert_eq!(words_with(EngineKind::Cairn, None), ["/b/cairn-bench", "worker", "--engine", "cairn"]);
+        assert_eq!(words_with(Contender::Cairn, None), ["/b/cairn-bench", "worker", "--engine", "cairn"]);
         assert_eq!(Programs::in_guest().unwrap().cairn, None);
     }
 
     #[test]
     fn the_command_is_looked_for_beside_the_benchmark() {
-        let programs = Programs::find(None, Poll::Auto).unwrap();
+        let programs = Programs::find(None, Poll::Auto, Tracker::Auto).unwrap();
         assert_eq!(programs.cairn.unwrap().parent(), programs.bench.parent());
-        assert_eq!(Programs::find(Some("/x".into()), Poll::Never).unwrap().cairn, Some("/x".into()));
+        let programs = Programs::find(Some("/x".into()), Poll::Never, Tracker::Scan).unwrap();
+        assert_eq!(programs.cairn, Some("/x".into()));
     }
 }

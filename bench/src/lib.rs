@@ -22,17 +22,26 @@
 //! Time is the time-stamp counter, calibrated by the driver: reading the clock in a VM may cost more than what is
 //! measured ([`clock`]).
 //!
+//! A cycle of the pattern `reset` is an input to the parser of the example `reset_fuzz` and the way back to the state
+//! before it ([`resets`]).
+//!
 //! Before anything is timed, each worker fills its region and takes [`worker::WARM_UP_MIN`] to
 //! [`worker::WARM_UP_MAX`] epochs, as many as an eighth of its time allows. Before its numbers count, it rolls back
 //! to the two newest checkpoints and compares every byte with a model in plain memory.
 
 pub mod cell;
 pub mod clock;
+pub mod contender;
 pub mod cpu;
+pub mod epochs;
 pub mod pattern;
+mod random;
 pub mod stats;
+mod zipf;
 
 pub mod protocol;
+pub mod resets;
+pub mod work;
 pub mod worker;
 pub mod workload;
 
@@ -41,7 +50,10 @@ pub mod driver;
 pub mod engine;
 pub mod process;
 
+pub mod command;
+pub mod file;
 pub mod host;
+pub mod html;
 pub mod report;
 pub mod table;
 

@@ -4,6 +4,7 @@ mod options;
 mod progress;
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,13 @@ use cairn_bench::budget::{Pace, QUICK};
 use cairn_bench::cell;
 use cairn_bench::clock::Rate;
 use cairn_bench::driver::{Plan, Progress};
-use cairn_bench::engine::{Poll, Programs};
+use cairn_bench::engine::{Poll, Programs, Tracker};
+use cairn_bench::file::OutputFile;
 use cairn_bench::host::Host;
 use cairn_bench::linux_guest::boot::{self, LinuxGuest};
 use cairn_bench::linux_guest::console;
-use cairn_bench::report::{JsonFile, Report};
-use cairn_bench::{table, worker};
+use cairn_bench::report::Report;
+use cairn_bench::{budget, command, html, table, worker};
 use clap::Parser;
 
 use crate::options::{Command, Guest, Role, Run, What};
@@ -39,27 +41,52 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Run) -> Result<ExitCode> {
-    let json = match &options.json {
-        Some(path) => {
-            Some(JsonFile::begin(path).with_context(|| format!("{} can't be written", path.display()))?)
+    let json = options.json.as_deref().map(begin).transpose()?;
+    let html = options.html.as_deref().map(begin).transpose()?;
+    let report = match &options.from {
+        Some(record) => {
+            Report::read(record).with_context(|| format!("{} is no record of a run", record.display()))?
         }
-        None => None,
-    };
-    let report = if options.guest.linux_guest {
-        boot_guest(options)?
-    } else {
-        let programs = Programs::find(options.cairn, options.poll).context("which program this is")?;
-        measure(options.what, programs, |plan| Bar::new(plan.steps()))?
+        None => Report { command: Some(command::shown(std::env::args_os())), ..measured(options)? },
     };
     print!("{}", table::render(&report));
     if let Some(json) = json {
-        json.commit(&report).context("writing the figures")?;
+        json.commit(&report.to_json()?).context("writing the figures")?;
+    }
+    if let Some(html) = html {
+        html.commit(html::page(&report).as_bytes()).context("writing the report")?;
     }
     Ok(ExitCode::from(report.status()))
 }
 
-/// Runs the plan on this machine.
-fn measure<P: Progress>(what: What, programs: Programs, progress: impl FnOnce(&Plan) -> P) -> Result<Report> {
+fn begin(path: &Path) -> Result<OutputFile> {
+    OutputFile::begin(path).with_context(|| format!("{} can't be written", path.display()))
+}
+
+/// Runs what the options ask for, here or in a guest.
+fn measured(options: Run) -> Result<Report> {
+    if options.guest.linux_guest {
+        return boot_guest(options);
+    }
+    let programs =
+        Programs::find(options.cairn, options.poll, options.tracker).context("which program this is")?;
+    measure(options.what, programs, |plan| {
+        let left_out = budget::too_large(&plan.cells, &plan.engines, budget::usable_mib())?;
+        for (engine, cells, needed_mib) in left_out {
+            eprintln!(
+                "{engine} will be left out of {cells} cells for want of memory: it needs up to {needed_mib} MiB"
+            );
+        }
+        Ok(Bar::new(plan.steps()))
+    })
+}
+
+/// Runs the plan on this machine, once `begin` has agreed to it.
+fn measure<P: Progress>(
+    what: What,
+    programs: Programs,
+    begin: impl FnOnce(&Plan) -> Result<P>,
+) -> Result<Report> {
     let pace = if what.quick {
         Pace::Until(Instant::now() + QUICK)
     } else {
@@ -67,9 +94,9 @@ fn measure<P: Progress>(what: What, programs: Programs, progress: impl FnOnce(&P
     };
     let cells = if what.quick { cell::quick() } else { cell::all(&what.patterns, &what.region_mib)? };
     let rate = measure_rate()?;
-    let mut report = Report::new(Host::look(rate.hz()), programs.poll);
+    let mut report = Report::new(Host::look(rate.hz()), programs.poll, programs.tracker);
     let plan = Plan { cells, engines: distinct(what.engines), pace, programs, rate };
-    let progress = progress(&plan);
+    let progress = begin(&plan)?;
     plan.run(&mut report, &progress);
     Ok(report)
 }
@@ -80,7 +107,8 @@ fn boot_guest(options: Run) -> Result<Report> {
     cell::all(&options.what.patterns, &options.what.region_mib)?;
     let Guest { kernel, modules, memory, cpus, guest_program, .. } = options.guest;
     let kernel = kernel.context("--linux-guest needs a kernel: --kernel VMLINUZ, a distribution's own")?;
-    let programs = Programs::find(options.cairn, Poll::Never).context("which program this is")?;
+    let programs =
+        Programs::find(options.cairn, Poll::Never, Tracker::Auto).context("which program this is")?;
     let cairn = programs.cairn.context("there is no cairn command")?;
     let program = boot::program(guest_program)?;
     let guest = LinuxGuest { cairn, kernel, modules, memory, cpus, program };
@@ -94,7 +122,7 @@ fn run_in_guest(what: What) -> Result<ExitCode> {
         eprintln!("the kernel's messages may damage the figures: they can't be turned down: {error}");
     }
     let programs = Programs::in_guest().context("which program this is")?;
-    let report = measure(what, programs, |_| Lines::default())?;
+    let report = measure(what, programs, |_| Ok(Lines::default()))?;
     console::write(&mut io::stdout(), &report).context("writing the figures to the console")?;
     Ok(ExitCode::from(report.status()))
 }

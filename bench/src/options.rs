@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use cairn_bench::engine::Poll;
+use cairn_bench::contender::Contender;
+use cairn_bench::engine::{Poll, Tracker};
 use cairn_bench::pattern::Pattern;
-use cairn_guest::EngineKind;
 use clap::{Args, Parser, Subcommand};
 
 /// Times checkpoint cycles of Cairn and of user-level engines, side by side on this machine.
@@ -28,7 +28,7 @@ pub(crate) enum Role {
     #[command(hide = true)]
     Worker {
         #[arg(long)]
-        engine: EngineKind,
+        engine: Contender,
     },
     /// Measure in this guest, and write the figures to its console.
     #[command(hide = true)]
@@ -45,9 +45,22 @@ pub(crate) struct Run {
     /// Write all figures to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Write a page with tables and plots to this file, which needs nothing beside it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Measure nothing: show the figures that --json recorded in this file.
+    #[arg(
+        long,
+        value_name = "RECORD",
+        conflicts_with_all = ["json", "quick", "engines", "patterns", "region_mib", "seconds", "poll", "linux_guest"]
+    )]
+    pub(crate) from: Option<PathBuf>,
     /// When the VM's host takes requests without an exit.
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Poll::Auto, conflicts_with = "linux_guest")]
     pub(crate) poll: Poll,
+    /// How the VM's host finds what was written.
+    #[arg(long, value_name = "TRACKER", value_enum, default_value_t = Tracker::Auto, conflicts_with = "linux_guest")]
+    pub(crate) tracker: Tracker,
     /// The `cairn` command that runs the VM [default: the one beside this program].
     #[arg(long, value_name = "PATH")]
     pub(crate) cairn: Option<PathBuf>,
@@ -62,8 +75,8 @@ pub(crate) struct What {
     #[arg(long, conflicts_with_all = ["patterns", "region_mib", "seconds"])]
     pub(crate) quick: bool,
     /// Only these engines.
-    #[arg(long, value_name = "ENGINE,...", value_delimiter = ',', default_values_t = EngineKind::ALL)]
-    pub(crate) engines: Vec<EngineKind>,
+    #[arg(long, value_name = "ENGINE,...", value_delimiter = ',', default_values_t = Contender::ALL)]
+    pub(crate) engines: Vec<Contender>,
     /// Only these patterns.
     #[arg(long, value_name = "PATTERN,...", value_delimiter = ',', default_values_t = Pattern::ALL)]
     pub(crate) patterns: Vec<Pattern>,
@@ -143,6 +156,8 @@ mod tests {
         assert!(run.guest.linux_guest && run.guest.modules.is_none());
         assert_eq!((run.guest.memory.as_str(), run.guest.cpus), ("2G", 1));
         assert!(!parse("").unwrap().run.guest.linux_guest);
+        // As `cairn bench` hands its arguments on.
+        assert!(parse("--cairn /c --from r.json").is_ok() && parse("--from r.json --html r.html").is_ok());
         for bad in [
             "--linux-guest",
             "--kernel /k",
@@ -152,6 +167,10 @@ mod tests {
             "--guest-program /p",
             "--linux-guest --kernel /k --poll never",
             "--linux-guest --kernel /k --quick --seconds 1",
+            "--from r.json --quick",
+            "--from r.json --json s.json",
+            "--from r.json --engines cairn",
+            "--from r.json --linux-guest --kernel /k",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -4,8 +4,8 @@ use std::cell::Cell as Kept;
 use std::io::{self, IsTerminal};
 
 use cairn_bench::cell::Cell;
+use cairn_bench::contender::Contender;
 use cairn_bench::driver::Progress;
-use cairn_guest::EngineKind;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A progress bar on standard error, if that is a terminal. Dropping it clears it.
@@ -27,8 +27,8 @@ impl Bar {
 }
 
 impl Progress for Bar {
-    fn working(&self, cell: Cell, engine: EngineKind) {
-        self.0.set_message(format!("{}: {engine}", words(cell)));
+    fn working(&self, cell: Cell, engine: Contender) {
+        self.0.set_message(format!("{cell}: {engine}"));
     }
 
     fn advance(&self, steps: u64) {
@@ -47,15 +47,11 @@ impl Drop for Bar {
 pub(crate) struct Lines(Kept<Option<Cell>>);
 
 impl Progress for Lines {
-    fn working(&self, cell: Cell, _: EngineKind) {
+    fn working(&self, cell: Cell, _: Contender) {
         if self.0.replace(Some(cell)) != Some(cell) {
-            println!("measuring {}", words(cell));
+            println!("measuring {cell}");
         }
     }
 
     fn advance(&self, _: u64) {}
-}
-
-fn words(Cell { pattern, region_mib, dirty_pages }: Cell) -> String {
-    format!("{pattern} {dirty_pages} pages of {region_mib} MiB")
 }

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
-use crate::stats::Quantiles;
+use crate::stats::{Quantiles, Spread};
 
 /// Bytes that a line may have: bounds the memory that the other side can take.
 pub const MAX_LINE: u64 = 64 << 10;
@@ -88,6 +88,8 @@ pub struct Figures {
     pub checkpoint_ns: Quantiles,
     /// An epoch's writes and the checkpoint after them.
     pub cycle_ns: Quantiles,
+    /// How these are distributed.
+    pub cycle_spread_ns: Option<Spread>,
     /// A rollback.
     pub rollback_ns: Quantiles,
     /// Median of what the writes took longer than to plain memory.
@@ -215,6 +217,7 @@ mod tests {
             rollbacks: 2,
             checkpoint_ns: Quantiles { p50: 3, p99: 4 },
             cycle_ns: Quantiles { p50: 5, p99: 6 },
+            cycle_spread_ns: Some(Spread { min: 1, max: 9, ..Spread::default() }),
             rollback_ns: Quantiles { p50: 7, p99: 8 },
             overhead_ns_p50: -9,
             extra_bytes: u64::MAX,

@@ -1,21 +1,41 @@
-//! The results, and the JSON file that keeps them.
+//! The results, and the JSON text that keeps them.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
 use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
-use crate::engine::Poll;
+use crate::engine::{Poll, Tracker};
 use crate::host::Host;
 use crate::pattern::Pattern;
 use crate::protocol::{Figures, Stops};
-use crate::stats::Quantiles;
+use crate::stats::{Quantiles, Spread};
 
 /// The version of the JSON file's layout: it changes when a field changes its meaning or goes.
 pub const SCHEMA: u32 = 1;
+
+/// Bytes of a recorded report, at most: bounds what reading one takes. A cell of one engine has some 800.
+const MAX_RECORD: u64 = 16 << 20;
+
+/// Why a file is no recorded report.
+#[derive(Debug, thiserror::Error)]
+pub enum Unread {
+    /// It can't be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It has more bytes than a record of a run can have.
+    #[error("it has more than {MAX_RECORD} bytes")]
+    TooLong,
+    /// It is no JSON, or not that of a report.
+    #[error("it is not what cairn bench --json writes")]
+    Malformed(#[from] serde_json::Error),
+    /// It has another layout than this program's.
+    #[error("its layout is number {0}, and this program reads number {SCHEMA}")]
+    Schema(u32),
+}
 
 /// A whole run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -27,8 +47,14 @@ pub struct Report {
     /// The guest that all engines ran in, if they did; `host` is the machine that ran it then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linux_guest: Option<Host>,
+    /// The command that measured it; older records don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
     /// How `cairn` was asked to poll.
     pub poll: Poll,
+    /// How `cairn` was asked to find what was written.
+    #[serde(default)]
+    pub tracker: Tracker,
     /// What was measured and verified.
     pub cells: Vec<Measured>,
     /// What could not be measured here.
@@ -56,6 +82,9 @@ pub struct Measured {
     pub checkpoint_ns: Quantiles,
     /// Writes and checkpoint.
     pub cycle_ns: Quantiles,
+    /// How these are distributed; older records don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cycle_spread_ns: Option<Spread>,
     /// A rollback with all that it takes to notice later writes.
     pub rollback_ns: Quantiles,
     /// What the writes took longer than to plain memory.
@@ -100,8 +129,8 @@ pub enum Outcome {
     Measured(Box<Figures>, u64),
     /// It doesn't work here.
     Unavailable(String),
-    /// It works here, and there is no memory for this cell.
-    TooLarge(String),
+    /// It works here, and not in this cell: there is no memory for it, or the program doesn't do what it takes.
+    NotInCell(String),
     /// It should have worked and didn't.
     Failed(String),
 }
@@ -109,12 +138,14 @@ pub enum Outcome {
 impl Report {
     /// An empty report.
     #[must_use]
-    pub fn new(host: Host, poll: Poll) -> Self {
+    pub fn new(host: Host, poll: Poll, tracker: Tracker) -> Self {
         Self {
             schema: SCHEMA,
             host,
             linux_guest: None,
+            command: None,
             poll,
+            tracker,
             cells: Vec::new(),
             unavailable: Vec::new(),
             failed: Vec::new(),
@@ -127,6 +158,30 @@ impl Report {
         Self { linux_guest: Some(self.host), host, ..self }
     }
 
+    /// The JSON text of the report.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn to_json(&self) -> io::Result<Vec<u8>> {
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        Ok(text)
+    }
+
+    /// Reads what [`Report::to_json`] made.
+    ///
+    /// # Errors
+    /// [`Unread`]
+    pub fn read(path: &Path) -> Result<Self, Unread> {
+        let mut text = Vec::new();
+        File::open(path)?.take(MAX_RECORD + 1).read_to_end(&mut text)?;
+        if text.len() as u64 > MAX_RECORD {
+            return Err(Unread::TooLong);
+        }
+        let report: Self = serde_json::from_slice(&text)?;
+        if report.schema == SCHEMA { Ok(report) } else { Err(Unread::Schema(report.schema)) }
+    }
+
     /// The exit status: 0, or 1 if an engine failed or there is no figure at all.
     #[must_use]
     pub fn status(&self) -> u8 {
@@ -134,7 +189,7 @@ impl Report {
     }
 
     /// Adds how `engine` fared in `cell`. Figures without verified bytes are a failure.
-    pub fn add(&mut self, cell: Cell, engine: EngineKind, outcome: Outcome) {
+    pub fn add(&mut self, cell: Cell, engine: Contender, outcome: Outcome) {
         let absent = |why| Absent {
             pattern: cell.pattern,
             region_mib: cell.region_mib,
@@ -149,14 +204,14 @@ impl Report {
             Outcome::Measured(..) => {
                 self.failed.push(absent("a rollback restored wrong bytes: its times don't count".to_owned()));
             }
-            Outcome::Unavailable(why) | Outcome::TooLarge(why) => self.unavailable.push(absent(why)),
+            Outcome::Unavailable(why) | Outcome::NotInCell(why) => self.unavailable.push(absent(why)),
             Outcome::Failed(why) => self.failed.push(absent(why)),
         }
     }
 }
 
 impl Measured {
-    fn new(cell: Cell, engine: EngineKind, figures: &Figures, cpu_ns: u64) -> Self {
+    fn new(cell: Cell, engine: Contender, figures: &Figures, cpu_ns: u64) -> Self {
         Self {
             pattern: cell.pattern,
             region_mib: cell.region_mib,
@@ -166,6 +221,7 @@ impl Measured {
             rollbacks: figures.rollbacks,
             checkpoint_ns: figures.checkpoint_ns,
             cycle_ns: figures.cycle_ns,
+            cycle_spread_ns: figures.cycle_spread_ns,
             rollback_ns: figures.rollback_ns,
             overhead_ns: Median { p50: figures.overhead_ns_p50 },
             cpu_ns: Median { p50: cpu_ns },
@@ -173,50 +229,6 @@ impl Measured {
             stops: figures.stops,
             verified: figures.verified,
         }
-    }
-}
-
-/// A file that appears with its whole content or not at all. Begun before the run, so that a path that can't be
-/// written is known before minutes are spent.
-#[derive(Debug)]
-pub struct JsonFile {
-    path: PathBuf,
-    temporary: PathBuf,
-    file: File,
-}
-
-impl JsonFile {
-    /// Begins the file that will be at `path`.
-    ///
-    /// # Errors
-    /// Its directory can't be written to, or `path` names no file.
-    pub fn begin(path: &Path) -> io::Result<Self> {
-        let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}", std::process::id()));
-        let temporary = path.with_file_name(hidden);
-        let file = File::create(&temporary)?;
-        Ok(Self { path: path.to_owned(), temporary, file })
-    }
-
-    /// Writes the report and gives the file its name.
-    ///
-    /// # Errors
-    /// The disk is full, or the like. What was at the path before is still there.
-    pub fn commit(mut self, report: &Report) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(report)?;
-        text.push(b'\n');
-        self.file.write_all(&text)?;
-        self.file.sync_all()?;
-        fs::rename(&self.temporary, &self.path)
-    }
-}
-
-impl Drop for JsonFile {
-    fn drop(&mut self) {
-        // After a commit there is no such file any more.
-        let _ = fs::remove_file(&self.temporary);
     }
 }
 
@@ -230,6 +242,7 @@ mod tests {
             rollbacks: 2,
             checkpoint_ns: Quantiles { p50: 3, p99: 4 },
             cycle_ns: Quantiles { p50: 5, p99: 6 },
+            cycle_spread_ns: None,
             rollback_ns: Quantiles { p50: 7, p99: 8 },
             overhead_ns_p50: -9,
             extra_bytes: 10,
@@ -237,14 +250,14 @@ mod tests {
             verified: true,
         };
         let cell = Cell::new(Pattern::Hot, 64, 10).unwrap();
-        let mut report = Report::new(Host::look(1), Poll::Auto);
-        report.add(cell, EngineKind::Cairn, Outcome::Measured(Box::new(figures), 11));
+        let mut report = Report::new(Host::look(1), Poll::Auto, Tracker::Auto);
+        report.add(cell, Contender::Cairn, Outcome::Measured(Box::new(figures), 11));
         report.add(
             cell,
-            EngineKind::Fork,
+            Contender::Fork,
             Outcome::Measured(Box::new(Figures { verified: false, ..figures }), 11),
         );
-        report.add(cell, EngineKind::UffdWp, Outcome::Unavailable("no kernel for it".to_owned()));
+        report.add(cell, Contender::UffdWp, Outcome::Unavailable("no kernel for it".to_owned()));
         report
     }
 
@@ -294,20 +307,26 @@ mod tests {
     }
 
     #[test]
-    fn the_file_appears_whole_and_leaves_nothing_beside_it() {
+    fn a_record_is_read_as_it_was_written() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("bench.json");
-        drop(JsonFile::begin(&path).unwrap());
-        assert!(!path.exists());
-        JsonFile::begin(&path).unwrap().commit(&report()).unwrap();
-        let read: Report = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        assert_eq!(read, report());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        let read = |text: &[u8]| {
+            std::fs::write(&path, text).unwrap();
+            Report::read(&path)
+        };
+        assert_eq!(read(&report().to_json().unwrap()).unwrap(), report());
+        let other = Report { schema: SCHEMA + 1, ..report() };
+        assert!(matches!(read(&other.to_json().unwrap()), Err(Unread::Schema(_))));
+        assert!(matches!(read(b"{}"), Err(Unread::Malformed(_))));
+        assert!(matches!(read(&vec![b' '; usize::try_from(MAX_RECORD).unwrap() + 1]), Err(Unread::TooLong)));
+        assert!(matches!(Report::read(Path::new("/no/such/record")), Err(Unread::Io(_))));
     }
 
     #[test]
-    fn a_path_that_cannot_be_written_is_an_error_at_once() {
-        assert!(JsonFile::begin(Path::new("/no/such/directory/x.json")).is_err());
-        assert!(JsonFile::begin(Path::new("/")).is_err());
+    fn the_records_of_this_repository_are_read() {
+        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("record")).unwrap() {
+            let path = entry.unwrap().path();
+            assert!(!Report::read(&path).unwrap().cells.is_empty(), "{}", path.display());
+        }
     }
 }

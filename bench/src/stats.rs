@@ -19,6 +19,25 @@ pub struct Quantiles {
     pub p99: u64,
 }
 
+/// The distribution of one quantity beside its [`Quantiles`], in ns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Spread {
+    /// The smallest.
+    pub min: u64,
+    /// 10 of 100 are no larger.
+    pub p10: u64,
+    /// 25 of 100.
+    pub p25: u64,
+    /// 75 of 100.
+    pub p75: u64,
+    /// 90 of 100.
+    pub p90: u64,
+    /// 999 of 1000: with fewer samples, the largest.
+    pub p999: u64,
+    /// The largest.
+    pub max: u64,
+}
+
 /// Times in ns, kept to three digits in memory that doesn't grow while something is timed.
 #[derive(Clone)]
 pub struct Samples {
@@ -58,6 +77,23 @@ impl Samples {
     }
 }
 
+impl Samples {
+    /// The distribution; zeros if there are no samples.
+    #[must_use]
+    pub fn spread(&self) -> Spread {
+        let at = |quantile| self.histogram.value_at_quantile(quantile);
+        Spread {
+            min: at(0.0),
+            p10: at(0.1),
+            p25: at(0.25),
+            p75: at(0.75),
+            p90: at(0.9),
+            p999: at(0.999),
+            max: at(1.0),
+        }
+    }
+}
+
 impl Default for Samples {
     fn default() -> Self {
         Self::new()
@@ -89,6 +125,8 @@ mod tests {
             samples.add(ns);
         }
         assert_eq!(samples.quantiles(), Quantiles { p50: 500, p99: 990 });
+        let spread = Spread { min: 1, p10: 100, p25: 250, p75: 750, p90: 900, p999: 999, max: 1000 };
+        assert_eq!(samples.spread(), spread);
         samples.add(u64::MAX);
         samples.add(0);
         assert_eq!(samples.len(), 1002);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use cairn_guest::EngineKind;
+use crate::contender::Contender;
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::pattern::Pattern;
@@ -13,7 +13,8 @@ use crate::report::{Absent, Measured, Report};
 const UNAVAILABLE: &str = "not available";
 /// And of one that should have worked.
 const FAILED: &str = "FAILED";
-const HEADER: [&str; 11] = [
+/// The columns of [`fields`].
+pub(crate) const HEADER: [&str; 11] = [
     "dirty",
     "engine",
     "cycle p50",
@@ -40,7 +41,7 @@ pub fn render(report: &Report) -> String {
             .filter(|(row, _)| (row.region_mib, row.pattern) == (region_mib, pattern))
             .collect();
         // Writing to a String can't fail.
-        let _ = writeln!(text, "\n{region_mib} MiB, {pattern}{}", meaning(pattern));
+        let _ = writeln!(text, "\n{region_mib} MiB, {pattern}: {}", pattern.meaning());
         let _ = writeln!(text, "{}", one(&rows, &absent));
         for line in rows.iter().filter_map(|row| stood_still(row)) {
             let _ = writeln!(text, "{line}");
@@ -105,7 +106,7 @@ fn one(rows: &[&Measured], absent: &[(&Absent, &str)]) -> Table {
 }
 
 /// What a row's engine stopped, if it did.
-fn stood_still(row: &Measured) -> Option<String> {
+pub(crate) fn stood_still(row: &Measured) -> Option<String> {
     let stops = row.stops?;
     Some(format!(
         "{} pages, {}: CPUs stood still {} times, {} on average (the longest in this guest so far: {}); arming took {}",
@@ -118,7 +119,8 @@ fn stood_still(row: &Measured) -> Option<String> {
     ))
 }
 
-fn fields(row: &Measured, dirty: String, base: u64) -> [String; 11] {
+/// A row of the table.
+pub(crate) fn fields(row: &Measured, dirty: String, base: u64) -> [String; 11] {
     [
         dirty,
         row.engine.clone(),
@@ -141,21 +143,26 @@ fn dirty_counts(rows: &[&Measured], absent: &[(&Absent, &str)]) -> BTreeSet<u32>
 }
 
 /// The cycle that others of the same cell are compared with.
-fn base(rows: &[&Measured], dirty_pages: u32) -> u64 {
-    let cell = || rows.iter().filter(|row| row.dirty_pages == dirty_pages);
-    let cairn = cell().find(|row| row.engine == EngineKind::Cairn.name());
-    cairn.or_else(|| cell().min_by_key(|row| row.cycle_ns.p50)).map_or(0, |row| row.cycle_ns.p50)
+pub(crate) fn base(rows: &[&Measured], dirty_pages: u32) -> u64 {
+    let cell: Vec<_> = rows.iter().copied().filter(|row| row.dirty_pages == dirty_pages).collect();
+    base_row(&cell).map_or(0, |row| row.cycle_ns.p50)
+}
+
+/// The engine of a cell that the others are compared with: `cairn`, or else the fastest.
+pub(crate) fn base_row<'r>(cell: &[&'r Measured]) -> Option<&'r Measured> {
+    let cairn = cell.iter().find(|row| row.engine == Contender::Cairn.name());
+    cairn.or_else(|| cell.iter().min_by_key(|row| row.cycle_ns.p50)).copied()
 }
 
 /// Region sizes and patterns that were measured, small regions first.
-fn kinds(report: &Report) -> Vec<(u32, Pattern)> {
+pub(crate) fn kinds(report: &Report) -> Vec<(u32, Pattern)> {
     let sizes: BTreeSet<_> = report.cells.iter().map(|row| row.region_mib).collect();
     let all = sizes.into_iter().flat_map(|size| Pattern::ALL.map(|pattern| (size, pattern)));
     all.filter(|kind| report.cells.iter().any(|row| (row.region_mib, row.pattern) == *kind)).collect()
 }
 
 /// Reasons with the number of cells that each holds for.
-fn grouped(absents: &[Absent]) -> Vec<(&str, &str, usize)> {
+pub(crate) fn grouped(absents: &[Absent]) -> Vec<(&str, &str, usize)> {
     let mut groups: Vec<(&str, &str, usize)> = Vec::new();
     for absent in absents {
         match groups.iter_mut().find(|(engine, why, _)| *engine == absent.engine && *why == absent.why) {
@@ -166,22 +173,13 @@ fn grouped(absents: &[Absent]) -> Vec<(&str, &str, usize)> {
     groups
 }
 
-fn meaning(pattern: Pattern) -> &'static str {
-    match pattern {
-        Pattern::Hot => ": the same pages each time",
-        Pattern::Random => ": other pages each time",
-        Pattern::Sweep => ": a window that moves on",
-        Pattern::Dense => ": all pages each time",
-        Pattern::Idle => ": nothing is written; only the checkpoint means something",
-    }
-}
-
 fn signed(ns: i64) -> String {
     let sign = if ns < 0 { "-" } else { "" };
     format!("{sign}{}", duration(ns.unsigned_abs()))
 }
 
-fn ratio(ns: u64, base: u64) -> String {
+/// How many times `base` it is.
+pub(crate) fn ratio(ns: u64, base: u64) -> String {
     if base == 0 {
         return "-".to_owned();
     }
@@ -193,7 +191,8 @@ fn ratio(ns: u64, base: u64) -> String {
     }
 }
 
-fn bytes(count: u64) -> String {
+/// An amount of memory, in the unit that leaves one to four digits before the point.
+pub(crate) fn bytes(count: u64) -> String {
     match count {
         0..1024 => format!("{count} B"),
         1024..0x10_0000 => format!("{} KiB", three_digits(count, 1 << 10)),
@@ -216,7 +215,7 @@ fn three_digits(value: u64, unit: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Poll;
+    use crate::engine::{Poll, Tracker};
     use crate::host::Host;
     use crate::protocol::Stops;
     use crate::report::Median;
@@ -233,6 +232,7 @@ mod tests {
             rollbacks: 1,
             checkpoint_ns: quantiles,
             cycle_ns: quantiles,
+            cycle_spread_ns: None,
             rollback_ns: quantiles,
             overhead_ns: Median { p50: -5 },
             cpu_ns: Median { p50: cycle },
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_run_in_a_guest_says_so_and_on_what() {
-        let report = Report::new(Host::look(1), Poll::Never);
+        let report = Report::new(Host::look(1), Poll::Never, Tracker::Auto);
         assert!(!render(&report).contains("guest"));
         let host = Host { kernel: "9.9-host".to_owned(), ..Host::look(1) };
         let text = render(&report.of_linux_guest(host));
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn tables_name_every_engine_and_what_is_missing() {
-        let mut report = Report::new(Host::look(1), Poll::Auto);
+        let mut report = Report::new(Host::look(1), Poll::Auto, Tracker::Auto);
         report.cells =
             vec![measured("cairn", 16, 100), measured("fork", 16, 1500), measured("cairn", 163, 200)];
         let absent = |engine: &str| Absent {

@@ -2,12 +2,15 @@
 
 use std::io::{self, BufRead, Write};
 
-use cairn_guest::{EngineKind, Options};
+use cairn_guest::Options;
+
+use crate::contender::Contender;
 
 use crate::clock::{Rate, ticks};
 use crate::cpu;
 use crate::protocol::{self, Answer, MAX_BATCH, MAX_PLANNED_PAGES, Order, Unread, chain};
-use crate::workload::Workload;
+use crate::resets::Stuck;
+use crate::work::Work;
 
 /// Epochs that are taken before anything is timed, however long they take: two dirty epochs settle which pages stay
 /// writable, and two more fill the history.
@@ -31,7 +34,7 @@ enum Refusal {
     #[error("{cycles} cycles of {dirty} pages are more than a batch may have")]
     Batch { cycles: u32, dirty: u32 },
     #[error(transparent)]
-    Session(#[from] cairn_guest::Error),
+    Stuck(#[from] Stuck),
     #[error("the CPU time can't be read")]
     Cpu(#[source] io::Error),
 }
@@ -40,7 +43,7 @@ enum Refusal {
 ///
 /// # Errors
 /// The driver can't be read from or written to. What goes wrong with an engine is an answer.
-pub fn serve(kind: EngineKind, mut input: impl BufRead, mut output: impl Write) -> io::Result<()> {
+pub fn serve(kind: Contender, mut input: impl BufRead, mut output: impl Write) -> io::Result<()> {
     let mut worker = match Worker::open(kind) {
         Ok(worker) => worker,
         Err(error) => return protocol::write(&mut output, &Answer::Unavailable { why: chain(&error) }),
@@ -60,16 +63,16 @@ pub fn serve(kind: EngineKind, mut input: impl BufRead, mut output: impl Write) 
 }
 
 struct Worker {
-    kind: EngineKind,
+    kind: Contender,
     /// An open session, until a cell takes it.
     session: Option<cairn_guest::Session>,
-    workload: Option<Workload>,
+    work: Option<Work>,
 }
 
 impl Worker {
-    fn open(kind: EngineKind) -> Result<Self, cairn_guest::Error> {
-        let session = Options::new().engine(kind).history(HISTORY).open()?;
-        Ok(Self { kind, session: Some(session), workload: None })
+    fn open(kind: Contender) -> Result<Self, cairn_guest::Error> {
+        let session = Options::new().engine(kind.kind()).history(HISTORY).open()?;
+        Ok(Self { kind, session: Some(session), work: None })
     }
 
     fn obey(&mut self, order: Order) -> Result<Answer, Refusal> {
@@ -77,45 +80,45 @@ impl Worker {
             Order::Prepare { cell, ticks_per_second, warm_up_ns } => {
                 let rate = Rate::new(ticks_per_second).ok_or(Refusal::Rate(ticks_per_second))?;
                 let session = self.session.take().ok_or(Refusal::SecondCell)?;
-                let mut workload = Workload::new(session, cell, rate)?;
-                let cycle_ns = warm_up(&mut workload, rate, warm_up_ns)?;
-                self.workload = Some(workload);
+                let mut work = Work::new(session, self.kind.mode(), cell, rate)?;
+                let cycle_ns = warm_up(&mut work, rate, warm_up_ns)?;
+                self.work = Some(work);
                 Ok(Answer::Prepared { cycle_ns })
             }
             Order::Plan { cycles } => {
-                let workload = self.workload.as_mut().ok_or(Refusal::NotPrepared)?;
-                check_batch(cycles, workload.dirty())?;
-                workload.plan(cycles);
+                let work = self.work.as_mut().ok_or(Refusal::NotPrepared)?;
+                check_batch(cycles, work.dirty())?;
+                work.plan(cycles);
                 Ok(Answer::Planned)
             }
             Order::Run => {
-                let workload = self.workload.as_mut().ok_or(Refusal::NotPrepared)?;
+                let work = self.work.as_mut().ok_or(Refusal::NotPrepared)?;
                 let before = own_cpu(self.kind)?;
-                let elapsed_ns = workload.run()?;
+                let elapsed_ns = work.run()?;
                 let after = own_cpu(self.kind)?;
                 let cpu_ns = after.zip(before).map(|(after, before)| after.saturating_sub(before));
                 Ok(Answer::Ran { elapsed_ns, cpu_ns })
             }
             Order::Finish { rollback_ns } => {
-                let workload = self.workload.take().ok_or(Refusal::NotPrepared)?;
-                Ok(Answer::Finished(workload.finish(rollback_ns)?))
+                let work = self.work.take().ok_or(Refusal::NotPrepared)?;
+                Ok(Answer::Finished(work.finish(rollback_ns)?))
             }
         }
     }
 }
 
 /// Takes the warm-up epochs; returns how long the last one took.
-fn warm_up(workload: &mut Workload, rate: Rate, budget_ns: u64) -> Result<u64, Refusal> {
+fn warm_up(work: &mut Work, rate: Rate, budget_ns: u64) -> Result<u64, Refusal> {
     let start = ticks();
     let mut cycle_ns = 0;
     for epoch in 0..WARM_UP_MAX {
         if epoch >= WARM_UP_MIN && rate.ns(ticks() - start) > budget_ns {
             break;
         }
-        workload.plan(1);
-        cycle_ns = workload.run()?;
+        work.plan(1);
+        cycle_ns = work.run()?;
     }
-    workload.forget_samples();
+    work.forget_samples();
     Ok(cycle_ns)
 }
 
@@ -127,8 +130,8 @@ fn check_batch(cycles: u32, dirty: u32) -> Result<(), Refusal> {
 }
 
 /// CPU time of this process, where its clock is the engine's.
-fn own_cpu(kind: EngineKind) -> Result<Option<u64>, Refusal> {
-    if kind == EngineKind::Cairn {
+fn own_cpu(kind: Contender) -> Result<Option<u64>, Refusal> {
+    if kind.needs_device() {
         return Ok(None);
     }
     cpu::own_ns().map(Some).map_err(Refusal::Cpu)
@@ -142,7 +145,7 @@ mod tests {
 
     fn answers(orders: &str) -> Vec<Answer> {
         let mut output = Vec::new();
-        serve(EngineKind::FullCopy, orders.as_bytes(), &mut output).unwrap();
+        serve(Contender::FullCopy, orders.as_bytes(), &mut output).unwrap();
         let mut output = output.as_slice();
         std::iter::from_fn(|| protocol::read(&mut output).unwrap()).collect()
     }
@@ -197,7 +200,7 @@ mod tests {
     fn an_engine_that_is_not_here_says_why() {
         let mut output = Vec::new();
         // No checkpoint device outside a VM.
-        serve(EngineKind::Cairn, &b""[..], &mut output).unwrap();
+        serve(Contender::Cairn, &b""[..], &mut output).unwrap();
         let answer = protocol::read(&mut output.as_slice()).unwrap();
         assert!(matches!(answer, Some(Answer::Unavailable { why }) if !why.is_empty()));
     }

@@ -1,10 +1,11 @@
 //! A cell at work in one session: cycles, rollbacks, and the check that what came back is right.
 
-use cairn_guest::{CheckpointId, Error, Region, Session, SessionFigures};
+use cairn_guest::{CheckpointId, Error, Region, RegionMode, Session, SessionFigures};
 
 use crate::cell::Cell;
 use crate::clock::{Rate, ticks};
-use crate::pattern::{Epochs, WORDS_PER_PAGE, write_epoch};
+use crate::epochs::Epochs;
+use crate::pattern::{WORDS_PER_PAGE, write_epoch};
 use crate::protocol::{Figures, Stops};
 use crate::stats::Samples;
 
@@ -18,6 +19,7 @@ pub const ROLLBACKS_MAX: u64 = 500;
 pub struct Workload {
     session: Session,
     region: Region<u64>,
+    mode: RegionMode,
     cell: Cell,
     rate: Rate,
     epochs: Epochs,
@@ -41,9 +43,12 @@ impl Workload {
     ///
     /// # Errors
     /// The session's.
-    pub fn new(mut session: Session, cell: Cell, rate: Rate) -> Result<Self, Error> {
+    pub fn new(mut session: Session, mode: RegionMode, cell: Cell, rate: Rate) -> Result<Self, Error> {
         let unarmed = session.figures()?.arming_ns;
-        let region = session.region("bench", words(cell))?;
+        let region = session.region_with("bench", words(cell), mode)?;
+        if mode == RegionMode::Hinted {
+            session.hint(&region, ..);
+        }
         fill(session.slice_mut(&region));
         let newest = session.checkpoint()?;
         let first = SessionFigures { arming_ns: unarmed, ..session.figures()? };
@@ -51,6 +56,7 @@ impl Workload {
             first,
             session,
             region,
+            mode,
             cell,
             rate,
             epochs: cell.epochs(),
@@ -109,6 +115,7 @@ impl Workload {
     pub fn finish(mut self, rollback_ns: u64) -> Result<Figures, Error> {
         let kept = self.session.figures()?;
         let (cycles, cycle_ns) = (self.cycles.len(), self.cycles.quantiles());
+        let cycle_spread_ns = Some(self.cycles.spread());
         let (checkpoint_ns, writes_p50) = (self.checkpoints.quantiles(), self.writes.quantiles().p50);
         let first_pair = self.epoch;
         let rollbacks = self.rollbacks(rollback_ns)?;
@@ -118,6 +125,7 @@ impl Workload {
             rollbacks: rollbacks.len(),
             checkpoint_ns,
             cycle_ns,
+            cycle_spread_ns,
             rollback_ns: rollbacks.quantiles(),
             overhead_ns_p50: difference(writes_p50, untracked_p50),
             extra_bytes: kept.mirror_bytes + kept.history_bytes + kept.table_bytes,
@@ -129,7 +137,7 @@ impl Workload {
     /// Writes an epoch and takes a checkpoint.
     fn cycle(&mut self, set: &[u32]) -> Result<(), Error> {
         let start = ticks();
-        write_epoch(self.session.slice_mut(&self.region), set, self.epoch);
+        self.write(set);
         let written = ticks();
         let newest = self.session.checkpoint()?;
         let end = ticks();
@@ -141,6 +149,17 @@ impl Workload {
         Ok(())
     }
 
+    /// Writes an epoch, and says so first where the engine goes by that.
+    fn write(&mut self, set: &[u32]) {
+        if self.mode == RegionMode::Hinted {
+            for page in set {
+                let first = *page as usize * WORDS_PER_PAGE;
+                self.session.hint(&self.region, first..=first);
+            }
+        }
+        write_epoch(self.session.slice_mut(&self.region), set, self.epoch);
+    }
+
     /// Pairs of epochs, one kept by a checkpoint and one undone by a rollback, which is timed.
     fn rollbacks(&mut self, budget_ns: u64) -> Result<Samples, Error> {
         let mut samples = Samples::new();
@@ -150,7 +169,7 @@ impl Workload {
             let plan = std::mem::take(&mut self.plan);
             let (kept, undone) = plan.split_at(self.epochs.dirty() as usize);
             self.cycle(kept)?;
-            write_epoch(self.session.slice_mut(&self.region), undone, self.epoch);
+            self.write(undone);
             self.epoch += 1;
             let before = ticks();
             self.session.rollback(self.newest)?;
@@ -207,7 +226,7 @@ fn fill(memory: &mut [u64]) {
 }
 
 /// `left - right`, whichever is larger.
-fn difference(left: u64, right: u64) -> i64 {
+pub(crate) fn difference(left: u64, right: u64) -> i64 {
     let magnitude = i64::try_from(left.abs_diff(right)).unwrap_or(i64::MAX);
     if left < right { -magnitude } else { magnitude }
 }
@@ -222,12 +241,12 @@ mod tests {
     fn workload(pattern: Pattern) -> Workload {
         let session = Options::new().engine(EngineKind::FullCopy).history(2).open().unwrap();
         let rate = Rate::new(1_000_000_000).unwrap();
-        Workload::new(session, Cell::new(pattern, 1, 100).unwrap(), rate).unwrap()
+        Workload::new(session, RegionMode::Hinted, Cell::new(pattern, 1, 100).unwrap(), rate).unwrap()
     }
 
     #[test]
     fn every_pattern_is_measured_and_verified() {
-        for pattern in Pattern::ALL {
+        for pattern in Pattern::ALL.into_iter().filter(|pattern| *pattern != Pattern::Reset) {
             let mut workload = workload(pattern);
             workload.plan(3);
             workload.run().unwrap();

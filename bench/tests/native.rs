@@ -16,7 +16,7 @@ fn figures(path: &Path) -> Value {
 #[test]
 fn a_small_run_gives_verified_figures_of_every_engine_and_pattern() {
     let directory = tempfile::tempdir().unwrap();
-    let json = directory.path().join("bench.json");
+    let (json, html) = (directory.path().join("bench.json"), directory.path().join("bench.html"));
     let run = bench(&[
         "--engines",
         "full-copy,user-compare",
@@ -26,17 +26,27 @@ fn a_small_run_gives_verified_figures_of_every_engine_and_pattern() {
         "0.02",
         "--json",
         json.to_str().unwrap(),
+        "--html",
+        html.to_str().unwrap(),
     ]);
     let table = String::from_utf8(run.stdout).unwrap();
     assert!(run.status.success(), "{table}{}", String::from_utf8_lossy(&run.stderr));
+    let page = std::fs::read_to_string(&html).unwrap();
+    for part in [
+        "reset 40 pages of 1 MiB",
+        "zipf, 1 MiB: CPU time",
+        "--engines full-copy,user-compare --region-mib 1",
+    ] {
+        assert!(page.contains(part), "{part} is missing in {page}");
+    }
     assert!(table.contains("1 MiB, hot") && table.contains("1.00 x"), "{table}");
 
     let report = figures(&json);
     assert_eq!(report["schema"], 1);
     assert_eq!(report["failed"], Value::Array(vec![]));
     let cells = report["cells"].as_array().unwrap();
-    // 0.1 % of a mebibyte is no page: two shares of three patterns, dense and idle, by two engines.
-    assert_eq!(cells.len(), (2 * 3 + 2) * 2, "{table}");
+    // 0.1 % of a mebibyte is no page: two shares of six patterns, dense, idle and reset, by two engines.
+    assert_eq!(cells.len(), (2 * 6 + 3) * 2, "{table}");
     for cell in cells {
         assert_eq!(cell["verified"], true);
         assert_eq!(cell["region_mib"], 1);
@@ -48,6 +58,33 @@ fn a_small_run_gives_verified_figures_of_every_engine_and_pattern() {
         assert!(cell["overhead_ns"]["p50"].is_i64() || cell["overhead_ns"]["p50"].is_u64(), "{cell}");
         assert!(cell["cpu_ns"]["p50"].is_u64() && cell["extra_bytes"].as_u64() > Some(0), "{cell}");
     }
+}
+
+#[test]
+fn a_recorded_run_is_shown_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let html = directory.path().join("record.html");
+    let record = concat!(env!("CARGO_MANIFEST_DIR"), "/record/software-kvm.json");
+    let run = bench(&["--from", record, "--html", html.to_str().unwrap()]);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert!(String::from_utf8(run.stdout).unwrap().contains("1024 MiB, sweep"));
+    assert!(std::fs::read_to_string(&html).unwrap().contains("a software KVM"));
+    let no_record = bench(&["--from", "/proc/self/status", "--html", html.to_str().unwrap()]);
+    let said = String::from_utf8(no_record.stderr).unwrap();
+    assert!(no_record.status.code() == Some(2) && said.contains("/proc/self/status is no record"), "{said}");
+}
+
+#[test]
+fn a_cell_that_no_engine_has_memory_for_is_refused_before_anything_runs() {
+    // Five times 16 GiB: on a machine that has as much there is nothing to refuse.
+    if cairn_bench::budget::usable_mib() > 5 * 16_384 {
+        eprintln!("not tested, because this machine has too much memory");
+        return;
+    }
+    let run = bench(&["--engines", "full-copy", "--patterns", "idle", "--region-mib", "16384"]);
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(run.status.code(), Some(2), "{said}");
+    assert!(said.contains("idle 0 pages of 16384 MiB does not fit into memory"), "{said}");
 }
 
 #[test]
@@ -107,7 +144,7 @@ fn options_that_make_no_sense_are_refused() {
         &["--engines", "magic"],
         &["--patterns", "warm"],
         &["--region-mib", "0"],
-        &["--region-mib", "4097"],
+        &["--region-mib", "16385"],
         &["--seconds", "0"],
         &["--seconds", "nan"],
         &["--linux-guest"],

@@ -44,13 +44,13 @@
 //!
 //! | bit | HELLO feature | request flag | |
 //! |---|---|---|---|
-//! | 0 | [`FEATURE_HINT`] | [`FLAG_HINT`] | reserved |
+//! | 0 | [`FEATURE_HINT`] | | HINTS, and the mode *hinted* in REGISTER |
 //! | 1 | [`FEATURE_DURABLE`] | [`FLAG_DURABLE`] | reserved |
 //! | 2 | [`FEATURE_ASYNC`] | [`FLAG_ASYNC`] | CHECKPOINT can be answered before it is done |
 //!
 //! A device MUST agree only to features that it offers and the driver asked for. It MUST answer
-//! [`Status::Unsupported`] to a request with a flag that it doesn't know or whose feature wasn't agreed on.
-//! A flag that a request of another kind has is one that it doesn't know.
+//! [`Status::Unsupported`] to a request with a flag that it doesn't know, and to a request, flag or mode whose
+//! feature wasn't agreed on. A flag that a request of another kind has is one that it doesn't know.
 //!
 //! ## Device configuration layout
 //!
@@ -141,7 +141,7 @@
 //! - The driver MUST do what is asked about every listed span. Then it makes the same request again with the
 //!   reply's cursor. It MUST refuse a detail that isn't in the table.
 //! - The driver MUST refuse spans that aren't in memory that the request is about (its regions; in REGISTER,
-//!   the span itself): a device has no business elsewhere.
+//!   the span itself; the hint table where it's read): a device has no business elsewhere.
 //! - The cursor means something to the device only. The device MUST accept 0, which begins anew, and the
 //!   cursor of its last reply if the request is the same. It MUST answer any other with
 //!   [`Status::Malformed`]: a request in between ends what was unfinished.
@@ -181,8 +181,8 @@
 //!
 //! Commits the content of all regions as a new checkpoint, whose parent is the checkpoint that memory derives
 //! from: the one taken or rolled back to last. Ids start at 1, rise, and are never reused in a session. If
-//! more than the announced number would be retained, the oldest ids are evicted. If it fails, no id is used
-//! up and the checkpoints before it stand.
+//! more than the announced number would be retained, or more bytes than the host keeps, the oldest ids are
+//! evicted. If it fails, no id is used up and the checkpoints before it stand.
 //!
 //! With [`FLAG_ASYNC`] the device MAY answer before it is done: with a *ticket*, which is the id that the
 //! checkpoint will have, and whether it has it yet. What the program writes after the answer isn't in the
@@ -209,11 +209,35 @@
 //!
 //! ### QUERY
 //!
-//! Reads figures of the session or of one checkpoint, or what became of a ticket. It changes nothing.
+//! Reads figures of the session or of one checkpoint, or what became of a ticket. It changes nothing. With subject 2
+//! the checkpoint is the oldest retained one whose id is greater than that given, and [`Status::NoCheckpoint`] if
+//! there is none: who begins with 0 and goes on with each answer's id meets every retained checkpoint once.
 //!
-//! The answer about a ticket is whether its checkpoint is done (subject 3: the device finishes it first), or why
+//! The answer about a ticket is whether its checkpoint is done (subject 4: the device finishes it first), or why
 //! it failed: [`Status::NoMemory`]. One that was done and then released or evicted is done.
 //! [`Status::NoCheckpoint`] if the id was never a ticket's or a checkpoint's. Needs [`FEATURE_ASYNC`].
+//!
+//! ### HINTS
+//!
+//! With [`FEATURE_HINT`] the program can say what it writes. It does so in a [hint table](hint) in its memory;
+//! HINTS says where that is, from then on and instead of any table before. The device reads the table in HINTS,
+//! and before it does anything else in every CHECKPOINT and ROLLBACK that follows, their repetitions included.
+//!
+//! - The address MUST be a multiple of [`hint::HINT_SIZE`] and the table MUST NOT wrap ([`Status::BadSpan`]). It
+//!   needs to be there when it's read only; a page of it that's absent then is asked for
+//!   ([`Again`](Status::Again)). It SHOULD NOT be in a region.
+//! - A table with more than [`hint::MAX_HINTS`] hints is refused ([`Status::Malformed`]), and so is the request.
+//! - The device MUST ignore bits of pages beyond the region's end, and hints whose region isn't one. Hints may
+//!   come in any order and name a page more than once.
+//! - Hints of several requests add up, until a CHECKPOINT or a ROLLBACK is done: then all that were given are
+//!   used up. The driver sets the count to zero when the device has read a table, and MUST NOT change the table
+//!   while a request is outstanding. A driver with more hints than a table holds makes a HINTS request for each
+//!   table but the last.
+//!
+//! In a region that was registered in mode *hinted*, the device looks at hinted pages alone, and all of the
+//! region counts as hinted until the first CHECKPOINT that has it. What the program writes to other pages is in
+//! no checkpoint, or is, and rollbacks leave it alone, or don't: the driver promises that there is none. In a
+//! *tracked* region a hint says that the page is written often: the device MAY leave it unwatched and compare it.
 //!
 //! ## Versions
 //!
@@ -223,6 +247,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod hint;
 pub mod ids;
 pub mod pci;
 pub mod reply;
@@ -230,10 +255,11 @@ pub mod request;
 pub mod status;
 mod wire;
 
+pub use hint::Hint;
 pub use ids::{CheckpointId, NameError, RegionId, RegionName, SessionKey, Span};
 pub use reply::{REPLY_SIZE, Reply, ReplyBody};
-pub use request::{Envelope, REQUEST_SIZE, Request};
-pub use request::{FEATURE_ASYNC, FEATURE_DURABLE, FEATURE_HINT, FLAG_ASYNC, FLAG_DURABLE, FLAG_HINT};
+pub use request::{Envelope, REQUEST_SIZE, RegionMode, Request};
+pub use request::{FEATURE_ASYNC, FEATURE_DURABLE, FEATURE_HINT, FLAG_ASYNC, FLAG_DURABLE};
 pub use status::Status;
 pub use wire::DecodeError;
 

@@ -14,12 +14,13 @@
 //! | kind | request | body |
 //! |---|---|---|
 //! | 1 | HELLO | 24: version u32, 32: features u64 |
-//! | 2 | REGISTER | 24: address u64, 32: length u64, 40: name length u8 (1 to 63), 41: name, zero-padded to 63 bytes |
+//! | 2 | REGISTER | 24: address u64, 32: length u64, 40: name length u8 (1 to 63), 41: name, zero-padded to 63 bytes, 104: mode u32, a [`RegionMode`] |
 //! | 3 | UNREGISTER | 24: region u32 |
 //! | 4 | CHECKPOINT | |
 //! | 5 | ROLLBACK | 24: checkpoint u64 |
 //! | 6 | RELEASE | 24: checkpoint u64 |
-//! | 7 | QUERY | 24: checkpoint u64, 32: subject u32 (0: the session, and checkpoint is 0; 1: the checkpoint; 2: its ticket; 3: its ticket, when it's done) |
+//! | 7 | QUERY | 24: checkpoint u64, 32: subject u32 (0: the session, and checkpoint is 0; 1: the checkpoint; 2: the oldest that is newer than the checkpoint; 3: its ticket; 4: its ticket, when it's done) |
+//! | 8 | HINTS | 24: address of the [hint table](crate::hint) u64 |
 
 use crate::ids::{CheckpointId, RegionId, RegionName, SessionKey, Span};
 #[cfg(doc)]
@@ -29,17 +30,15 @@ use crate::wire::{DecodeError, array, exactly, get_u16, get_u32, get_u64, put, r
 /// Bytes of a request.
 pub const REQUEST_SIZE: usize = 128;
 
-/// HELLO feature: CHECKPOINT takes hints about what was and will be written. Not offered in version 1.
+/// HELLO feature: the program says what it writes, by HINTS and by the mode of a region.
 pub const FEATURE_HINT: u64 = 1 << 0;
 /// HELLO feature: a checkpoint can be made to survive the host. Not offered in version 1.
 pub const FEATURE_DURABLE: u64 = 1 << 1;
 /// HELLO feature: CHECKPOINT can be answered with a ticket before it's done.
 pub const FEATURE_ASYNC: u64 = 1 << 2;
 /// Every HELLO feature that this version of the contract can serve.
-pub const OFFERED_FEATURES: u64 = FEATURE_ASYNC;
+pub const OFFERED_FEATURES: u64 = FEATURE_HINT | FEATURE_ASYNC;
 
-/// Request flag of [`FEATURE_HINT`].
-pub const FLAG_HINT: u16 = 1 << 0;
 /// Request flag of [`FEATURE_DURABLE`].
 pub const FLAG_DURABLE: u16 = 1 << 1;
 /// Request flag of [`FEATURE_ASYNC`].
@@ -72,6 +71,8 @@ pub enum Request {
         span: Span,
         /// What it's called.
         name: RegionName,
+        /// Who says what is written in it.
+        mode: RegionMode,
     },
     /// Ends a region. Checkpoints that hold it can't be rolled back to afterwards.
     Unregister {
@@ -104,6 +105,46 @@ pub enum Request {
         /// Whether the answer waits until it's done.
         wait: bool,
     },
+    /// Asks for the figures of the oldest retained checkpoint that is newer than this one: the way through all
+    /// of them, from 0 on.
+    QueryNext {
+        /// After which.
+        after: CheckpointId,
+    },
+    /// Says where the hint table is, and that there may be hints in it.
+    Hints {
+        /// The table's address.
+        table: u64,
+    },
+}
+
+/// Who says what is written in a region.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u32)]
+pub enum RegionMode {
+    /// The host finds out. Hints may spare it some of that.
+    #[default]
+    Tracked = 0,
+    /// The program: only pages that it hints are looked at. Needs [`FEATURE_HINT`].
+    Hinted = 1,
+}
+
+impl RegionMode {
+    /// The mode with this number on the wire, if there is one.
+    #[must_use]
+    pub const fn from_u32(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Tracked),
+            1 => Some(Self::Hinted),
+            _ => None,
+        }
+    }
+
+    /// The number on the wire.
+    #[must_use]
+    pub const fn to_u32(self) -> u32 {
+        self as u32
+    }
 }
 
 impl Envelope {
@@ -148,20 +189,25 @@ const REGISTER_ADDRESS: usize = BODY;
 const REGISTER_LEN: usize = 32;
 const REGISTER_NAME_LEN: usize = 40;
 const REGISTER_NAME: usize = 41;
-const REGISTER_END: usize = REGISTER_NAME + crate::ids::MAX_NAME_LEN;
+const REGISTER_NAME_END: usize = REGISTER_NAME + crate::ids::MAX_NAME_LEN;
+const REGISTER_MODE: usize = 104;
+const REGISTER_END: usize = 108;
 const REGION: usize = BODY;
 const REGION_END: usize = 28;
 const CHECKPOINT: usize = BODY;
 const CHECKPOINT_END: usize = 32;
 const QUERY_SUBJECT: usize = 32;
 const QUERY_END: usize = 36;
-
-const _: () = assert!(REGISTER_END == 104 && REGISTER_END <= REQUEST_SIZE);
+const HINTS_TABLE: usize = BODY;
+const HINTS_END: usize = 32;
 
 const SUBJECT_SESSION: u32 = 0;
 const SUBJECT_CHECKPOINT: u32 = 1;
-const SUBJECT_TICKET: u32 = 2;
-const SUBJECT_TICKET_DONE: u32 = 3;
+const SUBJECT_NEXT: u32 = 2;
+const SUBJECT_TICKET: u32 = 3;
+const SUBJECT_TICKET_DONE: u32 = 4;
+
+const _: () = assert!(REGISTER_NAME_END == REGISTER_MODE && REGISTER_END <= REQUEST_SIZE);
 
 const KIND_HELLO: u16 = 1;
 const KIND_REGISTER: u16 = 2;
@@ -170,6 +216,7 @@ const KIND_CHECKPOINT: u16 = 4;
 const KIND_ROLLBACK: u16 = 5;
 const KIND_RELEASE: u16 = 6;
 const KIND_QUERY: u16 = 7;
+const KIND_HINTS: u16 = 8;
 
 impl Request {
     const fn kind(&self) -> u16 {
@@ -180,7 +227,8 @@ impl Request {
             Self::Checkpoint | Self::CheckpointAsync => KIND_CHECKPOINT,
             Self::Rollback { .. } => KIND_ROLLBACK,
             Self::Release { .. } => KIND_RELEASE,
-            Self::Query { .. } | Self::Ticket { .. } => KIND_QUERY,
+            Self::Query { .. } | Self::QueryNext { .. } | Self::Ticket { .. } => KIND_QUERY,
+            Self::Hints { .. } => KIND_HINTS,
         }
     }
 
@@ -197,12 +245,13 @@ impl Request {
                 put(out, HELLO_VERSION, version.to_le_bytes());
                 put(out, HELLO_FEATURES, features.to_le_bytes());
             }
-            Self::Register { span, name } => {
+            Self::Register { span, name, mode } => {
                 put(out, REGISTER_ADDRESS, span.address.to_le_bytes());
                 put(out, REGISTER_LEN, span.len.to_le_bytes());
                 let (len, name) = name.as_wire();
                 put(out, REGISTER_NAME_LEN, [len]);
                 put(out, REGISTER_NAME, *name);
+                put(out, REGISTER_MODE, mode.to_u32().to_le_bytes());
             }
             Self::Unregister { region } => put(out, REGION, region.0.to_le_bytes()),
             Self::Checkpoint | Self::CheckpointAsync => {}
@@ -219,6 +268,11 @@ impl Request {
                 let subject = if *wait { SUBJECT_TICKET_DONE } else { SUBJECT_TICKET };
                 put(out, QUERY_SUBJECT, subject.to_le_bytes());
             }
+            Self::QueryNext { after } => {
+                put(out, CHECKPOINT, after.0.to_le_bytes());
+                put(out, QUERY_SUBJECT, SUBJECT_NEXT.to_le_bytes());
+            }
+            Self::Hints { table } => put(out, HINTS_TABLE, table.to_le_bytes()),
         }
     }
 
@@ -232,14 +286,15 @@ impl Request {
             KIND_REGISTER => {
                 let span =
                     Span { address: get_u64(bytes, REGISTER_ADDRESS), len: get_u64(bytes, REGISTER_LEN) };
-                let name = decode_name(bytes)?;
-                (Self::Register { span, name }, REGISTER_END)
+                let (name, mode) = (decode_name(bytes)?, decode_mode(bytes)?);
+                (Self::Register { span, name, mode }, REGISTER_END)
             }
             KIND_UNREGISTER => (Self::Unregister { region: RegionId(get_u32(bytes, REGION)) }, REGION_END),
             KIND_CHECKPOINT => (Self::Checkpoint, BODY),
             KIND_ROLLBACK => (Self::Rollback { checkpoint: get_checkpoint(bytes) }, CHECKPOINT_END),
             KIND_RELEASE => (Self::Release { checkpoint: get_checkpoint(bytes) }, CHECKPOINT_END),
             KIND_QUERY => (decode_query(bytes)?, QUERY_END),
+            KIND_HINTS => (Self::Hints { table: get_u64(bytes, HINTS_TABLE) }, HINTS_END),
             unknown => return Err(DecodeError::UnknownKind(unknown)),
         };
         reserved(bytes, end..REQUEST_SIZE)?;
@@ -254,10 +309,15 @@ fn get_checkpoint(bytes: &[u8; REQUEST_SIZE]) -> CheckpointId {
 /// A name's length counts before its bytes do, so that the padding can be told from the name.
 fn decode_name(bytes: &[u8; REQUEST_SIZE]) -> Result<RegionName, DecodeError> {
     let len = usize::from(bytes[REGISTER_NAME_LEN]);
-    let field = &bytes[REGISTER_NAME..REGISTER_END];
+    let field = &bytes[REGISTER_NAME..REGISTER_NAME_END];
     let name = field.get(..len).ok_or(DecodeError::BadName(crate::ids::NameError::TooLong(len)))?;
-    reserved(bytes, REGISTER_NAME + len..REGISTER_END)?;
+    reserved(bytes, REGISTER_NAME + len..REGISTER_NAME_END)?;
     RegionName::new(name).map_err(DecodeError::BadName)
+}
+
+fn decode_mode(bytes: &[u8; REQUEST_SIZE]) -> Result<RegionMode, DecodeError> {
+    let value = get_u32(bytes, REGISTER_MODE);
+    RegionMode::from_u32(value).ok_or(DecodeError::BadField { offset: REGISTER_MODE, value: value.into() })
 }
 
 fn decode_query(bytes: &[u8; REQUEST_SIZE]) -> Result<Request, DecodeError> {
@@ -268,8 +328,9 @@ fn decode_query(bytes: &[u8; REQUEST_SIZE]) -> Result<Request, DecodeError> {
             Request::Query { checkpoint: None }
         }
         SUBJECT_CHECKPOINT => Request::Query { checkpoint: Some(checkpoint) },
+        SUBJECT_NEXT => Request::QueryNext { after: checkpoint },
         SUBJECT_TICKET => Request::Ticket { checkpoint, wait: false },
         SUBJECT_TICKET_DONE => Request::Ticket { checkpoint, wait: true },
-        subject => return Err(DecodeError::BadField { offset: QUERY_SUBJECT, value: subject.into() }),
+        value => return Err(DecodeError::BadField { offset: QUERY_SUBJECT, value: value.into() }),
     })
 }

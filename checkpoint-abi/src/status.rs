@@ -30,7 +30,7 @@ pub enum Status {
     NoRegion = 9,
     /// No checkpoint ever had this id, or it was released.
     NoCheckpoint = 10,
-    /// The checkpoint was evicted: more than the retained number were taken after it.
+    /// The checkpoint was evicted: more than are retained, or can be kept, were taken after it.
     Evicted = 11,
     /// The checkpoint's region set isn't today's; detail is the id of a region that is in one and not in the
     /// other.
@@ -95,10 +95,10 @@ impl fmt::Display for Status {
             Self::Overlap => "the memory overlaps a registered region",
             Self::NoRegion => "no region has this id",
             Self::NoCheckpoint => "no checkpoint has this id",
-            Self::Evicted => "the checkpoint was evicted: too many were taken after it",
+            Self::Evicted => "the checkpoint was evicted: too many, or too large ones, were taken after it",
             Self::RegionSet => "the checkpoint's regions are not the session's regions of today",
             Self::Limit => "a limit of the device is reached",
-            Self::NoMemory => "the host has no memory for it, or may keep no more checkpoint data: release checkpoints, or give the guest more memory",
+            Self::NoMemory => "the host has no memory for it, or it is larger than what may be kept of checkpoints: give it more with --history-memory",
             Self::Host => "the host failed; its log says how",
             Self::BadName => "the region's name is empty, too long, not text, or taken",
         })

@@ -1,9 +1,10 @@
 //! Encoding and decoding against every kind, random fields, and bytes that nobody wrote.
 
+use cairn_abi::hint::{self, MAX_HINTS};
 use cairn_abi::reply::{Ask, CheckpointFigures, Hello, MAX_MISSING, Missing, SessionFigures, Ticket};
 use cairn_abi::{
-    CheckpointId, DecodeError, Envelope, FLAG_ASYNC, NameError, REPLY_SIZE, REQUEST_SIZE, RegionId,
-    RegionName, Reply, ReplyBody, Request, SessionKey, Span, Status,
+    CheckpointId, DecodeError, Envelope, FLAG_ASYNC, Hint, NameError, REPLY_SIZE, REQUEST_SIZE, RegionId,
+    RegionMode, RegionName, Reply, ReplyBody, Request, SessionKey, Span, Status,
 };
 
 /// Knuth's MMIX generator: the same numbers in every run.
@@ -46,17 +47,23 @@ impl Lcg {
         RegionName::new(&text).unwrap()
     }
 
+    fn mode(&mut self) -> RegionMode {
+        if self.below(2) == 0 { RegionMode::Tracked } else { RegionMode::Hinted }
+    }
+
     fn envelope(&mut self) -> Envelope {
-        let request = match self.below(10) {
+        let request = match self.below(12) {
             0 => Request::Hello { version: self.u32(), features: self.u64() },
-            1 => Request::Register { span: self.span(), name: self.name() },
+            1 => Request::Register { span: self.span(), name: self.name(), mode: self.mode() },
             2 => Request::Unregister { region: RegionId(self.u32()) },
             3 => Request::Checkpoint,
             4 => Request::Rollback { checkpoint: self.checkpoint() },
             5 => Request::Release { checkpoint: self.checkpoint() },
             6 => Request::Query { checkpoint: None },
-            7 => Request::CheckpointAsync,
-            8 => Request::Ticket { checkpoint: self.checkpoint(), wait: self.below(2) == 1 },
+            7 => Request::QueryNext { after: self.checkpoint() },
+            8 => Request::Hints { table: self.u64() },
+            9 => Request::CheckpointAsync,
+            10 => Request::Ticket { checkpoint: self.checkpoint(), wait: self.below(2) == 1 },
             _ => Request::Query { checkpoint: Some(self.checkpoint()) },
         };
         Envelope { key: self.key(), cursor: self.u32(), request }
@@ -130,7 +137,8 @@ const KEY: SessionKey = SessionKey([7; 16]);
 
 fn register() -> [u8; REQUEST_SIZE] {
     let span = Span { address: 0x1000, len: 0x1000 };
-    let request = Request::Register { span, name: RegionName::new(b"table").unwrap() };
+    let (name, mode) = (RegionName::new(b"table").unwrap(), RegionMode::Tracked);
+    let request = Request::Register { span, name, mode };
     bytes_of_request(&Envelope { key: KEY, cursor: 0, request })
 }
 
@@ -206,7 +214,7 @@ fn only_the_exact_size_is_a_message() {
 #[test]
 fn unknown_kinds_and_flags_are_unsupported() {
     let mut bytes = bytes_of_request(&Envelope { key: KEY, cursor: 0, request: Request::Checkpoint });
-    for kind in [0, 8, 0x104, u16::MAX] {
+    for kind in [0, 9, 0x104, u16::MAX] {
         bytes[..2].copy_from_slice(&kind.to_le_bytes());
         assert_eq!(Envelope::decode(&bytes), Err(DecodeError::UnknownKind(kind)));
     }
@@ -264,13 +272,59 @@ fn names_are_checked_and_padded_with_zeros() {
 }
 
 #[test]
-fn a_subject_is_one_of_four_and_the_session_carries_no_id() {
+fn a_subject_is_known_and_the_session_has_no_id() {
     let mut bytes =
         bytes_of_request(&Envelope { key: KEY, cursor: 0, request: Request::Query { checkpoint: None } });
     bytes[24] = 1;
     assert_eq!(Envelope::decode(&bytes), Err(DecodeError::ReservedSet(24)));
-    bytes[32] = 4;
-    assert_eq!(Envelope::decode(&bytes), Err(DecodeError::BadField { offset: 32, value: 4 }));
+    bytes[32] = 5;
+    assert_eq!(Envelope::decode(&bytes), Err(DecodeError::BadField { offset: 32, value: 5 }));
+}
+
+#[test]
+fn a_mode_is_known() {
+    let mut bytes = register();
+    for mode in [2_u32, 256, u32::MAX] {
+        bytes[104..108].copy_from_slice(&mode.to_le_bytes());
+        let error = DecodeError::BadField { offset: 104, value: mode.into() };
+        assert_eq!(Envelope::decode(&bytes), Err(error));
+        assert_eq!(error.status(), Status::Malformed);
+    }
+}
+
+#[test]
+fn a_table_has_at_most_so_many_hints() {
+    for (count, read) in [(0, Some(0)), (2047, Some(MAX_HINTS)), (2048, None), (u32::MAX, None)] {
+        assert_eq!(hint::decode_header(&hint::encode_header(count)), read);
+    }
+    let mut random = Lcg(9);
+    for _ in 0..1000 {
+        let hint = Hint { region: RegionId(random.u32()), word: random.u32(), bits: random.u64() };
+        assert_eq!(Hint::decode(&hint.encode()), hint);
+    }
+}
+
+#[test]
+fn pages_are_put_into_words() {
+    let words = |pages| hint::words(pages).collect::<Vec<_>>();
+    assert_eq!(words(0..1), [(0, 1)]);
+    assert_eq!(words(63..66), [(0, 1 << 63), (1, 3)]);
+    assert_eq!(words(64..128), [(1, u64::MAX)]);
+    assert_eq!(words(10..130), [(0, u64::MAX << 10), (1, u64::MAX), (2, 3)]);
+    assert_eq!(words(5..5), []);
+    #[expect(clippy::reversed_empty_ranges, reason = "what a caller may get wrong")]
+    let backwards = 9..3;
+    assert_eq!(words(backwards), []);
+    assert_eq!(words(u64::MAX - 1..u64::MAX), [], "a word whose number can't be told");
+    let mut random = Lcg(10);
+    for _ in 0..500 {
+        let (start, len) = (u64::from(random.u32() % 300), u64::from(random.u32() % 300));
+        let told = words(start..start + len).into_iter();
+        let pages = told.flat_map(|(word, bits)| {
+            (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| u64::from(word) * 64 + bit)
+        });
+        assert!(pages.eq(start..start + len), "{start} {len}");
+    }
 }
 
 #[test]

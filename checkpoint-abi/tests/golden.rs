@@ -1,9 +1,10 @@
 //! The bytes of every request and reply, written down: whoever changes them changes the protocol.
 
+use cairn_abi::hint;
 use cairn_abi::reply::{Ask, CheckpointFigures, Hello, Missing, SessionFigures, Ticket};
 use cairn_abi::{
-    CheckpointId, Envelope, REPLY_SIZE, REQUEST_SIZE, RegionId, RegionName, Reply, ReplyBody, Request,
-    SessionKey, Span, Status,
+    CheckpointId, Envelope, Hint, REPLY_SIZE, REQUEST_SIZE, RegionId, RegionMode, RegionName, Reply,
+    ReplyBody, Request, SessionKey, Span, Status,
 };
 
 const _: () = assert!(REQUEST_SIZE == 128);
@@ -69,6 +70,7 @@ fn register() {
             request: Request::Register {
                 span: Span { address: 0x7f12_3456_7000, len: 0x20_0000 },
                 name: name("table"),
+                mode: RegionMode::Tracked,
             },
         },
         "0200000011000000 a0a1a2a3a4a5a6a7 \
@@ -78,7 +80,7 @@ fn register() {
 }
 
 #[test]
-fn register_longest_name() {
+fn register_longest_name_hinted() {
     request_is(
         Envelope {
             key: KEY,
@@ -86,6 +88,7 @@ fn register_longest_name() {
             request: Request::Register {
                 span: Span { address: 0x1000, len: 0x1000 },
                 name: name(&"n".repeat(63)),
+                mode: RegionMode::Hinted,
             },
         },
         "0200000000000000 a0a1a2a3a4a5a6a7 \
@@ -94,7 +97,7 @@ fn register_longest_name() {
              6e6e6e6e6e6e6e6e 6e6e6e6e6e6e6e6e \
              6e6e6e6e6e6e6e6e 6e6e6e6e6e6e6e6e \
              6e6e6e6e6e6e6e6e 6e6e6e6e6e6e6e6e \
-             6e6e6e6e6e6e6e6e",
+             6e6e6e6e6e6e6e6e 01000000",
     );
 }
 
@@ -127,7 +130,7 @@ fn checkpoint_async() {
 
 #[test]
 fn query_ticket() {
-    for (wait, subject) in [(false, "02"), (true, "03")] {
+    for (wait, subject) in [(false, "03"), (true, "04")] {
         request_is(
             Envelope {
                 key: KEY,
@@ -178,6 +181,37 @@ fn query_checkpoint() {
              a8a9aaabacadaeaf 0900000000000000 \
              0100000000000000",
     );
+}
+
+#[test]
+fn query_next() {
+    request_is(
+        Envelope { key: KEY, cursor: 0, request: Request::QueryNext { after: CheckpointId(9) } },
+        "0700000000000000 a0a1a2a3a4a5a6a7 \
+             a8a9aaabacadaeaf 0900000000000000 \
+             0200000000000000",
+    );
+}
+
+#[test]
+fn hints() {
+    request_is(
+        Envelope { key: KEY, cursor: 0, request: Request::Hints { table: 0x7f12_3456_7000 } },
+        "0800000000000000 a0a1a2a3a4a5a6a7 \
+             a8a9aaabacadaeaf 00705634127f0000",
+    );
+}
+
+#[test]
+fn hint_table() {
+    assert_eq!(hint::encode_header(0x7ff), message::<16>("ff07000000000000 0000000000000000"));
+    // What is reserved in the header is ignored: the program may write there while it's read.
+    assert_eq!(hint::decode_header(&message("ff070000ffffffff ffffffffffffffff")), Some(0x7ff));
+    let one = Hint { region: RegionId(0x0102_0304), word: 0x0506_0708, bits: 0x1122_3344_5566_7788 };
+    let golden = message("0403020108070605 8877665544332211");
+    assert_eq!(one.encode(), golden);
+    assert_eq!(Hint::decode(&golden), one);
+    assert_eq!(hint::HINT_TABLE_SIZE, 32768);
 }
 
 #[test]

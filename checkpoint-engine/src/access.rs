@@ -3,7 +3,8 @@
 //! The program may write its memory while it is read here. So each chunk is loaded once, by volatile vector
 //! loads, into registers; what is compared is what is copied, and no reference to live bytes exists. As for any
 //! memory that something outside the program writes, a volatile access is the contract: the compiler neither
-//! repeats nor drops it.
+//! repeats nor drops it. The same holds where several threads of the engine are at work: each has pages of its own,
+//! but a guest may have one frame of memory at two places of a region, and then gets what it asked for.
 
 mod kernels;
 

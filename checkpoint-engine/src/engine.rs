@@ -2,13 +2,14 @@
 
 mod checks;
 mod figures;
+mod hints;
 mod operation;
 mod ticket;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use cairn_abi::{CheckpointId, RegionId, RegionName};
+use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName};
 
 use crate::access::Access;
 use crate::pending::Pending;
@@ -118,6 +119,15 @@ impl<T: Tracker> Engine<T> {
     /// [`EngineError::NameTaken`], [`EngineError::Overlap`], [`EngineError::EmptyRegion`], a limit of the
     /// [`Config`], [`EngineError::NoMemory`] or [`EngineError::Track`]; nothing is registered.
     pub fn add_region(&mut self, name: RegionName, memory: LiveMemory) -> Result<RegionId, EngineError> {
+        self.register(name, memory, RegionMode::Tracked)
+    }
+
+    fn register(
+        &mut self,
+        name: RegionName,
+        memory: LiveMemory,
+        mode: RegionMode,
+    ) -> Result<RegionId, EngineError> {
         self.abandon();
         self.check_new_region(name, &memory)?;
         self.regions.try_reserve(1)?;
@@ -126,8 +136,11 @@ impl<T: Tracker> Engine<T> {
         set.try_reserve_exact(self.set.len() + 1)?;
         set.extend_from_slice(&self.set);
         set.push(Member { id, name });
-        let region = Region::new(id, name, memory, self.config.rule, self.config.costs)?;
-        self.tracker.attach(id, &region.live)?;
+        let region = Region::new(id, name, memory, self.config, mode)?;
+        match mode {
+            RegionMode::Tracked => self.tracker.attach(id, &region.live)?,
+            RegionMode::Hinted => self.tracker.attach_hinted(id, &region.live)?,
+        }
         self.regions.push(region);
         self.last_region = id.0;
         self.set = set.into();

@@ -16,7 +16,7 @@ pub enum EngineError {
     /// No checkpoint ever had this id, or it was released.
     #[error("no checkpoint has id {0}")]
     NoCheckpoint(CheckpointId),
-    /// More checkpoints than are retained were taken after this one. Also said of a released id that would have been evicted by now.
+    /// More checkpoints than are retained, or than the history has room for, were taken after this one. Also said of a released id that would have been evicted by now.
     #[error(
         "checkpoint {id} was evicted, the oldest that is retained is {oldest}; retain more to reach further back"
     )]

@@ -1,18 +1,20 @@
 //! One region: its live bytes, its mirror, and what is known of its pages.
 
 mod freeze;
+mod hints;
 mod parts;
 mod restore;
 mod take;
 mod tries;
 
-use cairn_abi::{RegionId, RegionName};
+use cairn_abi::{RegionId, RegionMode, RegionName};
 
 use crate::access::Access;
 use crate::mirror::Mirror;
 use crate::predictor::{EpochEnd, Predictor};
-use crate::{EngineError, HostCosts, LiveMemory, PageSet, Rule, TrackError, Tracker};
+use crate::{Config, EngineError, LiveMemory, PageSet, TrackError, Tracker};
 
+use hints::Hints;
 pub(crate) use take::Ceiling;
 use tries::Tries;
 
@@ -28,6 +30,7 @@ pub(crate) struct Region {
     pub(crate) live: LiveMemory,
     pub(crate) mirror: Mirror,
     pub(crate) predictor: Predictor,
+    pub(crate) hints: Hints,
     /// Whether the root version has it. If not, no version needs its former bytes.
     pub(crate) in_root: bool,
     /// What the tracker reported and this try takes; later, what to protect.
@@ -60,8 +63,8 @@ impl Region {
         id: RegionId,
         name: RegionName,
         live: LiveMemory,
-        rule: Rule,
-        costs: HostCosts,
+        config: Config,
+        mode: RegionMode,
     ) -> Result<Self, EngineError> {
         let pages = live.pages();
         Ok(Self {
@@ -69,7 +72,8 @@ impl Region {
             name,
             live,
             mirror: Mirror::new(pages)?,
-            predictor: Predictor::new(rule, costs, pages)?,
+            predictor: Predictor::new(config.rule, config.costs, pages)?,
+            hints: Hints::new(mode, pages)?,
             in_root: false,
             written: PageSet::new(pages)?,
             any_written: false,
@@ -83,17 +87,22 @@ impl Region {
     pub(crate) fn table_bytes(&self) -> u64 {
         let sets =
             self.written.bytes() + self.changed.bytes() + self.restore.bytes() + self.tries.table_bytes();
-        (size_of::<Self>() + sets + self.predictor.table_bytes() + self.mirror.table_bytes()) as u64
+        let tables = self.predictor.table_bytes() + self.hints.table_bytes() + self.mirror.table_bytes();
+        (size_of::<Self>() + sets + tables) as u64
     }
 
-    /// Asks the tracker what may have been written.
+    /// Asks the tracker what may have been written, or goes by the hints.
     pub(crate) fn collect<T: Tracker>(&mut self, tracker: &mut T) -> Result<(), TrackError> {
         // An operation that failed may have left something.
         if self.any_written {
             self.written.clear();
         }
         self.any_written = true;
-        tracker.collect(self.id, &mut self.written)?;
+        if self.hints.rule() {
+            self.hints.add_to(&mut self.written);
+        } else {
+            tracker.collect(self.id, &mut self.written)?;
+        }
         self.written.trim();
         self.tries.begin(&mut self.written);
         self.any_written = !self.written.is_empty();
@@ -114,19 +123,35 @@ impl Region {
             self.any_written = true;
         }
         self.mirror.give_back(&self.written);
+        if self.hints.rule() {
+            self.end_hinted(several_tries);
+            return Ok(0);
+        }
         if !self.any_written {
+            self.hints.use_up(None);
             return Ok(0);
         }
         let mut pages = self.predictor.end_epoch(EpochEnd::Checkpoint, &mut self.written, &mut self.changed);
+        // What is hinted is about to be written again: nobody waits until that shows.
+        let hinted = self.hints.take_from(&mut self.written);
         if several_tries {
             self.written.subtract(&self.tries.marked);
+        }
+        if several_tries || hinted {
             pages = self.written.count() as u64;
         }
+        self.hints.use_up(None);
         self.tries.end();
         match pages {
             0 => Ok(0),
             pages => tracker.protect(self.id, &self.written).map(|()| pages),
         }
+    }
+
+    /// After a checkpoint or a rollback in a region that goes by hints: there is nothing to protect.
+    fn end_hinted(&mut self, several_tries: bool) {
+        self.hints.use_up(several_tries.then_some(&self.tries.marked));
+        self.tries.end();
     }
 
     /// Forgets what the tries of an operation did, which is given up. The mirror is the root.

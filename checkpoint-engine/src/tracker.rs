@@ -29,6 +29,16 @@ pub trait Tracker {
     /// The region can't be tracked; nothing of it is left behind.
     fn attach(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError>;
 
+    /// Takes note of `memory`, whose program says itself what it writes: nothing need be watched. Of the calls
+    /// below, only [`detach`](Self::detach) is made for it; for scattered memory also
+    /// [`before_restore`](Self::before_restore), and the places must be true as for any other.
+    ///
+    /// # Errors
+    /// The region can't be had; nothing of it is left behind.
+    fn attach_hinted(&mut self, _region: RegionId, _memory: &LiveMemory) -> Result<(), TrackError> {
+        Ok(())
+    }
+
     /// Stops tracking `region` and leaves its memory writable.
     fn detach(&mut self, region: RegionId);
 

@@ -126,6 +126,12 @@ impl Versions {
         self.failed += 1;
     }
 
+    /// The node of the oldest id that can be asked for and is greater than `id`.
+    pub(crate) fn next_named(&self, id: CheckpointId) -> Option<usize> {
+        let at = self.named.partition_point(|&(named, _)| named <= id);
+        self.named.get(at).map(|&(_, node)| node)
+    }
+
     pub(crate) fn lookup(&self, id: CheckpointId) -> Lookup {
         match self.named.binary_search_by_key(&id, |&(id, _)| id) {
             Ok(at) => Lookup::Retained(self.named[at].1),

@@ -1,4 +1,7 @@
-//! What the examples share: opening a session, keeping one checkpoint, reporting a failure, hashing.
+//! What the examples share: opening a session, keeping one checkpoint, reporting a failure, hashing; and the loop of
+//! `reset_fuzz` ([`fuzz`]), which the benchmark times, too.
+
+pub mod fuzz;
 
 use std::process::ExitCode;
 

@@ -1,16 +1,18 @@
 //! A session with the device: typed requests, typed results.
 
+use std::ops::Range;
 use std::path::Path;
 
 use cairn_abi::reply::{Ask, CheckpointFigures, Hello, SessionFigures, Ticket};
-use cairn_abi::request::OFFERED_FEATURES;
+use cairn_abi::request::{FEATURE_HINT, OFFERED_FEATURES};
 use cairn_abi::{
-    CheckpointId, Envelope, FEATURE_ASYNC, PAGE_SIZE, PROTOCOL_VERSION, RegionId, RegionName, Reply,
-    ReplyBody, Request, SessionKey, Span, Status,
+    CheckpointId, Envelope, FEATURE_ASYNC, PAGE_SIZE, PROTOCOL_VERSION, RegionId, RegionMode, RegionName,
+    Reply, ReplyBody, Request, SessionKey, Span, Status,
 };
 
 use crate::error::ShimError;
 use crate::find::{Function, PCI_DEVICES};
+use crate::hints::{HintTable, Hints};
 use crate::touch::{Part, RegionMemory, Touch};
 use crate::transport::Transport;
 
@@ -27,6 +29,9 @@ pub struct Client {
     transport: Transport,
     hello: Hello,
     regions: Vec<(RegionId, RegionMemory)>,
+    hints: Hints,
+    /// From the first hint on. Behind the transport, whose end makes the device forget it.
+    table: Option<HintTable>,
 }
 
 impl Client {
@@ -56,8 +61,13 @@ impl Client {
     ///
     /// # Errors
     /// [`ShimError::Refused`] among others.
-    pub fn register(&mut self, memory: RegionMemory, name: RegionName) -> Result<RegionId, ShimError> {
-        let request = Request::Register { span: memory.span(), name };
+    pub fn register(
+        &mut self,
+        memory: RegionMemory,
+        name: RegionName,
+        mode: RegionMode,
+    ) -> Result<RegionId, ShimError> {
+        let request = Request::Register { span: memory.span(), name, mode };
         let reply = self.ask(request, Some(&memory))?;
         let ReplyBody::Region(id) = reply.body else { return Err(unexpected(request)) };
         self.regions.push((id, memory));
@@ -71,7 +81,20 @@ impl Client {
     pub fn unregister(&mut self, region: RegionId) -> Result<(), ShimError> {
         self.ask_for_nothing(Request::Unregister { region })?;
         self.regions.retain(|(id, _)| *id != region);
+        self.hints.forget(region);
         Ok(())
+    }
+
+    /// Says that the program writes `pages` of `region` before the next checkpoint or rollback that is done. Costs
+    /// no request: hints go with those. Pages that the region doesn't have are left out, as is all where the
+    /// device takes no hints.
+    pub fn hint(&mut self, region: RegionId, pages: Range<u64>) {
+        if self.hello.features & FEATURE_HINT == 0 {
+            return;
+        }
+        if let Some((_, memory)) = self.regions.iter().find(|(id, _)| *id == region) {
+            self.hints.add(region, memory.span().len / PAGE_SIZE, pages);
+        }
     }
 
     /// Takes a checkpoint of all regions.
@@ -79,7 +102,7 @@ impl Client {
     /// # Errors
     /// [`ShimError::Refused`] among others; earlier checkpoints stand.
     pub fn checkpoint(&mut self) -> Result<CheckpointId, ShimError> {
-        match self.ask(Request::Checkpoint, None)?.body {
+        match self.ask_with_hints(Request::Checkpoint)?.body {
             ReplyBody::Checkpoint(id) => Ok(id),
             _ => Err(unexpected(Request::Checkpoint)),
         }
@@ -94,7 +117,7 @@ impl Client {
         if self.hello.features & FEATURE_ASYNC == 0 {
             return self.checkpoint().map(|id| Ticket { id, done: true });
         }
-        match self.ask(Request::CheckpointAsync, None)?.body {
+        match self.ask_with_hints(Request::CheckpointAsync)?.body {
             ReplyBody::Ticket(ticket) => Ok(ticket),
             _ => Err(unexpected(Request::CheckpointAsync)),
         }
@@ -118,7 +141,10 @@ impl Client {
     /// # Errors
     /// [`ShimError::Refused`] among others; checkpoints stand.
     pub fn rollback(&mut self, checkpoint: CheckpointId) -> Result<(), ShimError> {
-        self.ask_for_nothing(Request::Rollback { checkpoint })
+        match self.ask_with_hints(Request::Rollback { checkpoint })?.body {
+            ReplyBody::Empty => Ok(()),
+            _ => Err(unexpected(Request::Rollback { checkpoint })),
+        }
     }
 
     /// Gives up a checkpoint.
@@ -153,6 +179,23 @@ impl Client {
         }
     }
 
+    /// Figures of the oldest retained checkpoint that is newer than `after`, if there is one: from 0 on, the way
+    /// through all of them.
+    ///
+    /// # Errors
+    /// [`ShimError::Refused`] among others.
+    pub fn query_next(&mut self, after: CheckpointId) -> Result<Option<CheckpointFigures>, ShimError> {
+        let request = Request::QueryNext { after };
+        match self.ask(request, None) {
+            Ok(Reply { body: ReplyBody::CheckpointFigures(figures), .. }) if after < figures.id => {
+                Ok(Some(figures))
+            }
+            Ok(_) => Err(unexpected(request)),
+            Err(error) if error.status() == Some(Status::NoCheckpoint) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens a session on a device that is up.
     pub(crate) fn hello(mut transport: Transport) -> Result<Self, ShimError> {
         let request = Request::Hello { version: PROTOCOL_VERSION, features: OFFERED_FEATURES };
@@ -165,7 +208,7 @@ impl Client {
             ReplyBody::Hello(hello)
                 if hello.version == PROTOCOL_VERSION && hello.features & !OFFERED_FEATURES == 0 =>
             {
-                Ok(Self { transport, hello, regions: Vec::new() })
+                Ok(Self { transport, hello, regions: Vec::new(), hints: Hints::default(), table: None })
             }
             _ => Err(unexpected(request)),
         }
@@ -175,6 +218,36 @@ impl Client {
         match self.ask(request, None)?.body {
             ReplyBody::Empty => Ok(()),
             _ => Err(unexpected(request)),
+        }
+    }
+
+    /// Makes a request before which the device reads the hint table.
+    fn ask_with_hints(&mut self, request: Request) -> Result<Reply, ShimError> {
+        if !self.hints.any() {
+            return self.ask(request, None);
+        }
+        self.put_hints()?;
+        let reply = self.ask(request, None);
+        // It has read them, whatever it answers.
+        if let Some(table) = &self.table {
+            table.clear();
+        }
+        reply
+    }
+
+    /// Puts hints into the table. The device is told where that is when it's new, and whenever it's full.
+    fn put_hints(&mut self) -> Result<(), ShimError> {
+        let mut told = self.table.is_some();
+        let table = self.table.get_or_insert_with(HintTable::new).span().address;
+        loop {
+            if let Some(table) = &self.table {
+                self.hints.fill(table);
+            }
+            if told && !self.hints.any() {
+                return Ok(());
+            }
+            self.ask_for_nothing(Request::Hints { table })?;
+            told = true;
         }
     }
 
@@ -190,6 +263,10 @@ impl Client {
                 (Status::Ok, ..) => return Ok(reply),
                 (Status::Again, Some(ask), ReplyBody::Missing(missing)) => {
                     for &span in missing.spans() {
+                        if let Some(table) = self.table.as_ref().filter(|table| table.span() == span) {
+                            table.touch();
+                            continue;
+                        }
                         let part = self.part(new, span).ok_or(ShimError::ForeignMemory { span })?;
                         match ask {
                             Ask::Touch => {
@@ -245,7 +322,8 @@ fn name(request: Request) -> &'static str {
         Request::Checkpoint | Request::CheckpointAsync | Request::Ticket { .. } => "the checkpoint",
         Request::Rollback { .. } => "the rollback",
         Request::Release { .. } => "releasing the checkpoint",
-        Request::Query { .. } => "the query",
+        Request::Query { .. } | Request::QueryNext { .. } => "the query",
+        Request::Hints { .. } => "telling the hints",
     }
 }
 

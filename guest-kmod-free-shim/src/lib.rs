@@ -47,6 +47,7 @@ mod claim;
 mod client;
 mod error;
 mod find;
+mod hints;
 mod lock;
 mod mapping;
 mod origin;

@@ -119,6 +119,18 @@ pub enum Error {
         /// Whether it is a region now, and so not in the checkpoint.
         registered: bool,
     },
+    /// A region whose hints are checked ([`RegionMode::Checked`](crate::RegionMode::Checked)) was written where
+    /// nothing was hinted: here and perhaps elsewhere. Hint it and try again.
+    #[error(
+        "the region {region:?} was written without a hint: its page at byte {offset:#x} has changed; call \
+         Session::hint for what is written"
+    )]
+    NotHinted {
+        /// The region.
+        region: String,
+        /// Where the first such page begins, in bytes from the region's start.
+        offset: usize,
+    },
     /// The process that held the checkpoint's memory (engine `fork`) is gone: somebody killed it. If
     /// that happened while it was read, regions may have been rolled back in part.
     #[error("checkpoint {id} is lost: the process that held its memory was killed; roll back to another one")]

@@ -82,6 +82,13 @@
 //! A forked child of the program has a copy of the regions and no session: every call but the slices
 //! answers [`Error::OtherProcess`] there, or the device's refusal.
 //!
+//! # Hints
+//!
+//! A program that knows what it writes can say so: [`Session::hint`] costs a few nanoseconds where catching a
+//! write costs microseconds. In a region of [`RegionMode::Hinted`] only hinted pages are looked at, which is
+//! fastest where writes are scattered and seldom hit the same page twice; [`RegionMode::Checked`] finds the hint
+//! that is missing. `fork` and `full-copy` keep everything anyhow and ignore hints.
+//!
 //! # Unsafe code
 //!
 //! It is in `memory` (the bytes of regions), `session` (handing adopted memory on), `arena::data` (what may
@@ -94,6 +101,7 @@ pub mod contract;
 mod element;
 mod engines;
 mod error;
+mod hints;
 mod kind;
 mod memory;
 mod options;
@@ -105,6 +113,7 @@ pub use cairn_abi::CheckpointId;
 pub use cairn_abi::reply::{CheckpointFigures, SessionFigures};
 pub use element::Element;
 pub use error::Error;
+pub use hints::RegionMode;
 pub use kind::{ENGINE_VARIABLE, EngineKind, UnknownEngine};
 pub use options::{DEFAULT_HISTORY, MAX_HISTORY, Options};
 pub use region::{Region, RegionTuple};

@@ -7,6 +7,8 @@ use cairn_abi::{RegionId, RegionName};
 use zerocopy::FromBytes;
 
 use crate::element::Element;
+use crate::error::Error;
+use crate::hints::Check;
 use crate::memory::Block;
 
 /// A handle of `len` elements that belong to a session.
@@ -59,6 +61,8 @@ pub(crate) struct Entry {
     pub(crate) id: RegionId,
     pub(crate) name: RegionName,
     pub(crate) block: Block,
+    /// If hints are checked.
+    pub(crate) check: Option<Check>,
 }
 
 /// The regions of one session, in the order of their slots.
@@ -91,6 +95,32 @@ impl Regions {
     pub(crate) fn get<T>(&self, region: &Region<T>) -> &Entry {
         let slot = self.slot(region);
         self.slots[slot].as_ref().unwrap_or_else(|| unreachable!("a handle outlived its region"))
+    }
+
+    #[track_caller]
+    pub(crate) fn get_mut<T>(&mut self, region: &Region<T>) -> &mut Entry {
+        let slot = self.slot(region);
+        self.slots[slot].as_mut().unwrap_or_else(|| unreachable!("a handle outlived its region"))
+    }
+
+    /// Refuses if a region whose hints are checked was written elsewhere.
+    pub(crate) fn check_hints(&self) -> Result<(), Error> {
+        for entry in self.iter() {
+            let missed = entry.check.as_ref().and_then(|check| check.missed(&entry.block));
+            if let Some(offset) = missed {
+                return Err(Error::NotHinted { region: entry.name.to_string(), offset });
+            }
+        }
+        Ok(())
+    }
+
+    /// After a checkpoint or a rollback: what regions hold is what they may hold.
+    pub(crate) fn renew_checks(&mut self) {
+        for Entry { block, check, .. } in self.iter_mut() {
+            if let Some(check) = check {
+                check.renew(block);
+            }
+        }
     }
 
     /// Gives the region back with its memory, of which no slice is left: they borrow the session.

@@ -1,5 +1,9 @@
 //! A program's connection to whatever keeps its checkpoints.
 
+mod hinting;
+mod tickets;
+mod tree;
+
 use std::collections::VecDeque;
 use std::mem;
 use std::process;
@@ -11,11 +15,11 @@ use cairn_abi::{CheckpointId, RegionId, RegionName};
 use crate::element::Element;
 use crate::engines::{self, Engine, Failure, Limits};
 use crate::error::Error;
+use crate::hints::{Check, RegionMode};
 use crate::kind::EngineKind;
 use crate::memory::{Block, PAGE};
 use crate::options::Options;
 use crate::region::{Entry, Region, RegionTuple, Regions};
-use crate::ticket::Ticket;
 
 /// Names of dropped regions that are remembered for messages: bounds what a program that registers
 /// and drops for ever costs. Older ones are called by their number.
@@ -149,6 +153,19 @@ impl Session {
     /// - [`Error::OtherProcess`]: this is a child of the process that opened the session.
     /// - [`Error::System`]: no memory.
     pub fn region<T: Element>(&mut self, name: &str, len: usize) -> Result<Region<T>, Error> {
+        self.region_with(name, len, RegionMode::Tracked)
+    }
+
+    /// As [`Session::region`], and chooses who says what is written in it.
+    ///
+    /// # Errors
+    /// As for [`Session::region`].
+    pub fn region_with<T: Element>(
+        &mut self,
+        name: &str,
+        len: usize,
+        mode: RegionMode,
+    ) -> Result<Region<T>, Error> {
         const {
             assert!(size_of::<T>() > 0, "an element has at least one byte");
             assert!(align_of::<T>() <= PAGE, "an element is aligned to a page at most");
@@ -159,7 +176,7 @@ impl Session {
         }
         let bytes = self.new_bytes::<T>(name, len)?;
         let block = Block::map(bytes).map_err(Error::system("getting memory for a region"))?;
-        self.insert(checked, block, len)
+        self.insert(checked, block, len, mode)
     }
 
     /// Registers memory that the program owns as a region: its content counts as written.
@@ -178,6 +195,23 @@ impl Session {
     /// - [`Error::Overlap`]: part of it is a region of this session already.
     /// - Else as for [`Session::region`].
     pub unsafe fn adopt(&mut self, name: &str, memory: &mut [u8]) -> Result<Region<u8>, Error> {
+        // SAFETY: this function's contract is that one's.
+        unsafe { self.adopt_with(name, memory, RegionMode::Tracked) }
+    }
+
+    /// As [`Session::adopt`], and chooses who says what is written in it. Its content counts as hinted.
+    ///
+    /// # Safety
+    /// As for [`Session::adopt`].
+    ///
+    /// # Errors
+    /// As for [`Session::adopt`].
+    pub unsafe fn adopt_with(
+        &mut self,
+        name: &str,
+        memory: &mut [u8],
+        mode: RegionMode,
+    ) -> Result<Region<u8>, Error> {
         let checked = self.new_name(name)?;
         let (address, len) = (memory.as_ptr().addr(), memory.len());
         if len == 0 {
@@ -196,7 +230,7 @@ impl Session {
         // SAFETY: this function's contract holds what `Block::adopt` asks for until the region is
         // dropped or the session is, and the block goes then.
         let block = unsafe { Block::adopt(memory) };
-        self.insert(checked, block, len)
+        self.insert(checked, block, len, mode)
     }
 
     /// Ends a region. Its memory goes back to the system, unless it was adopted: that is left alone.
@@ -270,74 +304,15 @@ impl Session {
     /// Commits the content of all regions as a new checkpoint, all or nothing.
     ///
     /// # Errors
-    /// [`Error::OtherProcess`], [`Error::Torn`], or [`Error::System`] when memory is short; earlier
-    /// checkpoints stand.
+    /// [`Error::OtherProcess`], [`Error::NotHinted`], [`Error::Torn`], or [`Error::System`] when memory is
+    /// short; earlier checkpoints stand.
     pub fn checkpoint(&mut self) -> Result<CheckpointId, Error> {
         self.own()?;
         self.whole()?;
-        self.backend.checkpoint(&self.regions).map_err(|failure| self.explain(failure, None))
-    }
-
-    /// Begins a checkpoint of what all regions hold now, and returns before it is copied, where the
-    /// engine can copy beside the program: what is written afterwards isn't in it. The next call that
-    /// needs it finishes it first, and it is made also if the ticket is dropped.
-    ///
-    /// ```
-    /// # fn main() -> Result<(), cairn_guest::Error> {
-    /// let mut session = cairn_guest::Session::open()?;
-    /// let table = session.region::<u64>("table", 16)?;
-    /// let ticket = session.checkpoint_async()?;
-    /// session.slice_mut(&table)[0] = 1;
-    /// let id = session.wait(ticket)?;
-    /// session.rollback(id)?;
-    /// assert_eq!(session.slice(&table)[0], 0);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`Session::checkpoint`]. What fails later, the ticket tells.
-    pub fn checkpoint_async(&mut self) -> Result<Ticket, Error> {
-        self.own()?;
-        let begun =
-            self.backend.checkpoint_async(&self.regions).map_err(|failure| self.explain(failure, None))?;
-        Ok(Ticket::new(self.regions.session(), begun))
-    }
-
-    /// Whether the ticket's checkpoint is done. Asks the engine if it wasn't yet.
-    ///
-    /// # Errors
-    /// [`Error::OtherProcess`], or what [`Session::wait`] says of a checkpoint that failed.
-    ///
-    /// # Panics
-    /// If the ticket is another session's.
-    #[track_caller]
-    pub fn is_done(&mut self, ticket: &Ticket) -> Result<bool, Error> {
-        self.ask_about(ticket, false)
-    }
-
-    /// The ticket's checkpoint, once it is done.
-    ///
-    /// # Errors
-    /// [`Error::OtherProcess`], or [`Error::Device`] when memory was short: earlier checkpoints stand.
-    ///
-    /// # Panics
-    /// If the ticket is another session's.
-    #[track_caller]
-    #[expect(clippy::needless_pass_by_value, reason = "a ticket is turned in")]
-    pub fn wait(&mut self, ticket: Ticket) -> Result<CheckpointId, Error> {
-        self.ask_about(&ticket, true)?;
-        Ok(ticket.of(self.regions.session()))
-    }
-
-    #[track_caller]
-    fn ask_about(&mut self, ticket: &Ticket, wait: bool) -> Result<bool, Error> {
-        let id = ticket.of(self.regions.session());
-        self.own()?;
-        if ticket.is_done() {
-            return Ok(true);
-        }
-        self.backend.is_done(id, wait).map_err(|failure| self.explain(failure, Some(id)))
+        self.regions.check_hints()?;
+        let id = self.backend.checkpoint(&self.regions).map_err(|failure| self.explain(failure, None))?;
+        self.regions.renew_checks();
+        Ok(id)
     }
 
     /// Gives all regions the content of a checkpoint. Newer checkpoints stay until they are released
@@ -346,19 +321,25 @@ impl Session {
     /// # Errors
     /// - [`Error::NoCheckpoint`], [`Error::Evicted`]: there is no such checkpoint, or no longer.
     /// - [`Error::RegionSet`]: regions were made or dropped since.
-    /// - [`Error::OtherProcess`], [`Error::System`].
+    /// - [`Error::OtherProcess`], [`Error::NotHinted`], [`Error::System`].
     ///
-    /// After an error that is none of the first four, some bytes may be the checkpoint's and others not: until
+    /// After an error that is none of the first five, some bytes may be the checkpoint's and others not: until
     /// a rollback succeeds, this one again or another, no checkpoint is taken ([`Error::Torn`]) and no arena
     /// lent.
     pub fn rollback(&mut self, id: CheckpointId) -> Result<(), Error> {
         self.own()?;
+        // What a rollback left halfway nobody hinted, and the next one repairs it.
+        if !self.torn {
+            self.regions.check_hints()?;
+        }
         let outcome = self.backend.rollback(&mut self.regions, id);
         self.torn = match &outcome {
             Ok(()) => false,
             Err(failure) => self.torn || failure.may_have_changed_regions(),
         };
-        outcome.map_err(|failure| self.explain(failure, Some(id)))
+        outcome.map_err(|failure| self.explain(failure, Some(id)))?;
+        self.regions.renew_checks();
+        Ok(())
     }
 
     /// Gives up a checkpoint: what it alone holds is freed.
@@ -449,9 +430,17 @@ impl Session {
             })
     }
 
-    fn insert<T: Element>(&mut self, name: RegionName, block: Block, len: usize) -> Result<Region<T>, Error> {
-        let id = self.backend.register(&name, &block).map_err(|failure| self.explain(failure, None))?;
-        Ok(self.regions.insert(Entry { id, name, block }, len))
+    fn insert<T: Element>(
+        &mut self,
+        name: RegionName,
+        block: Block,
+        len: usize,
+        mode: RegionMode,
+    ) -> Result<Region<T>, Error> {
+        let check = if mode == RegionMode::Checked { Some(Check::new(&block)?) } else { None };
+        let registered = self.backend.register(&name, &block, mode.engine());
+        let id = registered.map_err(|failure| self.explain(failure, None))?;
+        Ok(self.regions.insert(Entry { id, name, block, check }, len))
     }
 
     fn limits(&self) -> Limits {

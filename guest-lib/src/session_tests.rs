@@ -20,8 +20,13 @@ impl Engine for Failing {
         self.0.limits()
     }
 
-    fn register(&mut self, name: &RegionName, block: &Block) -> Result<RegionId, Failure> {
-        self.0.register(name, block)
+    fn register(
+        &mut self,
+        name: &RegionName,
+        block: &Block,
+        mode: cairn_abi::RegionMode,
+    ) -> Result<RegionId, Failure> {
+        self.0.register(name, block, mode)
     }
 
     fn unregister(&mut self, region: RegionId) -> Result<(), Failure> {
@@ -51,6 +56,10 @@ impl Engine for Failing {
     fn checkpoint_figures(&mut self, id: CheckpointId) -> Result<CheckpointFigures, Failure> {
         self.0.checkpoint_figures(id)
     }
+
+    fn checkpoints(&mut self) -> Result<Vec<CheckpointFigures>, Failure> {
+        self.0.checkpoints()
+    }
 }
 
 #[test]
@@ -72,4 +81,17 @@ fn what_a_rollback_left_in_pieces_is_not_used_or_kept_until_another_succeeds() {
     session.rollback(second).unwrap();
     assert_eq!(session.read(&arena, |root| root.value), 5);
     session.checkpoint().unwrap();
+}
+
+#[test]
+fn what_a_rollback_left_in_pieces_needs_no_hint_to_be_repaired() {
+    let engine = Failing(engines::open(EngineKind::FullCopy, 3).unwrap());
+    let mut session = Session::new(EngineKind::FullCopy, Box::new(engine));
+    let table = session.region_with::<u8>("table", 4096, RegionMode::Checked).unwrap();
+    let [first, second] = [session.checkpoint().unwrap(), session.checkpoint().unwrap()];
+    assert!(matches!(session.rollback(first), Err(Error::Lost { .. })));
+    session.rollback(second).unwrap();
+    assert_eq!(session.slice(&table)[0], 0);
+    session.slice_mut(&table)[0] = 1;
+    assert!(matches!(session.rollback(second), Err(Error::NotHinted { offset: 0, .. })));
 }

@@ -4,7 +4,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fs::File;
 use std::io::Read;
 
-use cairn_guest::{EngineKind, Error, Session};
+use cairn_guest::{EngineKind, Error, RegionMode, Session};
 
 const PAGE: usize = 4096;
 const MIB: usize = 1 << 20;
@@ -25,7 +25,9 @@ fn everything() -> Result<(), Error> {
     adopted()?;
     many_and_large()?;
     beside_ordinary_memory()?;
-    unmapped_under_the_session()
+    unmapped_under_the_session()?;
+    more_hints_than_a_table_holds()?;
+    unmapped_with_hints()
 }
 
 fn open() -> Result<Session, Error> {
@@ -227,5 +229,64 @@ fn unmapped_under_the_session() -> Result<(), Error> {
     assert_eq!(session.slice(&kept)[1], 2);
     assert!(session.rollback(both).is_err(), "its regions are no longer today's");
     assert!(session.drop_region(lost).is_err(), "it is gone already");
+    Ok(())
+}
+
+/// A table holds the hints of 131,008 pages; here are more, of two regions.
+fn more_hints_than_a_table_holds() -> Result<(), Error> {
+    let mut session = open()?;
+    let large = session.region_with::<u8>("large", 600 * MIB, RegionMode::Hinted)?;
+    let small = session.region_with::<u8>("small", MIB, RegionMode::Hinted)?;
+    let zeros = session.checkpoint()?;
+    let mut versions = vec![(zeros, 0)];
+    for byte in 1..=3 {
+        for at in (0..600 * MIB).step_by(64 * PAGE) {
+            let at = at + usize::from(byte) * PAGE;
+            session.hint(&large, at..=at);
+            session.slice_mut(&large)[at] = byte;
+        }
+        session.hint(&small, MIB - 1..);
+        session.slice_mut(&small)[MIB - 1] = byte;
+        versions.push((session.checkpoint()?, byte));
+    }
+    for (id, byte) in versions.into_iter().rev() {
+        session.rollback(id)?;
+        assert_eq!(session.slice(&small)[MIB - 1], byte);
+        for at in (0..600 * MIB).step_by(64 * PAGE) {
+            for page in 1..=3 {
+                let expected = if page <= byte { page } else { 0 };
+                assert_eq!(session.slice(&large)[at + usize::from(page) * PAGE], expected, "{at:#x} at {id}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Hints of a region that is gone are about nothing.
+fn unmapped_with_hints() -> Result<(), Error> {
+    let mut session = open()?;
+    let kept = session.region_with::<u64>("kept", 1024, RegionMode::Hinted)?;
+    // SAFETY: an anonymous mapping at a place of the kernel's choice.
+    let start = unsafe {
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        libc::mmap(std::ptr::null_mut(), 16 * PAGE, protection, flags, -1, 0)
+    };
+    assert_ne!(start, libc::MAP_FAILED);
+    // SAFETY: the mapping just made; the region is never used after the memory is gone.
+    let memory = unsafe { std::slice::from_raw_parts_mut(start.cast(), 16 * PAGE) };
+    // SAFETY: as above.
+    let lost = unsafe { session.adopt_with("lost", memory, RegionMode::Hinted)? };
+    session.hint(&lost, ..);
+    session.hint(&kept, 600..700);
+    session.slice_mut(&kept)[600] = 1;
+    // SAFETY: no reference to the memory is held.
+    assert_eq!(unsafe { libc::munmap(start, 16 * PAGE) }, 0);
+    let id = session.checkpoint()?;
+    session.hint(&lost, ..);
+    session.hint(&kept, 600..601);
+    session.slice_mut(&kept)[600] = 2;
+    session.rollback(id)?;
+    assert_eq!(session.slice(&kept)[600], 1);
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use cairn_abi::{
-    Envelope, PROTOCOL_VERSION, REPLY_SIZE, REQUEST_SIZE, Reply, ReplyBody, Request, SessionKey,
+    Envelope, FEATURE_HINT, PROTOCOL_VERSION, REPLY_SIZE, REQUEST_SIZE, Reply, ReplyBody, Request, SessionKey,
 };
 
 use crate::pages::{self, Pages};
@@ -124,7 +124,7 @@ impl Driver {
 
     /// Opens a session; its key.
     pub fn hello(&mut self, registers: &Registers) -> Option<SessionKey> {
-        let request = Request::Hello { version: PROTOCOL_VERSION, features: 0 };
+        let request = Request::Hello { version: PROTOCOL_VERSION, features: FEATURE_HINT };
         match self.ask(registers, SessionKey([0; 16]), request)?.body {
             ReplyBody::Hello(hello) => Some(hello.key),
             _ => None,

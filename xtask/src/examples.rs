@@ -20,12 +20,12 @@ struct Example {
     name: &'static str,
     /// What it's given everywhere.
     arguments: &'static [&'static str],
-    /// What damages it, in the guest only.
+    /// What damages it or has it look closer, in the guest only.
     damage: &'static [&'static str],
     input: &'static str,
 }
 
-const ALL: [Example; 3] = [
+const ALL: [Example; 4] = [
     Example {
         name: "wordfreq",
         arguments: &[TEXT],
@@ -43,6 +43,12 @@ const ALL: [Example; 3] = [
         arguments: &[],
         damage: &[],
         input: "SET a 1\nBEGIN\nSET a 2\nSET b x y\nBEGIN\nDEL a\nGET a\nROLLBACK\nGET a\nROLLBACK\nGET a\nLIST\n",
+    },
+    Example {
+        name: "reset_fuzz",
+        arguments: &["--region-mib", "1", "--seed", "4"],
+        damage: &["--check", "each"],
+        input: "",
     },
 ];
 

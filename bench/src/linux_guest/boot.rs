@@ -144,7 +144,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::engine::Poll;
+    use crate::engine::{Poll, Tracker};
     use crate::host::Host;
 
     fn guest(directory: &Path) -> LinuxGuest {
@@ -169,7 +169,7 @@ mod tests {
 
     /// A report's line in a file that a script can print.
     fn line(directory: &Path) -> (Report, String) {
-        let report = Report::new(Host::look(1), Poll::Never);
+        let report = Report::new(Host::look(1), Poll::Never, Tracker::Auto);
         let (path, mut line) = (directory.join("line"), Vec::new());
         console::write(&mut line, &report).unwrap();
         fs::write(&path, line).unwrap();

@@ -96,11 +96,11 @@ fn printable(text: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Poll;
+    use crate::engine::{Poll, Tracker};
     use crate::host::Host;
 
     fn report() -> Report {
-        Report::new(Host::look(1), Poll::Never)
+        Report::new(Host::look(1), Poll::Never, Tracker::Auto)
     }
 
     fn line() -> Vec<u8> {

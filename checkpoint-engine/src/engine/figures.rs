@@ -40,14 +40,26 @@ impl<T: Tracker> Engine<T> {
     /// # Errors
     /// [`EngineError::NoCheckpoint`] or [`EngineError::Evicted`].
     pub fn checkpoint_figures(&self, id: CheckpointId) -> Result<CheckpointFigures, EngineError> {
-        let at = self.retained(id)?;
+        Ok(self.node_figures(self.retained(id)?))
+    }
+
+    /// Figures of the oldest retained checkpoint that is newer than `after`: from 0 on, the way through all.
+    ///
+    /// # Errors
+    /// [`EngineError::NoCheckpoint`]: there is none.
+    pub fn next_checkpoint_figures(&self, after: CheckpointId) -> Result<CheckpointFigures, EngineError> {
+        let node = self.versions.next_named(after).ok_or(EngineError::NoCheckpoint(after))?;
+        Ok(self.node_figures(node))
+    }
+
+    fn node_figures(&self, at: usize) -> CheckpointFigures {
         let node = self.versions.node(at);
-        Ok(CheckpointFigures {
-            id,
+        CheckpointFigures {
+            id: node.id,
             parent: node.parent,
             pages_changed: node.pages_changed,
             bytes: self.versions.node_bytes(at),
-        })
+        }
     }
 }
 

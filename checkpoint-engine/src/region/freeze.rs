@@ -17,13 +17,16 @@ impl Region {
         if !self.any_written {
             return Ok(None);
         }
-        if self.is_scattered() {
+        // Nothing is known of the writes to a hinted region until the program tells of them.
+        if self.is_scattered() || self.hints.rule() {
             return Err(());
         }
         self.changed.clear();
         close_gaps(&self.written, &mut self.restore);
         let frozen = tracker.freeze(self.id, &self.written, &self.restore);
         let frozen = frozen.ok().flatten().ok_or(())?;
+        // Those that come while the copy goes on are about the next epoch.
+        self.hints.use_up(None);
         Ok(Some(FrozenRegion {
             id: self.id,
             mirror: mem::replace(&mut self.mirror, Mirror::nothing()),

@@ -49,7 +49,8 @@ impl Region {
             self.mark_differing(access, budget);
         }
         let pages = if self.is_scattered() { &self.tries.marked } else { &self.restore };
-        if pages.is_empty() {
+        // Memory in one piece that goes by hints isn't watched, and so not protected.
+        if pages.is_empty() || (self.hints.rule() && !self.is_scattered()) {
             return Ok(());
         }
         tracker.before_restore(self.id, pages)
@@ -124,8 +125,14 @@ impl Region {
             self.written.union_with(&self.changed);
             self.any_written = true;
         }
+        if self.hints.rule() {
+            self.end_hinted(several_tries);
+            return Ok(0);
+        }
         self.predictor.end_epoch(EpochEnd::Rollback, &mut self.written, &mut self.changed);
         self.predictor.remove_open(&mut self.restore);
+        self.hints.take_from(&mut self.restore);
+        self.hints.use_up(None);
         if several_tries {
             self.restore.subtract(&self.tries.marked);
         }

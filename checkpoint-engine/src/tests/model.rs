@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use cairn_abi::{CheckpointId, RegionId, RegionName};
+use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName};
 
 use super::memory::Memory;
 use super::tracker::{FakeTracker, assert_protected_is_unchanged};
@@ -65,11 +65,18 @@ impl World {
     /// Adds a region, with some bytes already in it.
     pub(super) fn add(&mut self, pages: usize) -> Result<RegionId, EngineError> {
         self.settle();
+        self.add_in(RegionMode::Tracked, pages)
+    }
+
+    pub(super) fn add_in(&mut self, mode: RegionMode, pages: usize) -> Result<RegionId, EngineError> {
         self.names += 1;
         let name = RegionName::new(format!("region {}", self.names).as_bytes()).unwrap();
         let memory = Memory::new(pages);
         memory.write(pages * PAGE_SIZE / 2, 77);
-        let id = self.engine.add_region(name, memory.live())?;
+        let id = match mode {
+            RegionMode::Tracked => self.engine.add_region(name, memory.live())?,
+            RegionMode::Hinted => self.engine.add_hinted_region(name, memory.live(), false)?,
+        };
         assert!(self.regions.iter().all(|(other, ..)| *other < id));
         self.regions.push((id, name, memory));
         Ok(id)
@@ -86,10 +93,15 @@ impl World {
     pub(super) fn write(&mut self, at: usize, offset: usize, byte: u8) {
         let (id, _, memory) = &self.regions[at];
         let offset = offset % (memory.pages() * PAGE_SIZE);
-        if self.engine.tracker().holds(*id, offset / PAGE_SIZE) {
+        let page = offset / PAGE_SIZE;
+        if self.engine.tracker().holds(*id, page) {
             assert!(self.engine.copying().copy_at(memory.live().address() + offset as u64));
         }
-        self.engine.tracker_mut().wrote(*id, offset / PAGE_SIZE);
+        self.engine.tracker_mut().wrote(*id, page);
+        // In a tracked region that is no more than advice, and wrong as often as not.
+        if self.engine.tracker().is_hinted(*id) || byte.is_multiple_of(4) {
+            self.engine.hint(*id, page / 64, 1 << (page % 64)).unwrap();
+        }
         memory.write(offset, byte);
     }
 
@@ -101,6 +113,9 @@ impl World {
             assert!(self.engine.copying().copy_at(memory.live().address() + (page * PAGE_SIZE) as u64));
         }
         self.engine.tracker_mut().wrote(*id, page);
+        if self.engine.tracker().is_hinted(*id) {
+            self.engine.hint(*id, page / 64, 1 << (page % 64)).unwrap();
+        }
         memory.write_page(page, &[byte; PAGE_SIZE]);
     }
 
@@ -272,7 +287,7 @@ impl World {
         }
         let Some((_, committed)) = &self.current else { return };
         for (id, _, memory) in &self.regions {
-            if let Some(committed) = committed.get(id) {
+            if let Some(committed) = committed.get(id).filter(|_| !self.engine.tracker().is_hinted(*id)) {
                 assert_protected_is_unchanged(self.engine.tracker(), *id, memory, committed);
             }
         }

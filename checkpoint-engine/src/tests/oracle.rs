@@ -1,6 +1,6 @@
 //! Random programs: writes, checkpoints, rollbacks, releases, regions that come and go.
 
-use cairn_abi::CheckpointId;
+use cairn_abi::{CheckpointId, RegionMode};
 use proptest::prelude::*;
 
 use super::model::World;
@@ -27,6 +27,8 @@ enum Step {
     Rollback(u64),
     Release(u64),
     Add(usize),
+    /// A region whose program says what it writes.
+    AddHinted(usize),
     Remove(usize),
     /// The tracker's call that fails, from here.
     Fail(u64),
@@ -51,6 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
         20 => (0..9u64).prop_map(Step::Rollback),
         6 => (0..9u64).prop_map(Step::Release),
         3 => (1..MAX_PAGES).prop_map(Step::Add),
+        2 => (1..MAX_PAGES).prop_map(Step::AddHinted),
         2 => (0..4usize).prop_map(Step::Remove),
         2 => (1..6u64).prop_map(Step::Fail),
         1 => any::<bool>().prop_map(Step::RefuseProtect),
@@ -91,6 +94,7 @@ fn run(world: &mut World, step: &Step) {
         Step::Rollback(back) => drop(world.rollback(id(world, *back))),
         Step::Release(back) => drop(world.release(id(world, *back))),
         Step::Add(pages) => drop(world.add(*pages)),
+        Step::AddHinted(pages) => drop(world.add_in(RegionMode::Hinted, *pages)),
         Step::Remove(at) if *at < world.regions.len() => world.remove(*at),
         Step::Remove(_) => {}
         Step::Fail(call) => world.engine.tracker_mut().fail_in = *call,

@@ -233,6 +233,53 @@ fn an_engine_may_move_to_another_thread() {
 }
 
 #[test]
+fn where_the_program_hints_nothing_else_is_looked_at() {
+    let mut engine = engine(Config::default());
+    let memory = Memory::new(200);
+    let id = engine.add_hinted_region(name("a"), memory.live(), true).unwrap();
+    assert_eq!(engine.checkpoint().unwrap(), CheckpointId(1));
+    assert_eq!(engine.figures().pages_compared, 0);
+    memory.write(70 * PAGE_SIZE, 1);
+    memory.write(130 * PAGE_SIZE, 1);
+    // Beyond the region there's nothing to look at.
+    for (word, bits) in [(1, 1 << 6 | 1 << 7), (3, u64::MAX << 8), (4, 1), (usize::MAX, 1)] {
+        engine.hint(id, word, bits).unwrap();
+    }
+    let second = engine.checkpoint().unwrap();
+    let figures = engine.figures();
+    assert_eq!((figures.pages_compared, figures.pages_changed, figures.pages_protected), (2, 1, 0));
+    engine.rollback(CheckpointId(1)).unwrap();
+    assert_eq!((memory.read_page(70)[0], memory.read_page(130)[0]), (0, 1));
+    engine.rollback(second).unwrap();
+    assert_eq!(memory.read_page(70)[0], 1);
+    assert!(matches!(engine.hint(RegionId(2), 0, 1), Err(EngineError::NoRegion(_))));
+}
+
+#[test]
+fn what_holds_something_already_is_taken_by_the_first_checkpoint() {
+    let mut engine = engine(Config::default());
+    let memory = Memory::new(3);
+    memory.write(PAGE_SIZE, 7);
+    engine.add_hinted_region(name("a"), memory.live(), false).unwrap();
+    let id = engine.checkpoint().unwrap();
+    memory.write(PAGE_SIZE, 8);
+    engine.hint(RegionId(1), 0, 2).unwrap();
+    engine.rollback(id).unwrap();
+    assert_eq!(memory.read_page(1)[0], 7);
+}
+
+#[test]
+fn the_tree_is_walked_by_ids() {
+    let mut world = world();
+    for _ in 0..4 {
+        world.checkpoint().unwrap();
+    }
+    world.release(CheckpointId(2)).unwrap();
+    let next = |after| world.engine.next_checkpoint_figures(CheckpointId(after)).map(|one| one.id.0).ok();
+    assert_eq!([0, 1, 2, 3, 4, u64::MAX].map(next), [Some(1), Some(3), Some(3), Some(4), None, None]);
+}
+
+#[test]
 fn pages_that_become_zeros_give_their_memory_back() {
     let mut world = World::new(Rule::Always, 8, FakeTracker::default());
     world.add(100).unwrap();

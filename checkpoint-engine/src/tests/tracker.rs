@@ -30,6 +30,8 @@ pub(super) struct FakeTracker {
 
 pub(super) struct Tracked {
     open: PageSet,
+    /// The program says what it writes: nothing may be asked or protected here.
+    hinted: bool,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -65,6 +67,10 @@ impl FakeTracker {
     /// Whether a write to `page` would have to wait.
     pub(super) fn holds(&self, region: RegionId, page: usize) -> bool {
         self.regions[&region].shared.lock().unwrap().held.contains(page)
+    }
+
+    pub(super) fn is_hinted(&self, region: RegionId) -> bool {
+        self.regions[&region].hinted
     }
 
     pub(super) fn open_pages(&self, region: RegionId) -> usize {
@@ -109,7 +115,14 @@ impl Tracker for FakeTracker {
         open.fill();
         let empty = || PageSet::new(memory.pages()).unwrap();
         let shared = Arc::new(Mutex::new(Shared { held: empty(), reopened: empty() }));
-        assert!(self.regions.insert(region, Tracked { open, shared }).is_none(), "attached twice");
+        let tracked = Tracked { open, hinted: false, shared };
+        assert!(self.regions.insert(region, tracked).is_none(), "attached twice");
+        Ok(())
+    }
+
+    fn attach_hinted(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
+        self.attach(region, memory)?;
+        self.tracked(region)?.hinted = true;
         Ok(())
     }
 
@@ -119,7 +132,7 @@ impl Tracker for FakeTracker {
     }
 
     fn collect(&mut self, region: RegionId, written: &mut PageSet) -> Result<(), TrackError> {
-        assert!(written.is_empty());
+        assert!(written.is_empty() && !self.is_hinted(region));
         self.call("collect", region)?;
         let tracked = self.tracked(region)?;
         tracked.open.union_with(&tracked.shared.lock().unwrap().reopened);
@@ -141,6 +154,7 @@ impl Tracker for FakeTracker {
 
     fn protect(&mut self, region: RegionId, pages: &PageSet) -> Result<(), TrackError> {
         assert!(!pages.is_empty(), "a call for nothing");
+        assert!(!self.is_hinted(region), "nothing is protected where the program hints");
         let failed = self.call("protect", region);
         let refuse = self.refuse_protect;
         let stop_at = if failed.is_err() { pages.count() / 2 } else { usize::MAX };
@@ -178,7 +192,7 @@ impl Tracker for FakeTracker {
     }
 
     fn before_restore(&mut self, region: RegionId, pages: &PageSet) -> Result<(), TrackError> {
-        assert!(!pages.is_empty(), "a call for nothing");
+        assert!(!pages.is_empty() && !self.is_hinted(region), "a call for nothing");
         let failed = self.call("before_restore", region);
         let stop_at = if failed.is_err() { pages.count() / 2 } else { usize::MAX };
         if self.protects_engine {

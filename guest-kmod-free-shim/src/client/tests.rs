@@ -13,7 +13,7 @@ const PAGE: u64 = PAGE_SIZE;
 fn hello() -> Reply {
     Reply::done(ReplyBody::Hello(Hello {
         version: 1,
-        features: FEATURE_ASYNC,
+        features: OFFERED_FEATURES,
         key: KEY,
         max_regions: 64,
         history: 8,
@@ -64,11 +64,18 @@ fn every_request_has_its_result() {
             Request::Ticket { checkpoint, .. } => ReplyBody::Ticket(Ticket { id: checkpoint, done: false }),
             Request::Query { checkpoint: None } => ReplyBody::Session(session),
             Request::Query { checkpoint: Some(_) } => ReplyBody::CheckpointFigures(figures),
+            Request::QueryNext { after: CheckpointId(4..) } => {
+                return Reply::refusal(Status::NoCheckpoint, 0);
+            }
+            Request::QueryNext { .. } => ReplyBody::CheckpointFigures(figures),
             _ => ReplyBody::Empty,
         })
     });
     assert_eq!((client.limits().max_regions, client.limits().history), (64, 8));
-    assert_eq!(client.register(memory(), name_of("table")).expect("a region"), RegionId(3));
+    assert_eq!(
+        client.register(memory(), name_of("table"), RegionMode::Tracked).expect("a region"),
+        RegionId(3)
+    );
     assert_eq!(client.checkpoint().expect("a checkpoint"), CheckpointId(4));
     assert_eq!(client.query().expect("figures"), session);
     assert_eq!(client.query_checkpoint(CheckpointId(4)).expect("figures"), figures);
@@ -77,6 +84,8 @@ fn every_request_has_its_result() {
     assert_eq!(client.checkpoint_async().expect("a ticket"), ticket);
     assert!(!client.is_done(ticket.id, false).expect("an answer"));
     assert!(matches!(client.is_done(ticket.id, true), Err(ShimError::WrongAnswer { .. })));
+    assert_eq!(client.query_next(CheckpointId(3)).expect("figures"), Some(figures));
+    assert_eq!(client.query_next(CheckpointId(4)).expect("the end"), None);
     client.rollback(CheckpointId(4)).expect("a rollback");
     client.release(CheckpointId(4)).expect("a release");
     client.unregister(RegionId(3)).expect("the region ends");
@@ -105,7 +114,7 @@ fn a_session_is_refused_by_status_version_feature_or_a_wrong_answer() {
     assert!(matches!(open(Reply::done(ReplyBody::Empty)), ShimError::WrongAnswer { .. }));
     let ReplyBody::Hello(hello) = hello().body else { unreachable!() };
     for hello in
-        [Hello { version: 2, ..hello }, Hello { version: 0, ..hello }, Hello { features: 1, ..hello }]
+        [Hello { version: 2, ..hello }, Hello { version: 0, ..hello }, Hello { features: 2, ..hello }]
     {
         assert!(matches!(open(Reply::done(ReplyBody::Hello(hello))), ShimError::WrongAnswer { .. }));
     }
@@ -114,7 +123,10 @@ fn a_session_is_refused_by_status_version_feature_or_a_wrong_answer() {
 #[test]
 fn an_answer_to_something_else_is_an_error() {
     let mut client = client(|_| Reply::done(ReplyBody::Session(SessionFigures::default())));
-    assert!(matches!(client.register(memory(), name_of("a")), Err(ShimError::WrongAnswer { .. })));
+    assert!(matches!(
+        client.register(memory(), name_of("a"), RegionMode::Tracked),
+        Err(ShimError::WrongAnswer { .. })
+    ));
     assert!(matches!(client.checkpoint(), Err(ShimError::WrongAnswer { .. })));
     assert!(matches!(client.rollback(CheckpointId(1)), Err(ShimError::WrongAnswer { .. })));
     assert!(client.query().is_ok());
@@ -138,7 +150,7 @@ fn a_request_is_resumed_with_the_cursor_until_it_is_done() {
             }
         }
     });
-    client.register(memory, name_of("a")).expect("a region, at the third try");
+    client.register(memory, name_of("a"), RegionMode::Tracked).expect("a region, at the third try");
     client.rollback(CheckpointId(1)).expect("a rollback, at the third try");
     assert_eq!(*cursors.lock().expect("no panic"), [0, 0x10, 0xffff_ffff, 0, 0x10, 0xffff_ffff]);
 }
@@ -157,9 +169,9 @@ fn only_memory_that_the_request_is_about_is_touched() {
             _ => Reply::done(ReplyBody::Empty),
         }
     });
-    client.register(registered, name_of("a")).expect("a region");
+    client.register(registered, name_of("a"), RegionMode::Tracked).expect("a region");
     // A region that is registered already isn't what REGISTER of another is about.
-    let error = client.register(other, name_of("b")).expect_err("foreign memory");
+    let error = client.register(other, name_of("b"), RegionMode::Tracked).expect_err("foreign memory");
     assert!(matches!(error, ShimError::ForeignMemory { span } if span == spans[0]));
     client.checkpoint().expect("a checkpoint");
     let over_the_end = Span { len: spans[0].len + 1, ..spans[0] };
@@ -189,7 +201,7 @@ fn a_device_that_asks_without_end_is_given_up() {
         }
         _ => Reply::again(0, Ask::Touch, Missing::new(&[])),
     });
-    endless.register(memory, name_of("a")).expect("a region");
+    endless.register(memory, name_of("a"), RegionMode::Tracked).expect("a region");
     assert!(matches!(endless.checkpoint(), Err(ShimError::Endless)));
     assert!(matches!(endless.rollback(CheckpointId(1)), Err(ShimError::Endless)));
     // A status that says Again without a list is no Again.
@@ -208,7 +220,7 @@ fn the_budget_is_exact() {
             cursor if cursor < asks => again(envelope.cursor + 1, page),
             _ => Reply::done(ReplyBody::Region(RegionId(1))),
         });
-        assert_eq!(client.register(memory, name_of("a")).is_ok(), fine);
+        assert_eq!(client.register(memory, name_of("a"), RegionMode::Tracked).is_ok(), fine);
     }
 }
 
@@ -225,7 +237,7 @@ fn settling_costs_a_round() {
             }
             _ => Reply::done(ReplyBody::Region(RegionId(1))),
         });
-        assert_eq!(client.register(memory, name_of("a")).is_ok(), fine);
+        assert_eq!(client.register(memory, name_of("a"), RegionMode::Tracked).is_ok(), fine);
     }
 }
 
@@ -244,10 +256,53 @@ fn memory_that_cannot_be_touched_is_an_error_and_no_crash() {
         Request::Register { .. } => Reply::done(ReplyBody::Region(RegionId(1))),
         _ => again(1, span),
     });
-    client.register(memory, name_of("a")).expect("a region");
+    client.register(memory, name_of("a"), RegionMode::Tracked).expect("a region");
     let page = std::ptr::with_exposed_provenance_mut(usize::try_from(span.address).expect("an address"));
     // SAFETY: a page of the leaked memory, which nobody uses but the client.
     unsafe { rustix::mm::mprotect(page, 4096, rustix::mm::MprotectFlags::READ) }.expect("fewer rights");
     let error = client.rollback(CheckpointId(1)).expect_err("a page that can't be written");
     assert!(matches!(error, ShimError::Untouchable { span: is, .. } if is == span));
+}
+
+#[test]
+fn hints_cost_no_request_but_the_first_and_full_tables() {
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let mut client = client({
+        let requests = requests.clone();
+        let mut table = None;
+        move |envelope| {
+            let asked = match (envelope.request, envelope.cursor) {
+                (Request::Hints { table: here }, 0) => {
+                    table = Some(Span { address: here, len: 32768 });
+                    "table"
+                }
+                // A page of the table is gone for a moment.
+                (Request::Rollback { .. }, 0) => {
+                    requests.lock().expect("no panic").push("absent");
+                    return again(1, table.expect("the table is known"));
+                }
+                (Request::Rollback { .. }, _) => "rollback",
+                (Request::Checkpoint, _) => "checkpoint",
+                _ => "other",
+            };
+            requests.lock().expect("no panic").push(asked);
+            Reply::done(match envelope.request {
+                Request::Register { .. } => ReplyBody::Region(RegionId(1)),
+                Request::Checkpoint => ReplyBody::Checkpoint(CheckpointId(1)),
+                _ => ReplyBody::Empty,
+            })
+        }
+    });
+    client.register(memory(), name_of("a"), RegionMode::Hinted).expect("a region");
+    client.checkpoint().expect("a checkpoint without hints");
+    client.hint(RegionId(1), 3..u64::MAX);
+    client.hint(RegionId(7), 0..1);
+    client.checkpoint().expect("a checkpoint with the first hint");
+    client.hint(RegionId(1), 0..1);
+    client.rollback(CheckpointId(1)).expect("a rollback");
+    client.checkpoint().expect("a checkpoint without hints");
+    assert_eq!(
+        *requests.lock().expect("no panic"),
+        ["other", "checkpoint", "table", "checkpoint", "absent", "rollback", "checkpoint"]
+    );
 }

@@ -7,6 +7,7 @@ use cairn_abi::ids::MAX_NAME_LEN;
 use super::pages::Pages;
 use super::{Case, Finding, ensure, ensure_refused};
 use crate::error::Error;
+use crate::hints::RegionMode;
 use crate::memory::{HUGE_PAGE, PAGE};
 use crate::region::Region;
 use crate::session::Session;
@@ -178,7 +179,7 @@ fn bad_sizes(session: &mut Session) -> Result<(), Finding> {
 
 fn adopts(session: &mut Session) -> Result<(), Finding> {
     let mut memory = Pages::filled(6, 0xaa)?;
-    let region = memory.adopt(session, "mine")?;
+    let region = memory.adopt(session, "mine", RegionMode::Tracked)?;
     ensure(session.slice(&region).iter().all(|byte| *byte == 0xaa), "the content changed")?;
     let first = session.checkpoint()?;
     session.slice_mut(&region)[5 * PAGE..].fill(1);
@@ -194,13 +195,13 @@ fn adopts(session: &mut Session) -> Result<(), Finding> {
 
 fn gives_back(session: &mut Session) -> Result<(), Finding> {
     let mut memory = Pages::filled(3, 1)?;
-    let region = memory.adopt(session, "mine")?;
+    let region = memory.adopt(session, "mine", RegionMode::Tracked)?;
     session.checkpoint()?;
     session.slice_mut(&region)[0] = 2;
     session.drop_region(region)?;
     ensure(memory.bytes()[0] == 2 && memory.bytes()[PAGE] == 1, "the content changed")?;
     memory.bytes_mut().fill(3);
-    let again = memory.adopt(session, "again")?;
+    let again = memory.adopt(session, "again", RegionMode::Tracked)?;
     let id = session.checkpoint()?;
     session.slice_mut(&again).fill(4);
     session.rollback(id)?;

@@ -13,11 +13,13 @@
 
 mod arenas;
 mod cases;
+mod hint_cases;
 mod memory_cases;
 mod oracle;
 mod pages;
 mod random;
 mod ticket_cases;
+mod tree_cases;
 
 use std::fmt;
 
@@ -66,7 +68,8 @@ pub fn run(
     steps: u32,
 ) -> Result<Report, ContractError> {
     let mut cases = 0;
-    for (name, case) in cases::ALL.iter().chain(memory_cases::ALL).chain(ticket_cases::ALL) {
+    let all = cases::ALL.iter().chain(tree_cases::ALL).chain(hint_cases::ALL).chain(memory_cases::ALL);
+    for (name, case) in all.chain(ticket_cases::ALL) {
         let at = |finding: Finding| finding.at(format!("case \"{name}\""));
         let mut session = open().map_err(|error| at(error.into()))?;
         let history = session.history();

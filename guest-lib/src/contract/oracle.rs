@@ -8,6 +8,7 @@ use super::pages::Pages;
 use super::random::Random;
 use super::{ContractError, Finding, Report, ensure, ensure_refused};
 use crate::error::Error;
+use crate::hints::RegionMode;
 use crate::memory::PAGE;
 use crate::region::Region;
 use crate::session::Session;
@@ -22,6 +23,7 @@ const MAX_PAGES: usize = 48;
 struct Tracked {
     name: String,
     region: Region<u8>,
+    mode: RegionMode,
     expected: Vec<u8>,
     /// The program's own memory, if it was adopted. After `region`, which watches it.
     adopted: Option<Pages>,
@@ -35,6 +37,10 @@ type Content = BTreeMap<String, Vec<u8>>;
 struct Model {
     tracked: Vec<Tracked>,
     kept: BTreeMap<CheckpointId, Content>,
+    /// The parents of all checkpoints that ever were.
+    parents: BTreeMap<CheckpointId, Option<CheckpointId>>,
+    /// The checkpoint that memory derives from.
+    current: Option<CheckpointId>,
     newest: u64,
     names: u64,
 }
@@ -78,7 +84,8 @@ impl Model {
             50..=66 => self.checkpoint(session, report),
             67..=74 => self.checkpoint_async(session, random, report),
             75..=89 => self.rollback(session, random, report),
-            90..=93 => self.release(session, random, report),
+            90..=92 => self.release(session, random, report),
+            93 => self.list(session),
             94..=97 => self.register(session, random),
             _ => self.drop_region(session, random),
         }
@@ -101,7 +108,18 @@ impl Model {
         };
         let range = start..len.min(start + count);
         tracked.expected[range.clone()].fill(byte);
-        session.slice_mut(&tracked.region)[range].fill(byte);
+        // A correct hinter, before the write or after it. Where it needn't hint it says what it likes.
+        let (must, before) = (tracked.mode != RegionMode::Tracked, random.below(2) == 0);
+        if must && before {
+            session.hint(&tracked.region, range.clone());
+        } else if !must && random.below(4) == 0 {
+            let first = random.below(len);
+            session.hint(&tracked.region, first..first + random.below(4 * PAGE));
+        }
+        session.slice_mut(&tracked.region)[range.clone()].fill(byte);
+        if must && !before {
+            session.hint(&tracked.region, range);
+        }
         Ok(())
     }
 
@@ -149,6 +167,7 @@ impl Model {
             self.kept.pop_first();
         }
         self.kept.insert(id, content);
+        self.parents.insert(id, self.current.replace(id));
         Ok(())
     }
 
@@ -175,6 +194,7 @@ impl Model {
             return self.compare(session, "after a refused rollback");
         }
         session.rollback(id)?;
+        self.current = Some(id);
         for tracked in &mut self.tracked {
             if let Some(bytes) = content.get(&tracked.name) {
                 tracked.expected.clone_from(bytes);
@@ -200,6 +220,13 @@ impl Model {
         ensure_refused(session.release(id), "release", self.absent(session, id))
     }
 
+    /// The list of checkpoints is the model's.
+    fn list(&self, session: &mut Session) -> Result<(), Finding> {
+        let told: Vec<_> = session.checkpoints()?.iter().map(|one| (one.id, one.parent)).collect();
+        let kept = self.kept.keys().map(|id| (*id, self.parents.get(id).copied().flatten()));
+        ensure(kept.eq(told.iter().copied()), format_args!("the checkpoints are said to be {told:?}"))
+    }
+
     fn register(&mut self, session: &mut Session, random: &mut Random) -> Result<(), Finding> {
         if self.tracked.len() == MAX_REGIONS {
             return Ok(());
@@ -207,16 +234,21 @@ impl Model {
         self.names += 1;
         let name = format!("region {}", self.names);
         let pages = 1 + random.below(MAX_PAGES);
+        let mode = match random.below(4) {
+            0 => RegionMode::Hinted,
+            1 => RegionMode::Checked,
+            _ => RegionMode::Tracked,
+        };
         if random.below(4) == 0 {
             let byte = random.byte();
             let mut memory = Pages::filled(pages, byte)?;
-            let region = memory.adopt(session, &name)?;
+            let region = memory.adopt(session, &name, mode)?;
             let expected = vec![byte; pages * PAGE];
-            self.tracked.push(Tracked { name, region, expected, adopted: Some(memory) });
+            self.tracked.push(Tracked { name, region, mode, expected, adopted: Some(memory) });
         } else {
             let len = pages * PAGE - random.below(PAGE);
-            let region = session.region(&name, len)?;
-            self.tracked.push(Tracked { name, region, expected: vec![0; len], adopted: None });
+            let region = session.region_with(&name, len, mode)?;
+            self.tracked.push(Tracked { name, region, mode, expected: vec![0; len], adopted: None });
         }
         Ok(())
     }
@@ -226,7 +258,7 @@ impl Model {
             return Ok(());
         }
         let index = random.below(self.tracked.len());
-        let Tracked { name, region, expected, adopted } = self.tracked.swap_remove(index);
+        let Tracked { name, region, expected, adopted, .. } = self.tracked.swap_remove(index);
         session.drop_region(region)?;
         if let Some(mut memory) = adopted {
             ensure(memory.bytes() == expected, format_args!("{name} changed when it was dropped"))?;

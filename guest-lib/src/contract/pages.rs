@@ -2,6 +2,7 @@
 
 use super::Finding;
 use crate::error::Error;
+use crate::hints::RegionMode;
 use crate::memory::{Block, PAGE};
 use crate::region::Region;
 use crate::session::Session;
@@ -31,11 +32,16 @@ impl Pages {
     ///
     /// The caller drops the region, or the session, before this value, and looks at the bytes only
     /// while no slice of the region lives. Every caller is in this module and does.
-    pub(super) fn adopt(&mut self, session: &mut Session, name: &str) -> Result<Region<u8>, Error> {
+    pub(super) fn adopt(
+        &mut self,
+        session: &mut Session,
+        name: &str,
+        mode: RegionMode,
+    ) -> Result<Region<u8>, Error> {
         // SAFETY: a private anonymous mapping, read-write until `self` goes, which by this method's
         // rule is after the region; it is reached otherwise only through `bytes` and `bytes_mut`,
         // and by that rule not while a slice of the region lives.
-        unsafe { session.adopt(name, self.0.bytes_mut()) }
+        unsafe { session.adopt_with(name, self.0.bytes_mut(), mode) }
     }
 
     /// Tries to register the `len` bytes from `offset` on, which is not whole pages.

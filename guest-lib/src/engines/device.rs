@@ -1,7 +1,9 @@
 //! The hypervisor's checkpoint device.
 
+use std::ops::Range;
+
 use cairn_abi::reply::{CheckpointFigures, SessionFigures};
-use cairn_abi::{CheckpointId, RegionId, RegionName, Status};
+use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName, Status};
 use cairn_shim::{CallError, Client, RegionMemory, ShimError};
 
 use super::{Engine, Failure, Limits, Started};
@@ -36,17 +38,21 @@ impl Engine for DeviceEngine {
         }
     }
 
-    fn register(&mut self, name: &RegionName, block: &Block) -> Result<RegionId, Failure> {
+    fn register(&mut self, name: &RegionName, block: &Block, mode: RegionMode) -> Result<RegionId, Failure> {
         // SAFETY: a block is mapped readable and writable while it lives, the session unregisters a
         // region, or drops this engine, before its block, and `span` exposes the provenance. Every
         // method of the client is called with the session exclusively, so no slice is in use and no
         // thread of a sound program writes.
         let memory = unsafe { RegionMemory::new(block.span()) };
-        self.client.register(memory, *name).map_err(refused)
+        self.client.register(memory, *name, mode).map_err(refused)
     }
 
     fn unregister(&mut self, region: RegionId) -> Result<(), Failure> {
         self.client.unregister(region).map_err(refused)
+    }
+
+    fn hint(&mut self, region: RegionId, pages: Range<u64>) {
+        self.client.hint(region, pages);
     }
 
     fn checkpoint(&mut self, _regions: &Regions) -> Result<CheckpointId, Failure> {
@@ -76,6 +82,16 @@ impl Engine for DeviceEngine {
 
     fn checkpoint_figures(&mut self, id: CheckpointId) -> Result<CheckpointFigures, Failure> {
         self.client.query_checkpoint(id).map_err(refused)
+    }
+
+    fn checkpoints(&mut self) -> Result<Vec<CheckpointFigures>, Failure> {
+        let mut all = Vec::new();
+        let mut last = CheckpointId(0);
+        while let Some(figures) = self.client.query_next(last).map_err(refused)? {
+            last = figures.id;
+            all.push(figures);
+        }
+        Ok(all)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use cairn_abi::reply::{CheckpointFigures, SessionFigures};
-use cairn_abi::{CheckpointId, RegionId, RegionName};
+use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName};
 
 use super::resident::{self, Runs};
 use super::sys::pagemap::Pagemap;
@@ -75,7 +75,12 @@ impl Engine for ForkEngine {
         Limits { history: self.versions.history(), regions: MAX_REGIONS, bytes: MAX_BYTES }
     }
 
-    fn register(&mut self, _name: &RegionName, block: &Block) -> Result<RegionId, Failure> {
+    fn register(
+        &mut self,
+        _name: &RegionName,
+        block: &Block,
+        _mode: RegionMode,
+    ) -> Result<RegionId, Failure> {
         // Forking copies one entry for 2 MiB then, where it would copy 512.
         if block.is_owned() {
             block.prefer_huge_pages();
@@ -173,6 +178,10 @@ impl Engine for ForkEngine {
             pages_changed += version.snapshot.count_changed_pages(id, held, before)?;
         }
         Ok(CheckpointFigures { id, parent: version.parent, pages_changed, bytes: usage.private })
+    }
+
+    fn checkpoints(&mut self) -> Result<Vec<CheckpointFigures>, Failure> {
+        self.versions.ids().into_iter().map(|id| self.checkpoint_figures(id)).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use cairn_abi::reply::{CheckpointFigures, SessionFigures};
-use cairn_abi::{CheckpointId, RegionId, RegionName};
+use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName};
 
 use super::resident::{self, Runs};
 use super::sys::pagemap::Pagemap;
@@ -67,7 +67,12 @@ impl Engine for FullCopy {
         Limits { history: self.versions.history(), regions: MAX_REGIONS, bytes: MAX_BYTES }
     }
 
-    fn register(&mut self, _name: &RegionName, block: &Block) -> Result<RegionId, Failure> {
+    fn register(
+        &mut self,
+        _name: &RegionName,
+        block: &Block,
+        _mode: RegionMode,
+    ) -> Result<RegionId, Failure> {
         if block.is_owned() {
             block.prefer_huge_pages();
         }
@@ -148,6 +153,10 @@ impl Engine for FullCopy {
             pages_changed: changed.sum(),
             bytes: version.snapshot.iter().map(Copied::bytes).sum(),
         })
+    }
+
+    fn checkpoints(&mut self) -> Result<Vec<CheckpointFigures>, Failure> {
+        self.versions.ids().into_iter().map(|id| self.checkpoint_figures(id)).collect()
     }
 }
 

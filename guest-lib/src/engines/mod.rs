@@ -13,9 +13,10 @@ mod versions;
 
 use std::fmt::Debug;
 use std::io;
+use std::ops::Range;
 
 use cairn_abi::reply::{CheckpointFigures, SessionFigures};
-use cairn_abi::{CheckpointId, RegionId, RegionName};
+use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName};
 use cairn_engine::Rule;
 
 use self::device::DeviceEngine;
@@ -98,7 +99,10 @@ pub(crate) trait Engine: Debug + Send {
     fn limits(&self) -> Limits;
 
     /// Watches `block` from now on. A block that is owned is all zeros.
-    fn register(&mut self, name: &RegionName, block: &Block) -> Result<RegionId, Failure>;
+    fn register(&mut self, name: &RegionName, block: &Block, mode: RegionMode) -> Result<RegionId, Failure>;
+
+    /// The program writes these pages before the next checkpoint or rollback. The region has them.
+    fn hint(&mut self, _region: RegionId, _pages: Range<u64>) {}
 
     /// Lets go of a region: afterwards its memory is ordinary and writable.
     fn unregister(&mut self, region: RegionId) -> Result<(), Failure>;
@@ -125,6 +129,9 @@ pub(crate) trait Engine: Debug + Send {
     fn figures(&mut self) -> Result<SessionFigures, Failure>;
 
     fn checkpoint_figures(&mut self, id: CheckpointId) -> Result<CheckpointFigures, Failure>;
+
+    /// Figures of all retained checkpoints, ascending.
+    fn checkpoints(&mut self) -> Result<Vec<CheckpointFigures>, Failure>;
 }
 
 /// Opens that engine.

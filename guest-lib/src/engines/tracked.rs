@@ -1,9 +1,10 @@
 //! The project's own engine over a tracker in this process.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 
 use cairn_abi::reply::{CheckpointFigures, SessionFigures};
-use cairn_abi::{CheckpointId, RegionId, RegionName};
+use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName};
 use cairn_engine::{Config, EngineError, HostCosts, LiveMemory, Rule, Tracker};
 
 use super::{Engine, Failure, Limits, MAX_BYTES, MAX_REGIONS};
@@ -48,18 +49,28 @@ impl<T: InProcess + std::fmt::Debug + Send> Engine for TrackedEngine<T> {
         Limits { history: self.history, regions: MAX_REGIONS, bytes: MAX_BYTES }
     }
 
-    fn register(&mut self, name: &RegionName, block: &Block) -> Result<RegionId, Failure> {
+    fn register(&mut self, name: &RegionName, block: &Block, mode: RegionMode) -> Result<RegionId, Failure> {
         self.engine.tracker_mut().next_is_zeros(block.is_owned());
         // SAFETY: a block is whole pages, mapped readable and writable while it lives, and the session
         // unregisters a region, or drops the engine, before its block. Only trackers make it read-only,
         // and undo that in `before_restore`. The engine writes it in `rollback` alone, which has the
         // session exclusively, so no slice is in use.
         let memory = unsafe { LiveMemory::new(block.start(), block.len() / PAGE) };
-        Ok(self.engine.add_region(*name, memory)?)
+        Ok(match mode {
+            RegionMode::Tracked => self.engine.add_region(*name, memory)?,
+            RegionMode::Hinted => self.engine.add_hinted_region(*name, memory, block.is_owned())?,
+        })
     }
 
     fn unregister(&mut self, region: RegionId) -> Result<(), Failure> {
         Ok(self.engine.remove_region(region)?)
+    }
+
+    fn hint(&mut self, region: RegionId, pages: Range<u64>) {
+        for (word, bits) in cairn_abi::hint::words(pages) {
+            // The session has the region, so the engine has it.
+            let _ = self.engine.hint(region, word as usize, bits);
+        }
     }
 
     fn checkpoint(&mut self, _regions: &Regions) -> Result<CheckpointId, Failure> {
@@ -80,6 +91,12 @@ impl<T: InProcess + std::fmt::Debug + Send> Engine for TrackedEngine<T> {
 
     fn checkpoint_figures(&mut self, id: CheckpointId) -> Result<CheckpointFigures, Failure> {
         Ok(self.engine.checkpoint_figures(id)?)
+    }
+
+    fn checkpoints(&mut self) -> Result<Vec<CheckpointFigures>, Failure> {
+        let next = |after: CheckpointId| self.engine.next_checkpoint_figures(after).ok();
+        let all = std::iter::successors(next(CheckpointId(0)), |last| next(last.id));
+        Ok(all.collect())
     }
 }
 

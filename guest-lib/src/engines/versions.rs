@@ -81,6 +81,11 @@ impl<S> Versions<S> {
         self.kept.iter()
     }
 
+    /// The ids of all, ascending.
+    pub(super) fn ids(&self) -> Vec<CheckpointId> {
+        self.kept.iter().map(|version| version.id).collect()
+    }
+
     /// Why `id` isn't kept. If as many were taken after it as are retained, it would be gone by now had
     /// nobody released it.
     fn absent(&self, id: CheckpointId) -> Failure {

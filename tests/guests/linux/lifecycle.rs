@@ -1,7 +1,7 @@
 //! How sessions end, and who comes after.
 
 use anyhow::{Context, Result, bail, ensure};
-use cairn_abi::{RegionName, Request, SessionKey, Span, Status};
+use cairn_abi::{RegionMode, RegionName, Request, SessionKey, Span, Status};
 use cairn_guest::{CheckpointId, Error, Session};
 use cairn_tests::driver::Driver;
 use cairn_tests::pages::{PAGE, Pages};
@@ -123,7 +123,7 @@ fn be_predecessor(talk: &mut Talk) -> Result<()> {
     memory.fill(SECRET);
     let span = Span { address: memory.address(), len: memory.len() as u64 };
     let name = RegionName::new(b"secret")?;
-    for request in [Request::Register { span, name }, Request::Checkpoint] {
+    for request in [Request::Register { span, name, mode: RegionMode::Tracked }, Request::Checkpoint] {
         let status = driver.ask(&registers, key, request).map(|reply| reply.status);
         ensure!(status == Some(Status::Ok), "{request:?}: {status:?}");
     }

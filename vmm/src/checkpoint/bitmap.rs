@@ -5,21 +5,21 @@
 //! were just written or left open on purpose. CLEAR protects just the pages that it names, in one
 //! system call for a region. What the VMM writes itself is marked beside KVM's bitmap.
 
-use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cairn_abi::RegionId;
 use cairn_engine::{FrozenPages, LiveMemory, PageSet, TrackError, Tracker};
 
 use crate::checkpoint::freeze::Freezer;
-use crate::kvm::slots::{SlotError, SlotMap};
+use crate::checkpoint::region_slot::{self, refused};
+use crate::kvm::slots::SlotMap;
 use crate::memory::program::ProgramMemory;
 use crate::memory::written::WrittenPages;
 
 /// Tracks regions that have a memslot of their own.
 #[derive(Debug)]
-pub struct BitmapTracker {
+pub(super) struct BitmapTracker {
     slots: Arc<Mutex<SlotMap>>,
     memory: Arc<ProgramMemory>,
     /// Few, and found by id.
@@ -32,8 +32,7 @@ pub struct BitmapTracker {
 
 impl BitmapTracker {
     /// A tracker without regions.
-    #[must_use]
-    pub fn new(
+    pub(super) fn new(
         slots: Arc<Mutex<SlotMap>>,
         memory: Arc<ProgramMemory>,
         freezer: Option<Arc<Freezer>>,
@@ -42,10 +41,13 @@ impl BitmapTracker {
     }
 
     /// The region that shares memory with `range`, if there is one.
-    #[must_use]
-    pub fn region_in(&self, range: &Range<u64>) -> Option<RegionId> {
-        let shares = |region: &Range<u64>| range.start < region.end && region.start < range.end;
-        self.regions.iter().find(|(_, written)| shares(written.range())).map(|(id, _)| *id)
+    pub(super) fn region_in(&self, range: &Range<u64>) -> Option<RegionId> {
+        self.regions.iter().find(|(_, written)| written.overlaps(range)).map(|(id, _)| *id)
+    }
+
+    /// Starts or ends the log of a region that is tracked. When it starts, every page is open.
+    pub(super) fn set_logged(&mut self, region: RegionId, logged: bool) -> Result<(), TrackError> {
+        region_slot::set_logged(&self.slots(), region, self.written(region)?.range(), logged)
     }
 
     fn written(&self, region: RegionId) -> Result<&Arc<WrittenPages>, TrackError> {
@@ -59,17 +61,22 @@ impl BitmapTracker {
         address(written.range().start)..address(written.range().end)
     }
 
-    fn slots(&self) -> std::sync::MutexGuard<'_, SlotMap> {
+    fn slots(&self) -> MutexGuard<'_, SlotMap> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Tracker for BitmapTracker {
     fn attach(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
-        let base = memory.base().ok_or(TrackError::Scattered(region))?;
-        let start = (base.addr().get() - self.memory.window().address(0)) as u64;
-        let range = start..start + memory.bytes() as u64;
-        self.slots().start_log(&range).map_err(refused("KVM_SET_USER_MEMORY_REGION", region))?;
+        let range = region_slot::range(region, memory, &self.memory)?;
+        region_slot::set_logged(&self.slots(), region, &range, true)?;
+        self.regions.push((region, self.memory.watch(range)));
+        Ok(())
+    }
+
+    fn attach_hinted(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
+        // Without a log. It's known here because it ends, too, when the program unmaps its memory.
+        let range = region_slot::range(region, memory, &self.memory)?;
         self.regions.push((region, self.memory.watch(range)));
         Ok(())
     }
@@ -83,20 +90,14 @@ impl Tracker for BitmapTracker {
             self.freezer.iter().for_each(|freezer| freezer.unregister(&span));
         }
         self.memory.unwatch(&written);
-        let rejoined = self.slots().rejoin(written.range());
-        if let Err(error) = rejoined {
-            // The region's memory keeps a slot of its own: slower, and nothing worse.
-            tracing::warn!(%region, error = &error as &dyn std::error::Error, "a region's memslot stays apart");
-        }
+        region_slot::rejoin(&mut self.slots(), region, written.range());
     }
 
     fn collect(&mut self, region: RegionId, written: &mut PageSet) -> Result<(), TrackError> {
         let by_host = self.written(region)?;
         let log = self.slots().dirty_log(by_host.range(), written.words_mut());
         log.map_err(refused("KVM_GET_DIRTY_LOG", region))?;
-        for (index, word) in written.words_mut().iter_mut().enumerate() {
-            *word |= by_host.load(index);
-        }
+        by_host.add_to(written.words_mut());
         Ok(())
     }
 
@@ -108,9 +109,7 @@ impl Tracker for BitmapTracker {
         let span = &words[first..=last];
         let cleared = self.slots().clear_dirty_log(by_host.range(), first as u64, span);
         cleared.map_err(refused("KVM_CLEAR_DIRTY_LOG", region))?;
-        for (index, word) in span.iter().enumerate().filter(|(_, word)| **word != 0) {
-            by_host.clear(first + index, *word);
-        }
+        by_host.take_back(first, span);
         Ok(())
     }
 
@@ -136,8 +135,4 @@ impl Tracker for BitmapTracker {
         }
         Ok(Some(frozen))
     }
-}
-
-fn refused(call: &'static str, region: RegionId) -> impl FnOnce(SlotError) -> TrackError {
-    move |error| TrackError::Os { call, region, source: io::Error::other(error) }
 }

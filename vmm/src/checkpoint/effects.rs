@@ -1,8 +1,10 @@
 //! The effects that are the engine's alone, and what a program is told when one fails.
 
-use cairn_engine::{Engine, EngineError, Tracker};
+use cairn_abi::{Hint, RegionMode, RegionName};
+use cairn_engine::{Engine, EngineError, LiveMemory, Tracker};
 
 use crate::devices::checkpoint::{Effect, Failure, Outcome};
+use crate::memory::layout::to_usize;
 
 /// Does what needs nothing but the engine.
 ///
@@ -28,6 +30,10 @@ pub(super) fn act<T: Tracker>(engine: &mut Engine<T>, effect: Effect) -> Result<
             engine.release(checkpoint)?;
             Outcome::Done
         }
+        Effect::Hint(Hint { region, word, bits }) => {
+            engine.hint(region, to_usize(word.into()), bits)?;
+            Outcome::Done
+        }
         Effect::SessionFigures => Outcome::Session(engine.figures()),
         Effect::Ticket(checkpoint, wait) => {
             let ticket = engine.ticket(checkpoint, wait)?;
@@ -38,6 +44,10 @@ pub(super) fn act<T: Tracker>(engine: &mut Engine<T>, effect: Effect) -> Result<
             engine.finish();
             Outcome::CheckpointFigures(engine.checkpoint_figures(checkpoint)?)
         }
+        Effect::NextCheckpointFigures(after) => {
+            engine.finish();
+            Outcome::CheckpointFigures(engine.next_checkpoint_figures(after)?)
+        }
         Effect::DropAll
         | Effect::PrepareRegion { .. }
         | Effect::AddRegion { .. }
@@ -46,6 +56,23 @@ pub(super) fn act<T: Tracker>(engine: &mut Engine<T>, effect: Effect) -> Result<
             Outcome::Failed(Failure::Host)
         }
     })
+}
+
+/// Makes `memory` a region. What is in it already isn't known.
+///
+/// # Errors
+/// The engine's; there is no region.
+pub(super) fn add_region<T: Tracker>(
+    engine: &mut Engine<T>,
+    name: RegionName,
+    memory: LiveMemory,
+    mode: RegionMode,
+) -> Result<Outcome, EngineError> {
+    let id = match mode {
+        RegionMode::Tracked => engine.add_region(name, memory)?,
+        RegionMode::Hinted => engine.add_hinted_region(name, memory, false)?,
+    };
+    Ok(Outcome::Region(id))
 }
 
 fn warn_unprotected<T: Tracker>(engine: &Engine<T>) {

@@ -2,19 +2,18 @@
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
-use cairn_abi::reply::{Ask, Missing};
-use cairn_abi::{RegionId, RegionName, Span};
-use cairn_engine::{Config, Engine, LiveMemory, Pool, Rule};
+use cairn_abi::reply::{Ask, Missing, SessionFigures};
+use cairn_abi::{RegionId, RegionMode, RegionName, Span};
+use cairn_engine::{Config, Engine, HostCosts, LiveMemory, Pool, Rule};
 
-use crate::checkpoint::bitmap::BitmapTracker;
+use crate::checkpoint::app_tracker::{AppTracker, TrackerParts};
 use crate::checkpoint::effects;
-use crate::checkpoint::freeze::Freezer;
 use crate::devices::checkpoint::{Effect, Failure, Outcome, RegionSpan};
 use crate::kvm::slots::SlotMap;
+use crate::kvm::system::KvmError;
 use crate::memory::layout::PAGE;
-use crate::memory::program::ProgramMemory;
 use crate::memory::view::View;
 
 /// Pages that a request compares before it lets the guest run on for a moment: 256 MiB, which takes a slow host a
@@ -31,28 +30,35 @@ pub struct KeeperConfig {
     /// Bytes that all checkpoints may have together: the oldest go until they fit. One that doesn't fit alone fails, and
     /// the others hold.
     pub max_history_bytes: u64,
+    /// What things cost here.
+    pub costs: HostCosts,
 }
 
 impl KeeperConfig {
     /// What the engine is told.
     pub(super) fn engine(self) -> Config {
-        let Self { history, max_region_bytes, max_history_bytes } = self;
+        let Self { history, max_region_bytes, max_history_bytes, costs } = self;
         let rule = Rule::Model;
         let max_pages_per_try = MAX_PAGES_PER_TRY;
-        Config { history, max_region_bytes, max_history_bytes, max_pages_per_try, rule, ..Config::default() }
+        Config {
+            history,
+            max_region_bytes,
+            max_history_bytes,
+            max_pages_per_try,
+            rule,
+            costs,
+            ..Config::default()
+        }
     }
 }
 
 /// The engine of one session after the other, and the memslots of its regions.
 #[derive(Debug)]
 pub struct Keeper {
-    engine: Engine<BitmapTracker>,
+    engine: Engine<AppTracker>,
     config: KeeperConfig,
     pool: Option<Arc<Pool>>,
-    slots: Arc<Mutex<SlotMap>>,
-    memory: Arc<ProgramMemory>,
-    /// What copies asynchronous checkpoints beside the program, if the host can.
-    freezer: Option<Arc<Freezer>>,
+    parts: TrackerParts,
     /// A span that has its memslot and waits for the program to touch its pages.
     prepared: Option<Range<u64>>,
 }
@@ -60,15 +66,17 @@ pub struct Keeper {
 impl Keeper {
     /// A keeper of nothing. The threads of `pool` help it.
     #[must_use]
-    pub fn new(
-        slots: Arc<Mutex<SlotMap>>,
-        memory: Arc<ProgramMemory>,
-        config: KeeperConfig,
-        pool: Option<Arc<Pool>>,
-        freezer: Option<Arc<Freezer>>,
-    ) -> Self {
-        let engine = engine(&slots, &memory, config, freezer.as_ref()).with_pool(pool.clone());
-        Self { engine, config, pool, slots, memory, freezer, prepared: None }
+    pub fn new(parts: TrackerParts, config: KeeperConfig, pool: Option<Arc<Pool>>) -> Self {
+        let engine = Engine::new(parts.tracker(), config.engine()).with_pool(pool.clone());
+        Self { engine, config, pool, parts, prepared: None }
+    }
+
+    /// Makes room in KVM's log of what the program writes, which is nearly full.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn empty_log(&mut self) -> Result<(), KvmError> {
+        self.engine.tracker_mut().make_room()
     }
 
     /// Does it. The program stands still, or waits for the answer; all but checkpoints, rollbacks,
@@ -78,6 +86,12 @@ impl Keeper {
             Ok(outcome) => outcome,
             Err(failure) => Outcome::Failed(failure),
         }
+    }
+
+    /// The session's figures.
+    #[must_use]
+    pub fn figures(&self) -> SessionFigures {
+        self.engine.figures()
     }
 
     /// Ends the regions that share memory with `range`, which the program is about to lose. Answers which.
@@ -101,10 +115,10 @@ impl Keeper {
                 Outcome::Done
             }
             Effect::PrepareRegion { span } => self.prepare(span, view)?,
-            Effect::AddRegion { span, name } => self.add(span, name, view)?,
+            Effect::AddRegion { span, name, mode } => self.add(span, (name, mode), view)?,
             Effect::CheckpointAsync => {
                 let ticket = self.engine.checkpoint_async().map_err(|error| effects::failure(&error))?;
-                if let Some(freezer) = self.freezer.as_ref().filter(|_| !ticket.done) {
+                if let Some(freezer) = self.parts.freezer.as_ref().filter(|_| !ticket.done) {
                     freezer.begin(self.engine.copying());
                 }
                 Outcome::Ticket { id: ticket.id, done: ticket.done }
@@ -122,7 +136,7 @@ impl Keeper {
             return Ok(Outcome::Done);
         }
         self.unprepare();
-        self.memory.window().populate(&range).map_err(|errno| {
+        self.parts.memory.window().populate(&range).map_err(|errno| {
             tracing::warn!(%errno, bytes = span.len(), "a region's memory could not be populated");
             Failure::NoMemory
         })?;
@@ -135,7 +149,12 @@ impl Keeper {
         Ok(Outcome::Missing { ask: Ask::Touch, missing })
     }
 
-    fn add(&mut self, span: RegionSpan, name: RegionName, view: &View<'_>) -> Result<Outcome, Failure> {
+    fn add(
+        &mut self,
+        span: RegionSpan,
+        (name, mode): (RegionName, RegionMode),
+        view: &View<'_>,
+    ) -> Result<Outcome, Failure> {
         let range = span.address()..span.end();
         let base = view.pointer(&range).ok_or(Failure::NotMapped)?;
         let pages = usize::try_from(span.len() / PAGE).map_err(|_| Failure::Limit)?;
@@ -143,9 +162,10 @@ impl Keeper {
         // It stays so as long as it's in the plain spans, and before the address space takes it from
         // these it has `vacate` end the region. The VMM never makes Rust references to guest memory.
         let memory = unsafe { LiveMemory::new(base, pages) };
-        let id = self.engine.add_region(name, memory).map_err(|error| effects::failure(&error))?;
+        let added = effects::add_region(&mut self.engine, name, memory, mode);
+        let added = added.map_err(|error| effects::failure(&error))?;
         self.prepared = None;
-        Ok(Outcome::Region(id))
+        Ok(added)
     }
 
     fn drop_all(&mut self) {
@@ -155,8 +175,7 @@ impl Keeper {
                 break;
             }
         }
-        let engine = engine(&self.slots, &self.memory, self.config, self.freezer.as_ref());
-        self.engine = engine.with_pool(self.pool.clone());
+        self.engine = Engine::new(self.parts.tracker(), self.config.engine()).with_pool(self.pool.clone());
     }
 
     fn unprepare(&mut self) {
@@ -171,16 +190,6 @@ impl Keeper {
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, SlotMap> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn engine(
-    slots: &Arc<Mutex<SlotMap>>,
-    memory: &Arc<ProgramMemory>,
-    config: KeeperConfig,
-    freezer: Option<&Arc<Freezer>>,
-) -> Engine<BitmapTracker> {
-    let tracker = BitmapTracker::new(Arc::clone(slots), Arc::clone(memory), freezer.map(Arc::clone));
-    Engine::new(tracker, config.engine())
 }

@@ -1,12 +1,17 @@
 //! The checkpoint engine at work on a guest: KVM's dirty log tells it what was written, and the
 //! device's effects tell it what to do.
 
+mod app_tracker;
 mod bitmap;
 mod effects;
 mod freeze;
 mod keeper;
 pub mod linux;
+mod region_slot;
+mod ring;
+mod scan;
 
-pub use bitmap::BitmapTracker;
+pub use app_tracker::{Scanning, TrackerParts};
 pub use freeze::Freezer;
 pub use keeper::{Keeper, KeeperConfig};
+pub use scan::LogCosts;

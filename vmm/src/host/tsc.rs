@@ -22,10 +22,11 @@ pub fn read() -> u64 {
     }
 }
 
-/// Whether the counter can be a clock: the CPU says that its rate is constant, or the host's kernel uses it.
+/// Whether the counter can be a clock: the CPU says that its rate is constant, and the host's kernel, which compares
+/// the counters of all CPUs with each other and with other clocks, offers it as one.
 #[must_use]
 pub fn is_clock() -> bool {
     let invariant = POWER_LEAF <= __cpuid(HIGHEST_EXTENDED).eax && __cpuid(POWER_LEAF).edx & INVARIANT != 0;
-    let source = fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
-    invariant || source.is_ok_and(|source| source.trim_end() == "tsc")
+    let offered = fs::read_to_string("/sys/devices/system/clocksource/clocksource0/available_clocksource");
+    invariant && offered.is_ok_and(|offered| offered.split_whitespace().any(|name| name == "tsc"))
 }

@@ -5,15 +5,16 @@
 use kvm_bindings::{KVMIO, kvm_clear_dirty_log, kvm_dirty_log};
 use kvm_ioctls::VmFd;
 use vmm_sys_util::errno::{Error, Result};
-use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_ref};
 
 /// The requests' numbers, as include/uapi/linux/kvm.h has them.
 mod number {
     use super::{KVMIO, kvm_clear_dirty_log, kvm_dirty_log};
-    use vmm_sys_util::{ioctl_iow_nr, ioctl_iowr_nr};
+    use vmm_sys_util::{ioctl_io_nr, ioctl_iow_nr, ioctl_iowr_nr};
 
     ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
     ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
+    ioctl_io_nr!(KVM_RESET_DIRTY_RINGS, KVMIO, 0xc7);
 }
 
 /// Reads the bitmap of `slot`, which has `pages` pages, into `bitmap`. Nothing is protected by it
@@ -36,6 +37,18 @@ pub(crate) fn clear(vm: &VmFd, slot: u32, first: u64, pages: u32, bitmap: &[u64]
     // SAFETY: the kernel reads one bit for each of `pages`, rounded up to 64, and the assertion says
     // that they are there; it writes none (`copy_from_user` only).
     check(unsafe { ioctl_with_ref(vm, number::KVM_CLEAR_DIRTY_LOG(), &log) })
+}
+
+/// Protects the pages of the dirty rings' entries that user space is done with.
+pub(crate) fn reset_rings(vm: &VmFd) -> Result<()> {
+    loop {
+        // SAFETY: the request takes no argument.
+        let done = check(unsafe { ioctl(vm, number::KVM_RESET_DIRTY_RINGS()) });
+        // A signal ends it where it is, and the next call goes on from there.
+        if done.err().is_none_or(|error| error.errno() != libc::EINTR) {
+            return done;
+        }
+    }
 }
 
 fn check(result: i32) -> Result<()> {

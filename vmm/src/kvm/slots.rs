@@ -100,7 +100,7 @@ impl SlotMap {
 
     /// Makes KVM forget all that it derived from the guest's page tables: deleting a slot does that
     /// (KVM_X86_QUIRK_SLOT_ZAP_ALL, which is on unless it's turned off). A vCPU that runs is made to leave the
-    /// guest and to come back without what it had derived, before this returns.
+    /// guest, and waited for (KVM_REQ_MMU_FREE_OBSOLETE_ROOTS), so that it has forgotten when this returns.
     ///
     /// # Errors
     /// [`SlotError`].
@@ -115,11 +115,29 @@ impl SlotMap {
     /// # Errors
     /// [`SlotError`].
     pub fn start_log(&self, region: &Range<u64>) -> Result<(), SlotError> {
+        self.set_logged(region, true)
+    }
+
+    /// Ends the dirty log of `region`'s own slot, without which KVM may use large mappings in it again.
+    ///
+    /// # Errors
+    /// [`SlotError`].
+    pub fn stop_log(&self, region: &Range<u64>) -> Result<(), SlotError> {
+        self.set_logged(region, false)
+    }
+
+    fn set_logged(&self, region: &Range<u64>, logged: bool) -> Result<(), SlotError> {
         let fail = |source| SlotError { what: "log", start: region.start, end: region.end, source };
         let number = self.own_slot(region).map_err(fail)?;
         let memory = self.memory.window().pointer(region).ok_or_else(|| fail(not_a_slot()))?;
         // SAFETY: the same memory as `make` gave this slot; only the logging changes.
-        unsafe { self.vm.set_slot(number, region, memory, true) }.map_err(fail)
+        unsafe { self.vm.set_slot(number, region, memory, logged) }.map_err(fail)
+    }
+
+    /// The number of `region`'s own slot, by which KVM's dirty ring names it.
+    #[must_use]
+    pub fn number(&self, region: &Range<u64>) -> Option<u32> {
+        self.own_slot(region).ok()
     }
 
     /// Reads the dirty log of `region`'s own slot.

@@ -4,12 +4,14 @@ use std::io;
 use std::path::Path;
 
 use kvm_bindings::{
-    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
+    KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET,
+    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
 };
 use kvm_ioctls::{Cap, Kvm};
 
+use crate::kvm::dirty_ring::{FEWEST_ENTRIES, MOST_ENTRIES};
 use crate::kvm::vcpu::Exit;
-use crate::kvm::vm::Vm;
+use crate::kvm::vm::{Vm, WriteLog};
 
 /// The device file.
 pub const DEVICE: &str = "/dev/kvm";
@@ -112,12 +114,12 @@ impl System {
         Ok(Self { kvm })
     }
 
-    /// A new virtual machine for an app guest.
+    /// A new virtual machine for an app guest, whose writes are told by `log`.
     ///
     /// # Errors
     /// [`KvmError::Refused`].
-    pub fn create_vm(&self) -> Result<Vm, KvmError> {
-        let vm = Vm::new(&self.kvm)?;
+    pub fn create_vm(&self, log: WriteLog) -> Result<Vm, KvmError> {
+        let vm = Vm::new(&self.kvm, log)?;
         vm.tell_emulation_failures(&self.kvm)?;
         Ok(vm)
     }
@@ -130,7 +132,7 @@ impl System {
     /// # Errors
     /// [`KvmError::Refused`].
     pub fn create_kernel_vm(&self) -> Result<Vm, KvmError> {
-        let vm = Vm::new(&self.kvm)?;
+        let vm = Vm::new(&self.kvm, WriteLog::Bitmap)?;
         vm.create_interrupt_controllers()?;
         Ok(vm)
     }
@@ -139,6 +141,14 @@ impl System {
     #[must_use]
     pub fn capability(&self, cap: Cap) -> i32 {
         self.kvm.check_extension_int(cap)
+    }
+
+    /// The most entries that a dirty ring can have here. None where there are no rings, or none of a useful size.
+    #[must_use]
+    pub fn ring_entries(&self) -> Option<u32> {
+        let bytes = self.kvm.check_extension_raw(u64::from(KVM_CAP_DIRTY_LOG_RING_ACQ_REL));
+        let entries = u32::try_from(bytes).unwrap_or(0) / 16;
+        (FEWEST_ENTRIES <= entries).then_some(entries.min(MOST_ENTRIES))
     }
 
     /// The CPU features that a guest can have.

@@ -3,7 +3,8 @@
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_device_attr, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_xcrs,
+    KVM_EXIT_DIRTY_RING_FULL, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_device_attr, kvm_msr_entry,
+    kvm_regs, kvm_sregs, kvm_xcrs,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
@@ -41,6 +42,8 @@ pub enum Exit {
     NoMemory,
     /// An access to an I/O port.
     Port,
+    /// Its dirty ring is nearly full. It won't go on before a reset.
+    RingFull,
     /// KVM couldn't go on; the text says why.
     Failed(Failure),
 }
@@ -92,6 +95,7 @@ impl Vcpu {
             Ok(VcpuExit::InternalError) => Ok(Exit::Failed(Failure::Emulation)),
             Ok(VcpuExit::Shutdown) => Ok(Exit::Failed(Failure::Shutdown)),
             Ok(VcpuExit::FailEntry(reason, _)) => Ok(Exit::Failed(Failure::Entry(reason))),
+            Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => Ok(Exit::RingFull),
             Ok(VcpuExit::Unsupported(reason)) => Ok(Exit::Failed(Failure::Other(reason))),
             Ok(other) => {
                 tracing::debug!(?other, "unexpected exit");
@@ -103,6 +107,11 @@ impl Vcpu {
                 _ => Err(refused("to run the vCPU")(error)),
             },
         }
+    }
+
+    /// KVM's descriptor.
+    pub(super) fn descriptor(&self) -> &VcpuFd {
+        &self.fd
     }
 
     /// The general registers as of the last exit.

@@ -5,40 +5,58 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
-    KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET,
-    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap, kvm_msi,
-    kvm_userspace_memory_region,
+    KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+    KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MEM_LOG_DIRTY_PAGES,
+    kvm_enable_cap, kvm_msi, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VmFd};
 
 use crate::host::mapping::Reservation;
 use crate::kvm::dirty_log;
+use crate::kvm::dirty_ring::{DirtyRing, ring_bytes};
 use crate::kvm::kernel_vcpu::KernelVcpu;
 use crate::kvm::system::{KvmError, refused};
 use crate::kvm::vcpu::Vcpu;
 use crate::memory::layout::{PAGE, to_usize};
 use crate::memory::linux_map::KVM_PRIVATE;
 
+/// How KVM tells what was written, for the whole life of a machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteLog {
+    /// A bitmap for each slot, with manual protection.
+    Bitmap,
+    /// A ring for each vCPU.
+    Ring {
+        /// Entries, a power of two that KVM allows.
+        entries: u32,
+    },
+}
+
 /// A virtual machine.
 #[derive(Debug)]
 pub struct Vm {
     fd: VmFd,
+    log: WriteLog,
     /// Memory that slots show, dropped after the descriptor.
     kept: Mutex<Vec<Arc<Reservation>>>,
 }
 
 impl Vm {
-    pub(crate) fn new(kvm: &Kvm) -> Result<Self, KvmError> {
+    pub(crate) fn new(kvm: &Kvm, log: WriteLog) -> Result<Self, KvmError> {
         let fd = kvm.create_vm().map_err(refused("a new virtual machine"))?;
-        // Manual protect: reading the log protects nothing, CLEAR does, page by page as asked.
-        // Initially set: enabling the log touches no page, so large mappings made before stay.
-        let protect = kvm_enable_cap {
-            cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-            args: [u64::from(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET), 0, 0, 0],
-            ..Default::default()
-        };
-        fd.enable_cap(&protect).map_err(refused("manual protection of the dirty log"))?;
-        Ok(Self { fd, kept: Mutex::default() })
+        match log {
+            WriteLog::Bitmap => {
+                // Manual protect: reading the log protects nothing, CLEAR does, page by page as asked.
+                // Initially set: enabling the log touches no page, so large mappings made before stay.
+                let flags = u64::from(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+                enable(&fd, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, flags)
+                    .map_err(refused("manual protection of the dirty log"))?;
+            }
+            // Not initially set: nothing but a reset protects pages then, and it knows only those of the ring.
+            WriteLog::Ring { entries } => enable(&fd, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, ring_bytes(entries))
+                .map_err(refused("a dirty ring of this size"))?,
+        }
+        Ok(Self { fd, log, kept: Mutex::default() })
     }
 
     /// Makes an instruction that KVM can't emulate an exit at every privilege level.
@@ -46,12 +64,8 @@ impl Vm {
         // Otherwise an instruction on device registers that KVM can't emulate is an invalid one to a
         // program at CPL 3, and nobody learns why. Kernels before 5.14 have only that.
         if kvm.check_extension_raw(u64::from(KVM_CAP_EXIT_ON_EMULATION_FAILURE)) != 0 {
-            let told = kvm_enable_cap {
-                cap: KVM_CAP_EXIT_ON_EMULATION_FAILURE,
-                args: [1, 0, 0, 0],
-                ..Default::default()
-            };
-            self.fd.enable_cap(&told).map_err(refused("to tell of instructions that it can't emulate"))?;
+            enable(&self.fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1)
+                .map_err(refused("to tell of instructions that it can't emulate"))?;
         }
         Ok(())
     }
@@ -112,6 +126,25 @@ impl Vm {
         let fd = self.fd.create_vcpu(index).map_err(refused("a vCPU"))?;
         fd.set_cpuid2(cpuid).map_err(refused("the vCPU's features"))?;
         Ok(Vcpu::new(fd))
+    }
+
+    /// The dirty ring of `vcpu`, this machine's only one. None where writes are told by bitmaps.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn dirty_ring(self: &Arc<Self>, vcpu: &Vcpu) -> Result<Option<DirtyRing>, KvmError> {
+        match self.log {
+            WriteLog::Bitmap => Ok(None),
+            WriteLog::Ring { entries } => DirtyRing::map(self, vcpu.descriptor(), entries).map(Some),
+        }
+    }
+
+    /// Protects the pages of the dirty rings' entries that are done.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub(super) fn reset_dirty_rings(&self) -> Result<(), kvm_ioctls::Error> {
+        dirty_log::reset_rings(&self.fd)
     }
 
     /// Makes memslot `slot` of all of `memory`, which the machine keeps for as long as it runs.
@@ -196,4 +229,8 @@ impl Vm {
     ) -> Result<(), kvm_ioctls::Error> {
         dirty_log::clear(&self.fd, slot, first, pages, bitmap)
     }
+}
+
+fn enable(fd: &VmFd, cap: u32, argument: u64) -> Result<(), kvm_ioctls::Error> {
+    fd.enable_cap(&kvm_enable_cap { cap, args: [argument, 0, 0, 0], ..Default::default() })
 }

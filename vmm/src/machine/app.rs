@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::{io, thread};
 
-use cairn_abi::FEATURE_ASYNC;
+use cairn_abi::{FEATURE_ASYNC, FEATURE_HINT};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
-use crate::checkpoint::{Freezer, Keeper, KeeperConfig};
+use crate::checkpoint::{Freezer, Keeper, KeeperConfig, TrackerParts};
 use crate::devices::bus::{Bus, BusError};
 use crate::devices::checkpoint::device::IDENTITY;
 use crate::devices::checkpoint::{AddressSpace as SpaceId, CheckpointDevice, Limits};
@@ -25,21 +25,22 @@ use crate::guest::app::mapping::SpaceError;
 use crate::guest::app::process::Process;
 use crate::guest::app::space::AddressSpace;
 use crate::guest::app::stack::{MAX_ARGUMENTS, Start};
-use crate::kvm::slots::SlotMap;
 use crate::kvm::system::{KvmError, System};
 use crate::machine::bare::{Bare, BareError};
 use crate::machine::calls::SharedCalls;
 use crate::machine::copier::{self, Copier};
 use crate::machine::end::Ended;
 use crate::machine::helpers::{self, HelperError};
+use crate::machine::host_costs::HostFigures;
 use crate::machine::poll_policy::{PollMode, PollPolicy};
 use crate::machine::run_loop::RunLoop;
 use crate::machine::sandbox::{self, SandboxError};
+use crate::machine::status::About;
 use crate::machine::sysfs::UnitSysfs;
+use crate::machine::tracking::{TrackerMode, Tracking};
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegisters};
-use crate::machine::{auxiliary, poller, random, script};
+use crate::machine::{auxiliary, control, poller, random, script};
 use crate::memory::layout::STACK_TOP;
-use crate::memory::program::ProgramMemory;
 use crate::virtio::PciFunction;
 use crate::virtio::pci::FunctionError;
 
@@ -72,6 +73,10 @@ pub struct AppConfig {
     pub poll: PollMode,
     /// Checkpoints that are retained.
     pub history: NonZeroUsize,
+    /// How its writes are found.
+    pub tracker: TrackerMode,
+    /// Entries of the dirty ring, where that is used.
+    pub ring_entries: Option<u32>,
     /// Bytes that they may have together, beside the newest's own copy; by default as many as `memory`.
     pub history_memory: Option<u64>,
     /// Threads that work on a large checkpoint; by default [as many as are of use](helpers::start).
@@ -235,17 +240,29 @@ struct Machine {
     unit: Arc<SharedUnit>,
     bus: Bus<UnitRegisters>,
     freezer: Option<Arc<Freezer>>,
+    about: About,
 }
 
 impl Machine {
     fn build(kvm: &System, config: &AppConfig) -> Result<Self, RunError> {
-        let Bare { vm, slots, system, mut space, root } = Bare::build(kvm, config.memory)?;
+        let tracking =
+            Tracking::choose(kvm, config.tracker, config.ring_entries, &HostFigures::or_usual(kvm))?;
+        tracing::info!(?tracking.log, ?tracking.scanning, "how writes are found");
+        let Bare { vm, slots, system, mut space, root } = Bare::build(kvm, config.memory, tracking.log)?;
         let memory = Arc::clone(space.memory());
         let (entry, stack) = load(&mut space, config)?;
-        let cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry, stack)?;
+        let mut cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry, stack)?;
         let freezer = copier::freezer();
-        let unit = unit(config, &slots, &memory, SpaceId(root), freezer.as_ref())?;
-        let unit = Arc::new(SharedUnit::new(unit));
+        let parts = TrackerParts {
+            slots,
+            memory,
+            ring: cpu.take_ring().map(|ring| Arc::new(Mutex::new(ring))),
+            freezer: freezer.clone(),
+            scanning: tracking.scanning,
+            costs: tracking.costs,
+            log_costs: tracking.log_costs,
+        };
+        let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root))?));
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         let keeper = Arc::clone(&unit);
@@ -260,12 +277,17 @@ impl Machine {
         );
         let policy = PollPolicy::new(config.poll, has_spare_core());
         let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
-        Ok(Self { cpu, calls: Arc::new(calls), unit, bus, freezer })
+        let about = About::new(&config.program.to_string_lossy(), "app");
+        Ok(Self { cpu, calls: Arc::new(calls), unit, bus, freezer, about })
     }
 
     /// Runs the vCPU and the poller, each on a confined thread of its own.
     fn run(self) -> Result<Ended, RunError> {
-        let Self { cpu, calls, unit, bus, freezer } = self;
+        let Self { cpu, calls, unit, bus, freezer, about } = self;
+        let asked = Arc::clone(&unit);
+        let _control = control::start(move || {
+            about.status(asked.with(|unit| unit.figures()).map(|figures| (0, figures)))
+        });
         let host = |what| move |source| RunError::Host { what, source };
         // Before those that would wait for it, and longer than they.
         let _copier = freezer.map(Copier::start).transpose()?;
@@ -277,9 +299,10 @@ impl Machine {
                 Ok(())
             });
         let poller = poller.map_err(host("a thread"))?;
+        let served = Arc::clone(&unit);
         let vcpu = thread::Builder::new().name("vcpu".to_owned()).spawn(move || {
             sandbox::confine()?;
-            RunLoop::new(cpu, calls, bus).run()
+            RunLoop::new(cpu, calls, bus, served).run()
         });
         let ended = vcpu.map_err(host("a thread"))?.join();
         unit.stop();
@@ -383,15 +406,9 @@ fn write_stack(space: &AddressSpace, config: &AppConfig, auxiliary: &[(u64, u64)
     Ok(pointer)
 }
 
-fn unit(
-    config: &AppConfig,
-    slots: &Arc<Mutex<SlotMap>>,
-    memory: &Arc<ProgramMemory>,
-    root: SpaceId,
-    freezer: Option<&Arc<Freezer>>,
-) -> Result<Unit, RunError> {
+fn unit(config: &AppConfig, parts: TrackerParts, root: SpaceId) -> Result<Unit, RunError> {
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
-    let features = if freezer.is_some() { FEATURE_ASYNC } else { 0 };
+    let features = FEATURE_HINT | if parts.freezer.is_some() { FEATURE_ASYNC } else { 0 };
     let limits = Limits { max_regions: MAX_REGIONS, max_bytes: config.memory, history, features };
     let keys = random::keys().map_err(|source| RunError::Host { what: "random bytes", source })?;
     let device = CheckpointDevice::new(limits, keys);
@@ -402,11 +419,12 @@ fn unit(
         max_region_bytes: config.memory,
         // What a guest can make its host keep stays in proportion to what it was given.
         max_history_bytes: config.history_memory.unwrap_or(config.memory),
+        costs: parts.costs,
     };
-    let pool = helpers::start(config.threads)?;
-    let keeper = Keeper::new(Arc::clone(slots), Arc::clone(memory), keeping, pool, freezer.map(Arc::clone));
+    let memory = Arc::clone(&parts.memory);
+    let keeper = Keeper::new(parts, keeping, helpers::start(config.threads)?);
     let policy = PollPolicy::new(poll_mode(config.poll), has_spare_core());
-    Ok(Unit::new(function, keeper, Arc::clone(memory), root, policy))
+    Ok(Unit::new(function, keeper, memory, root, policy))
 }
 
 /// Whether a thread that polls has a core besides the vCPU's.

@@ -8,7 +8,7 @@ use crate::guest::app::space::AddressSpace;
 use crate::host::mapping::Reservation;
 use crate::kvm::slots::SlotMap;
 use crate::kvm::system::{KvmError, System};
-use crate::kvm::vm::Vm;
+use crate::kvm::vm::{Vm, WriteLog};
 use crate::memory::layout::{LARGE_PAGE, to_usize};
 use crate::memory::page_table::{PageTables, SYSTEM_BASE, SYSTEM_SIZE};
 use crate::memory::program::ProgramMemory;
@@ -44,10 +44,10 @@ impl From<KvmError> for BareError {
 }
 
 impl Bare {
-    /// A machine whose program may have `limit` bytes of private memory.
-    pub(super) fn build(kvm: &System, limit: u64) -> Result<Self, BareError> {
+    /// A machine whose program may have `limit` bytes of private memory, and whose writes are told by `log`.
+    pub(super) fn build(kvm: &System, limit: u64, log: WriteLog) -> Result<Self, BareError> {
         let refused = |what| move |error| BareError::Memory(what, error);
-        let vm = Arc::new(kvm.create_vm()?);
+        let vm = Arc::new(kvm.create_vm(log)?);
         let memory = Arc::new(ProgramMemory::new().map_err(refused("address space for the guest"))?);
         let slots = Arc::new(Mutex::new(SlotMap::new(Arc::clone(&vm), Arc::clone(&memory))));
         let system = Reservation::anonymous(to_usize(SYSTEM_SIZE), to_usize(LARGE_PAGE));

@@ -11,11 +11,11 @@ use std::sync::atomic::Ordering;
 use crate::host::mapping::Reservation;
 use crate::memory::layout::{PAGE, to_usize};
 
-/// Pages that are compared: 16 MiB with their mirror, more than a core's own cache.
-const PAGES: usize = 2048;
+/// Pages that are compared: 8 MiB with their mirror, more than a core's own cache.
+const PAGES: usize = 1024;
 
 /// Checkpoints of each kind; the quickest counts.
-const ROUNDS: u32 = 5;
+const ROUNDS: u32 = 3;
 
 /// Nanoseconds for each page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,7 +41,7 @@ pub enum EngineProbeError {
     Engine(#[from] EngineError),
 }
 
-/// Measures; takes a few tens of milliseconds.
+/// Measures; takes a few milliseconds.
 ///
 /// # Errors
 /// [`EngineProbeError`].

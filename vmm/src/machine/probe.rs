@@ -1,7 +1,8 @@
 //! Measures what things cost on this host's KVM, with a guest of a few instructions.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,25 +11,32 @@ use crate::guest::app::mapping::Place;
 use crate::guest::app::posted::CallPage;
 use crate::guest::app::process::Segments;
 use crate::guest::app::space::AddressSpace;
-use crate::kvm::slots::SlotMap;
+use crate::kvm::dirty_ring::DirtyRing;
+use crate::kvm::slots::{SlotError, SlotMap};
 use crate::kvm::system::{KvmError, System};
+use crate::kvm::vm::WriteLog;
 use crate::machine::bare::{Bare, BareError};
-use crate::memory::layout::{LOWEST, PAGE, PCI_REGISTERS, to_usize};
+use crate::machine::host_costs::TrackerFigures;
+use crate::memory::layout::{LOWEST, PAGE, PCI_REGISTERS};
 use crate::memory::rights::Rights;
 
 /// Exits that are timed.
-const EXITS: u32 = 200;
+const EXITS: u32 = 64;
 /// Rounds of as many system calls that are answered without an exit; the quickest counts, as any other may have
 /// lost its core.
 const POSTED_ROUNDS: u32 = 20;
 /// Pages of the memory whose faults are timed.
-const PAGES: u64 = 2048;
+const PAGES: u64 = 512;
+/// Times that the log is measured; the quickest counts.
+const ROUNDS: u32 = 3;
+/// Words of their bitmap.
+const BITMAP_WORDS: usize = 8;
 /// Bytes of memory that the measuring guest may have: what it touches is a fraction of it.
 const MEMORY: u64 = 1 << 30;
 /// Where the instructions are.
 const CODE: u64 = LOWEST;
 
-/// What was measured: medians or means over many, in nanoseconds each.
+/// What was measured: means over many, in nanoseconds each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Costs {
     /// A store to a device register, out to the VMM and back.
@@ -41,10 +49,6 @@ pub struct Costs {
     pub counts: bool,
     /// The first touch of a page, in memory that the host backs with large pages where it can.
     pub first_touch_ns: u64,
-    /// The first write to a page after the dirty log protected it.
-    pub fault_ns: u64,
-    /// Reading the dirty log of 8 MiB.
-    pub log_ns: u64,
 }
 
 /// Why nothing could be measured.
@@ -73,44 +77,44 @@ impl From<BareError> for ProbeError {
     }
 }
 
-/// Measures; takes well under a second.
+/// Measures a machine whose writes are told by `log`; takes a few tens of milliseconds.
 ///
 /// # Errors
 /// [`ProbeError`].
-pub fn measure() -> Result<Costs, ProbeError> {
-    let mut guest = Guest::build()?;
+pub fn measure(kvm: &System, log: WriteLog) -> Result<Costs, ProbeError> {
+    let mut guest = Guest::build(kvm, log, POSTED_ROUNDS)?;
     let exit_ns = guest.mean_of(EXITS, |event| matches!(event, Event::Store { .. }))?;
     let call_ns = guest.mean_of(EXITS, |event| matches!(event, Event::Call(..)))?;
     let posted_call_ns = guest.posted_calls()?;
     let counts = guest.cpu.clock().is_counting();
     let first_touch_ns = guest.pass()? / PAGES;
-    let slots = Arc::clone(&guest.slots);
-    let data = guest.data.clone();
-    let setup = |error: &dyn std::error::Error| ProbeError::Setup(error.to_string());
-    let slots = || slots.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    slots().isolate(&data).map_err(|error| setup(&error))?;
+    Ok(Costs { exit_ns, call_ns, posted_call_ns, counts, first_touch_ns })
+}
+
+/// Measures what decides about trackers, an exit and the log; takes some milliseconds on a quiet host.
+///
+/// # Errors
+/// [`ProbeError`].
+pub fn measure_log(kvm: &System, log: WriteLog) -> Result<(u64, TrackerFigures), ProbeError> {
+    let mut guest = Guest::build(kvm, log, 0)?;
+    let exit_ns = guest.mean_of(EXITS, |event| matches!(event, Event::Store { .. }))?;
+    guest.mean_of(EXITS, |event| matches!(event, Event::Call(..)))?;
     guest.pass()?;
-    slots().start_log(&data).map_err(|error| setup(&error))?;
-    let mut bitmap = vec![u64::MAX; to_usize(PAGES / 64)];
-    slots().clear_dirty_log(&data, 0, &bitmap).map_err(|error| setup(&error))?;
-    let fault_ns = guest.pass()? / PAGES;
-    let start = Instant::now();
-    slots().dirty_log(&data, &mut bitmap).map_err(|error| setup(&error))?;
-    let log_ns = nanoseconds(start.elapsed());
-    Ok(Costs { exit_ns, call_ns, posted_call_ns, counts, first_touch_ns, fault_ns, log_ns })
+    Ok((exit_ns, guest.measure_log()?))
 }
 
 struct Guest {
     cpu: Cpu,
     slots: Arc<Mutex<SlotMap>>,
-    data: std::ops::Range<u64>,
+    data: Range<u64>,
+    ring: Option<DirtyRing>,
+    bitmap: [u64; BITMAP_WORDS],
     _space: AddressSpace,
 }
 
 impl Guest {
-    fn build() -> Result<Self, ProbeError> {
-        let kvm = System::open()?;
-        let Bare { vm, slots, system, mut space, .. } = Bare::build(&kvm, MEMORY)?;
+    fn build(kvm: &System, log: WriteLog, posted_rounds: u32) -> Result<Self, ProbeError> {
+        let Bare { vm, slots, system, mut space, .. } = Bare::build(kvm, MEMORY, log)?;
         let setup = |error: &dyn std::error::Error| ProbeError::Setup(error.to_string());
         let code = Rights { read: true, write: true, execute: true };
         space.map_anonymous(Place::Exactly(CODE..CODE + PAGE), code).map_err(|error| setup(&error))?;
@@ -120,9 +124,71 @@ impl Guest {
         space
             .map_device(PCI_REGISTERS.start..PCI_REGISTERS.start + PAGE, Rights::DATA)
             .map_err(|error| setup(&error))?;
-        space.memory().write_bytes(CODE, &program(&data)).map_err(|error| setup(&error))?;
-        let cpu = Cpu::new(&kvm, &vm, system, space.tables_mut(), CODE, CODE + PAGE)?;
-        Ok(Self { cpu, slots, data, _space: space })
+        space.memory().write_bytes(CODE, &program(&data, posted_rounds)).map_err(|error| setup(&error))?;
+        let mut cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), CODE, CODE + PAGE)?;
+        let ring = cpu.take_ring();
+        Ok(Self { cpu, slots, data, ring, bitmap: [0; BITMAP_WORDS], _space: space })
+    }
+
+    /// What the log of the data costs, whose pages were touched.
+    fn measure_log(&mut self) -> Result<TrackerFigures, ProbeError> {
+        self.locked(|slots, data| slots.isolate(data))?;
+        self.pass()?;
+        self.locked(|slots, data| slots.start_log(data))?;
+        let mut least = [u64::MAX; 4];
+        for _ in 0..ROUNDS {
+            // What a log that has just started still splits must not count.
+            self.pass()?;
+            self.collect()?;
+            let protect = timed(|| self.protect(u64::MAX))? / PAGES;
+            let fault = self.pass()? / PAGES;
+            self.collect()?;
+            // A bitmap costs the same again, and a ring what it costs where nothing was written.
+            let collect = timed(|| self.collect())?;
+            self.protect(u64::MAX)?;
+            self.pass()?;
+            self.collect()?;
+            if self.ring.is_some() {
+                // A reset of few pages is one of none, and little more.
+                self.protect(u64::MAX)?;
+            }
+            let call = timed(|| self.protect(1))?;
+            for (least, now) in least.iter_mut().zip([fault, protect, call, collect]) {
+                *least = now.min(*least);
+            }
+        }
+        let [fault_ns, protect_ns, protect_call_ns, collect_ns] =
+            least.map(|nanoseconds| u32::try_from(nanoseconds).unwrap_or(u32::MAX).max(1));
+        Ok(TrackerFigures { fault_ns, protect_ns, protect_call_ns, collect_ns })
+    }
+
+    /// Asks which pages were written.
+    fn collect(&mut self) -> Result<(), ProbeError> {
+        if let Some(ring) = &mut self.ring {
+            ring.take().for_each(drop);
+            return Ok(());
+        }
+        let mut bitmap = self.bitmap;
+        self.locked(|slots, data| slots.dirty_log(data, &mut bitmap))?;
+        self.bitmap = bitmap;
+        Ok(())
+    }
+
+    /// Protects the pages of `mask` in each 64; a ring all.
+    fn protect(&mut self, mask: u64) -> Result<(), ProbeError> {
+        if let Some(ring) = &mut self.ring {
+            return Ok(ring.reset()?);
+        }
+        let words = if mask == u64::MAX { BITMAP_WORDS } else { 1 };
+        self.locked(|slots, data| slots.clear_dirty_log(data, 0, &[mask; BITMAP_WORDS][..words]))
+    }
+
+    fn locked<R>(
+        &self,
+        use_it: impl FnOnce(&mut SlotMap, &Range<u64>) -> Result<R, SlotError>,
+    ) -> Result<R, ProbeError> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        use_it(&mut slots, &self.data).map_err(|error| ProbeError::Setup(error.to_string()))
     }
 
     /// The mean time between `count` events that must all be `expected`.
@@ -200,10 +266,10 @@ impl Guest {
     }
 }
 
-/// [`EXITS`] stores to a device register, as many system calls, [`POSTED_ROUNDS`] times as many again with a store
+/// [`EXITS`] stores to a device register, as many system calls, `posted_rounds` times as many again with a store
 /// behind each round, then passes that write a byte to each
 /// page of `data` and make a system call, for ever.
-fn program(data: &std::ops::Range<u64>) -> Vec<u8> {
+fn program(data: &Range<u64>, posted_rounds: u32) -> Vec<u8> {
     let register = u32::try_from(PCI_REGISTERS.start).unwrap_or(0).to_le_bytes();
     let mut code = vec![0xbb]; // mov $EXITS, %ebx
     code.extend(EXITS.to_le_bytes());
@@ -213,7 +279,7 @@ fn program(data: &std::ops::Range<u64>) -> Vec<u8> {
     code.push(0xbb); // mov $EXITS, %ebx
     code.extend(EXITS.to_le_bytes());
     code.extend([0x0f, 0x05, 0xff, 0xcb, 0x75, 0xfa]); // call: syscall; dec %ebx; jnz call
-    for _ in 0..POSTED_ROUNDS {
+    for _ in 0..posted_rounds {
         code.push(0xbb); // mov $EXITS, %ebx
         code.extend(EXITS.to_le_bytes());
         code.extend([0x0f, 0x05, 0xff, 0xcb, 0x75, 0xfa]); // call: syscall; dec %ebx; jnz call
@@ -232,6 +298,12 @@ fn program(data: &std::ops::Range<u64>) -> Vec<u8> {
     let back = -i8::try_from(code.len() + 2 - pass).unwrap_or(0);
     code.extend([0xeb, back.cast_unsigned()]); // jmp pass
     code
+}
+
+fn timed(work: impl FnOnce() -> Result<(), ProbeError>) -> Result<u64, ProbeError> {
+    let start = Instant::now();
+    work()?;
+    Ok(nanoseconds(start.elapsed()))
 }
 
 fn nanoseconds(time: Duration) -> u64 {

@@ -11,7 +11,7 @@ use crate::kvm::vcpu::Failure;
 use crate::machine::app::RunError;
 use crate::machine::calls::{Served, SharedCalls, raw};
 use crate::machine::end::{End, Ended, Fault};
-use crate::machine::unit::UnitRegisters;
+use crate::machine::unit::{SharedUnit, Unit, UnitRegisters};
 use crate::memory::rights::Rights;
 
 /// Bits of a page fault's error code (Intel SDM volume 3, 4.7).
@@ -26,6 +26,7 @@ pub struct RunLoop {
     cpu: Cpu,
     calls: Arc<SharedCalls>,
     bus: Bus<UnitRegisters>,
+    unit: Arc<SharedUnit>,
     /// The last fault that the page tables didn't explain, so that it's retried only once.
     retried: Option<(u64, u64)>,
 }
@@ -33,8 +34,8 @@ pub struct RunLoop {
 impl RunLoop {
     /// A program that is about to start.
     #[must_use]
-    pub fn new(cpu: Cpu, calls: Arc<SharedCalls>, bus: Bus<UnitRegisters>) -> Self {
-        Self { cpu, calls, bus, retried: None }
+    pub fn new(cpu: Cpu, calls: Arc<SharedCalls>, bus: Bus<UnitRegisters>, unit: Arc<SharedUnit>) -> Self {
+        Self { cpu, calls, bus, unit, retried: None }
     }
 
     /// Runs the program to its end.
@@ -62,6 +63,11 @@ impl RunLoop {
             }
             Event::Exception(exception) => self.exception(&exception),
             Event::NoMemory { instruction } => Ok(Some(self.no_memory(instruction))),
+            Event::LogFull => {
+                tracing::debug!("the vCPU stopped because its log is full");
+                self.unit.with(Unit::empty_log)?;
+                Ok(None)
+            }
             Event::Nothing => Ok(None),
             Event::Failed { failure: Failure::Emulation, instruction } if self.is_sysenter(instruction) => {
                 let what = "executed an invalid instruction".to_owned();

@@ -7,11 +7,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use cairn_abi::pci;
+use cairn_abi::reply::SessionFigures;
 
 use crate::checkpoint::Keeper;
 use crate::devices::bus::MmioDevice;
 use crate::devices::checkpoint::device::{CheckpointDevice, Rest};
 use crate::devices::checkpoint::{AddressSpace, Effect};
+use crate::kvm::system::KvmError;
 use crate::machine::poll_policy::PollPolicy;
 use crate::memory::layout::PCI_REGISTERS;
 use crate::memory::program::ProgramMemory;
@@ -110,6 +112,21 @@ impl Unit {
         }
     }
 
+    /// Makes room in the log of what the program writes.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`]: the vCPU can't go on.
+    pub fn empty_log(&mut self) -> Result<(), KvmError> {
+        self.keeper.empty_log()
+    }
+
+    /// The figures of the session, if there is one.
+    #[must_use]
+    pub fn figures(&self) -> Option<SessionFigures> {
+        let session = self.function.device().session().address_space();
+        session.map(|_| self.keeper.figures())
+    }
+
     fn notified(&mut self) {
         let memory = Arc::clone(&self.memory);
         let view = memory.view();
@@ -175,8 +192,10 @@ fn is_pollable(effect: Effect) -> bool {
         | Effect::Ticket(..)
         | Effect::Rollback(..)
         | Effect::Release(_)
+        | Effect::Hint(_)
         | Effect::SessionFigures
-        | Effect::CheckpointFigures(_) => true,
+        | Effect::CheckpointFigures(_)
+        | Effect::NextCheckpointFigures(_) => true,
         Effect::DropAll
         | Effect::PrepareRegion { .. }
         | Effect::AddRegion { .. }

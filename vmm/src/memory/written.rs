@@ -51,6 +51,26 @@ impl WrittenPages {
         }
     }
 
+    /// Whether `range` shares memory with the region.
+    #[must_use]
+    pub fn overlaps(&self, range: &Range<u64>) -> bool {
+        range.start < self.range.end && self.range.start < range.end
+    }
+
+    /// Adds the marks to `words`, a bit for each page from the region's start.
+    pub fn add_to(&self, words: &mut [u64]) {
+        for (word, marked) in words.iter_mut().zip(&self.words) {
+            *word |= marked.load(Ordering::Relaxed);
+        }
+    }
+
+    /// Takes back the marks of the pages in `words`, of which the first is word `first` of the bitmap.
+    pub fn take_back(&self, first: usize, words: &[u64]) {
+        for (index, word) in words.iter().enumerate().filter(|(_, word)| **word != 0) {
+            self.clear(first + index, *word);
+        }
+    }
+
     /// Takes the marks in `mask` of one word back.
     pub fn clear(&self, word: usize, mask: u64) {
         if let Some(word) = self.words.get(word) {

@@ -1,6 +1,7 @@
 //! The checkpoint device as a program sees it: through registers and rings, good and bad.
 
 mod chains;
+mod hints;
 mod polling;
 mod registers;
 mod rings;

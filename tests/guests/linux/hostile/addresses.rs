@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use cairn_abi::{
-    CheckpointId, Envelope, REPLY_SIZE, RegionName, ReplyBody, Request, SessionKey, Span, Status,
+    CheckpointId, Envelope, REPLY_SIZE, RegionMode, RegionName, ReplyBody, Request, SessionKey, Span, Status,
 };
 use cairn_tests::driver::{Answer, Driver};
 use cairn_tests::pages::PAGE;
@@ -126,7 +126,8 @@ fn try_region(
 ) -> Result<bool> {
     let name = RegionName::new(b"elsewhere")?;
     let mut ask = |request| attack.driver.insist(&attack.registers, key, request);
-    let reply = ask(Request::Register { span, name }).context("no answer to REGISTER")?;
+    let reply =
+        ask(Request::Register { span, name, mode: RegionMode::Tracked }).context("no answer to REGISTER")?;
     let ReplyBody::Region(_) = reply.body else { return Ok(false) };
     ensure!(place.kind != Kind::Never, "{} is a region: {:?}", place.name, reply.status);
     let reply = ask(Request::Checkpoint).context("no answer to CHECKPOINT")?;

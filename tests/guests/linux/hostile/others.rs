@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use cairn_abi::{CheckpointId, RegionName, Request, SessionKey, Span, Status};
+use cairn_abi::{CheckpointId, RegionMode, RegionName, Request, SessionKey, Span, Status};
 use cairn_tests::driver::Driver;
 use cairn_tests::pages::Pages;
 use cairn_tests::registers::{self, Registers};
@@ -36,7 +36,11 @@ impl Owner {
         memory.fill(1);
         let mut owner = Self { registers, driver, key, memory };
         let span = Span { address: owner.memory.address(), len: owner.memory.len() as u64 };
-        owner.expect(Request::Register { span, name: RegionName::new(b"owned")? })?;
+        owner.expect(Request::Register {
+            span,
+            name: RegionName::new(b"owned")?,
+            mode: RegionMode::Tracked,
+        })?;
         owner.expect(Request::Checkpoint)?;
         owner.memory.fill(2);
         Ok(owner)
@@ -117,7 +121,7 @@ pub(crate) fn intrude(args: &[String], talk: &mut Talk) -> Result<()> {
     let status = ask(BACK);
     ensure!(status == Some(Status::NoCheckpoint), "a rollback to the victim's checkpoint: {status:?}");
     let span = Span { address: memory.address(), len: memory.len() as u64 };
-    let status = ask(Request::Register { span, name: RegionName::new(b"owned")? });
+    let status = ask(Request::Register { span, name: RegionName::new(b"owned")?, mode: RegionMode::Tracked });
     ensure!(status == Some(Status::Ok), "a region: {status:?}");
     let status = ask(BACK);
     ensure!(status == Some(Status::NoCheckpoint), "a rollback to the victim's checkpoint: {status:?}");

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use cairn_abi::{CheckpointId, RegionName, Request, SessionKey, Span, Status};
+use cairn_abi::{CheckpointId, RegionMode, RegionName, Request, SessionKey, Span, Status};
 use cairn_tests::driver::Driver;
 use cairn_tests::pages::{PAGE, Pages};
 use cairn_tests::random::Random;
@@ -74,7 +74,13 @@ fn in_the_storm(registers: &Registers, driver: &mut Driver, key: SessionKey, are
     let name = RegionName::new(b"storm")?;
     let back = Request::Rollback { checkpoint: CheckpointId(1) };
     let mut served = 0;
-    for request in [Request::Register { span, name }, Request::Checkpoint, back, Request::Checkpoint, back] {
+    for request in [
+        Request::Register { span, name, mode: RegionMode::Tracked },
+        Request::Checkpoint,
+        back,
+        Request::Checkpoint,
+        back,
+    ] {
         let reply = driver.insist(registers, key, request).context("no answer in the storm")?;
         served += u64::from(reply.status == Status::Ok);
     }

@@ -15,7 +15,7 @@ const PROGRAM: &str = "cairn-bench";
 #[derive(Args, Debug)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Bench {
-    /// --quick, --json FILE and more: `cairn bench --help` lists them.
+    /// --quick, --json FILE, --html FILE and more: `cairn bench --help` lists them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
 }

@@ -77,6 +77,9 @@ pub(crate) struct Boot {
     /// Checkpoints that a session can roll back to.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = crate::run::history)]
     history: usize,
+    /// How the pages that programs wrote are found: auto and bitmap are the same here, KVM's dirty bitmap.
+    #[arg(long, value_name = "TRACKER", default_value = "auto", value_parser = tracker)]
+    tracker: OnlyBitmap,
     /// Memory for the checkpoints of a session that can be rolled back to, beside a copy of the newest: when they need more, the
     /// oldest go. A checkpoint that needs more alone fails, and none goes [default: as much as --memory].
     #[arg(long, value_name = "SIZE")]
@@ -134,6 +137,17 @@ impl Boot {
             threads: self.threads,
             program,
         })
+    }
+}
+
+/// A Linux guest's pages move under the program, and only the bitmap can follow single frames.
+#[derive(Clone, Copy, Debug)]
+struct OnlyBitmap;
+
+fn tracker(text: &str) -> Result<OnlyBitmap, String> {
+    match text {
+        "auto" | "bitmap" => Ok(OnlyBitmap),
+        _ => Err("a Linux guest is tracked by KVM's dirty bitmap alone: write bitmap or auto".to_owned()),
     }
 }
 

@@ -5,8 +5,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use cairn_vmm::checkpoint::Freezer;
 use cairn_vmm::kvm::system::{DEVICE, Kind, KvmError, System};
+use cairn_vmm::kvm::vm::WriteLog;
 use cairn_vmm::machine::engine_probe;
+use cairn_vmm::machine::host_costs::{HostFigures, MeasureError, TrackerFigures};
 use cairn_vmm::machine::probe::{self, Costs, ProbeError};
+use cairn_vmm::machine::tracking::Comparison;
 use clap::Args;
 use kvm_ioctls::Cap;
 
@@ -22,8 +25,11 @@ impl Doctor {
         let code = match System::open() {
             Ok(system) => {
                 print_kvm(&system);
-                match probe::measure() {
-                    Ok(costs) => print_costs(&costs),
+                match probe::measure(&system, WriteLog::Bitmap) {
+                    Ok(costs) => {
+                        print_costs(&costs);
+                        print_tracker(&system)?;
+                    }
                     Err(ProbeError::Kvm(error)) => return Ok(fail(&error)),
                     Err(error) => return Err(error.into()),
                 }
@@ -92,8 +98,32 @@ fn print_costs(costs: &Costs) {
     let clock = if costs.counts { "read without an exit" } else { "each look is a system call" };
     line("clock", clock);
     line("first touch", &format!("{} a page", us(costs.first_touch_ns)));
-    line("write fault", &format!("{} a page that the dirty log protects", us(costs.fault_ns)));
-    line("read the log", &format!("{} for 8 MiB", us(costs.log_ns)));
+}
+
+fn print_tracker(system: &System) -> Result<(), MeasureError> {
+    let figures = HostFigures::measure(system)?;
+    print_log("by bitmap", &figures.bitmap);
+    if let Some(ring) = &figures.ring {
+        print_log("by ring", ring);
+    }
+    line("tracker", &Comparison::new(&figures).to_string());
+    if let Some(file) = figures.keep() {
+        line("kept", &format!("these figures, until the host starts again, in {}", file.display()));
+    }
+    Ok(())
+}
+
+fn print_log(what: &str, log: &TrackerFigures) {
+    let us = |nanoseconds: u32| f64::from(nanoseconds) / 1000.0;
+    let TrackerFigures { fault_ns, protect_ns, protect_call_ns, collect_ns } = *log;
+    let found = format!(
+        "write fault {:.2} us, protect {:.2} us a page and {:.2} us a call, read the log {:.2} us",
+        us(fault_ns),
+        us(protect_ns),
+        us(protect_call_ns),
+        us(collect_ns)
+    );
+    line(what, &found);
 }
 
 fn print_engine() -> Result<()> {

@@ -6,6 +6,7 @@ mod doctor;
 mod exit;
 mod run;
 mod size;
+mod stats;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Command {
     Boot(Box<boot::Boot>),
     /// Tell what KVM is here, what it can do, and what things cost on it.
     Doctor(doctor::Doctor),
+    /// Tell what the sessions of your running guests have done, and what they hold.
+    Stats(stats::Stats),
     /// Measure checkpoint cycles beside what user level can do.
     Bench(bench::Bench),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Boot(boot) => boot.run(),
         Command::Doctor(doctor) => doctor.run(),
+        Command::Stats(stats) => stats.run(),
         Command::Bench(bench) => bench.run(),
     };
     done.unwrap_or_else(|error| exit::report(&error))

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use cairn_vmm::kvm::dirty_ring::{FEWEST_ENTRIES, MOST_ENTRIES};
 use cairn_vmm::machine::app::{self, AppConfig, DEFAULT_MEMORY, Grant, LEAST_MEMORY, RunError};
 use cairn_vmm::machine::end::{End, Ended};
 use cairn_vmm::machine::helpers::MOST_THREADS;
 use cairn_vmm::machine::poll_policy::PollMode;
+use cairn_vmm::machine::tracking::TrackerMode;
 use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
 
@@ -57,6 +59,12 @@ pub(crate) struct Run {
     /// Checkpoints that can be rolled back to.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = history)]
     history: usize,
+    /// How the pages that the program wrote are found.
+    #[arg(long, value_enum, default_value_t = Tracker::Auto)]
+    tracker: Tracker,
+    /// Entries of the dirty ring, a power of two, where that is used [default: as many as KVM allows].
+    #[arg(long, value_name = "N", value_parser = ring_entries)]
+    ring_entries: Option<u32>,
     /// Memory for the checkpoints that can be rolled back to, beside a copy of the newest: when they need more, the
     /// oldest go. A checkpoint that needs more alone fails, and none goes [default: as much as --memory].
     #[arg(long, value_name = "SIZE")]
@@ -80,6 +88,29 @@ enum Poll {
     Always,
     /// Never: each is an exit.
     Never,
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+enum Tracker {
+    /// Whatever costs least here; `cairn doctor` says what and why. Small and densely written regions aren't tracked.
+    Auto,
+    /// KVM's dirty bitmap, of which single pages can be left writable.
+    Bitmap,
+    /// KVM's dirty ring: no system call where nothing was written, but all pages are protected at once.
+    Ring,
+    /// None: every page is compared at every checkpoint.
+    Scan,
+}
+
+impl From<Tracker> for TrackerMode {
+    fn from(tracker: Tracker) -> Self {
+        match tracker {
+            Tracker::Auto => Self::Auto,
+            Tracker::Bitmap => Self::Bitmap,
+            Tracker::Ring => Self::Ring,
+            Tracker::Scan => Self::Scan,
+        }
+    }
 }
 
 impl From<Poll> for PollMode {
@@ -127,6 +158,8 @@ impl Run {
             grants: self.dir.iter().map(|text| grant(text)).collect::<Result<_>>()?,
             directory: std::env::current_dir().context("the working directory can't be told")?,
             poll: self.poll.into(),
+            tracker: self.tracker.into(),
+            ring_entries: self.ring_entries,
             history: NonZeroUsize::new(self.history).context("--history must be at least 1")?,
             history_memory: self.history_memory.map(|size| size.0),
             threads: self.threads,
@@ -204,6 +237,13 @@ pub(crate) fn history(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count) if (1..=MOST_HISTORY).contains(&count) => Ok(count),
         _ => Err(format!("write a number from 1 to {MOST_HISTORY}")),
+    }
+}
+
+fn ring_entries(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(count) if count.is_power_of_two() && (FEWEST_ENTRIES..=MOST_ENTRIES).contains(&count) => Ok(count),
+        _ => Err(format!("write a power of two from {FEWEST_ENTRIES} to {MOST_ENTRIES}")),
     }
 }
 

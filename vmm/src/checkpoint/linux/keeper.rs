@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cairn_abi::RegionName;
 use cairn_abi::reply::{Ask, Missing, SessionFigures};
+use cairn_abi::{RegionMode, RegionName};
 use cairn_engine::{Engine, EngineError, LiveMemory, PagePlaces, Pool};
 
 use crate::checkpoint::effects;
@@ -54,7 +54,7 @@ impl<L: DirtyLog> LinuxKeeper<L> {
             // Whether there is memory shows when it's looked at: its kernel may not have given it any yet.
             Effect::PrepareRegion { span } if span.end() <= paging.user_end() => Ok(Outcome::Done),
             Effect::PrepareRegion { .. } => Err(Failure::NotMapped),
-            Effect::AddRegion { span, name } => self.add(span, name, paging),
+            Effect::AddRegion { span, name, mode } => self.add(span, (name, mode), paging),
             Effect::Checkpoint(again) | Effect::Rollback(_, again) => {
                 self.look_and_act(effect, paging, again)
             }
@@ -63,16 +63,22 @@ impl<L: DirtyLog> LinuxKeeper<L> {
         }
     }
 
-    fn add(&mut self, span: RegionSpan, name: RegionName, paging: &Paging) -> Result<Outcome, Failure> {
+    fn add(
+        &mut self,
+        span: RegionSpan,
+        (name, mode): (RegionName, RegionMode),
+        paging: &Paging,
+    ) -> Result<Outcome, Failure> {
         let places = PagePlaces::new(to_usize(span.len() / PAGE)).map_err(|_| Failure::NoMemory)?;
         let memory = LiveMemory::scattered(span.address(), places);
-        let id = self.engine.add_region(name, memory).map_err(|error| effects::failure(&error))?;
+        let added = effects::add_region(&mut self.engine, name, memory, mode);
+        let added = added.map_err(|error| effects::failure(&error))?;
         // The log is armed now, and the first checkpoint doesn't wait for it.
-        if let Err(failure) = self.look(paging, false) {
+        if let (Err(failure), Outcome::Region(id)) = (self.look(paging, false), added) {
             let _ = self.engine.remove_region(id);
             return Err(failure);
         }
-        Ok(Outcome::Region(id))
+        Ok(added)
     }
 
     fn look(&mut self, paging: &Paging, settled: bool) -> Result<(), Failure> {
@@ -84,7 +90,9 @@ impl<L: DirtyLog> LinuxKeeper<L> {
         })
     }
 
-    fn figures(&self) -> SessionFigures {
+    /// The session's figures.
+    #[must_use]
+    pub fn figures(&self) -> SessionFigures {
         let arming = self.frames.lock().unwrap_or_else(PoisonError::into_inner).arming();
         let arming_ns = u64::try_from(arming.as_nanos()).unwrap_or(u64::MAX);
         SessionFigures { arming_ns, ..self.engine.figures() }

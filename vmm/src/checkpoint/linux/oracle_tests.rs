@@ -4,7 +4,8 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use cairn_abi::reply::Ask;
-use cairn_abi::{CheckpointId, RegionName};
+use cairn_abi::{CheckpointId, Hint, RegionId, RegionMode, RegionName};
+use cairn_engine::HostCosts;
 
 use super::LinuxKeeper;
 use super::frames::testing::FakeLog;
@@ -24,6 +25,9 @@ struct Bench {
     keeper: LinuxKeeper<FakeLog>,
     log: FakeLog,
     saved: Vec<(CheckpointId, Content)>,
+    region: RegionId,
+    /// Whether the program says what it writes.
+    hints: bool,
 }
 
 /// What a program asks for.
@@ -45,22 +49,26 @@ impl Request {
 }
 
 fn bench(pages: usize, frames: u64, seed: u64) -> Bench {
+    bench_in(RegionMode::Tracked, pages, frames, seed)
+}
+
+fn bench_in(mode: RegionMode, pages: usize, frames: u64, seed: u64) -> Bench {
     let ram = Arc::new(Ram::new(MIN_BYTES).unwrap());
     let log = FakeLog::new(&ram);
     let frame_log = Arc::new(Mutex::new(FrameLog::new(log.clone(), Arc::clone(&ram))));
     let config = KeeperConfig {
+        costs: HostCosts::default(),
         history: NonZeroUsize::new(5).unwrap(),
         max_region_bytes: 1 << 30,
         max_history_bytes: 1 << 30,
     };
-    let keeper = LinuxKeeper::new(frame_log, SessionIndex(0), config, None);
+    let mut keeper = LinuxKeeper::new(frame_log, SessionIndex(0), config, None);
     let guest = Guest::new(&ram, log.clone(), pages, frames, seed);
-    let mut bench = Bench { guest, keeper, log, saved: Vec::new() };
-    let span = RegionSpan::from_claim(bench.guest.span()).unwrap();
+    let span = RegionSpan::from_claim(guest.span()).unwrap();
     let name = RegionName::new(b"all").unwrap();
-    let added = bench.keeper.act(Effect::AddRegion { span, name }, &bench.guest.paging());
-    assert!(matches!(added, Outcome::Region(_)), "{added:?}");
-    bench
+    let added = keeper.act(Effect::AddRegion { span, name, mode }, &guest.paging());
+    let Outcome::Region(region) = added else { panic!("{added:?}") };
+    Bench { guest, keeper, log, saved: Vec::new(), region, hints: mode == RegionMode::Hinted }
 }
 
 impl Bench {
@@ -132,14 +140,25 @@ impl Bench {
             }
             3 => {
                 let page = self.any_page();
+                self.hint(page);
                 self.guest.drop_page(page);
             }
             4..12 => self.guest.disturb(),
             _ => {
                 let (page, at) = (self.any_page(), self.guest.below(4096));
                 let byte = self.guest.below(3);
+                self.hint(page);
                 self.guest.write(page, usize::try_from(at).unwrap(), u8::try_from(byte).unwrap());
             }
+        }
+    }
+
+    /// Says that `page` is written, as the device does after it has read that in the program's hint table.
+    fn hint(&mut self, page: usize) {
+        if self.hints {
+            let (word, bits) = (u32::try_from(page / 64).unwrap(), 1 << (page % 64));
+            let hint = Effect::Hint(Hint { region: self.region, word, bits });
+            assert_eq!(self.keeper.act(hint, &self.guest.paging()), Outcome::Done);
         }
     }
 
@@ -165,6 +184,19 @@ fn with_frames_for_half_of_the_region() {
         let mut bench = bench(60, 30, seed * 0x9e37_79b9);
         for _ in 0..1500 {
             bench.step();
+        }
+    }
+}
+
+#[test]
+fn with_a_program_that_hints() {
+    for (pages, frames) in [(40, 64), (60, 30)] {
+        for seed in 1..=8 {
+            let mut bench = bench_in(RegionMode::Hinted, pages, frames, seed * 0x9e37_79b9);
+            for _ in 0..1500 {
+                bench.step();
+            }
+            assert!(!bench.saved.is_empty());
         }
     }
 }

@@ -338,6 +338,11 @@ impl<L: DirtyLog> Tracker for FrameTracker<L> {
         Ok(())
     }
 
+    /// Its pages are never protected; but where they are has to be known.
+    fn attach_hinted(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
+        self.attach(region, memory)
+    }
+
     fn detach(&mut self, region: RegionId) {
         let Some(at) = self.regions.iter().position(|tracked| tracked.id == region) else { return };
         let gone = self.regions.remove(at);

@@ -234,7 +234,7 @@ impl CheckpointDevice {
             queue.finish(memory, posted, 0)?;
             return Ok(Front::Served);
         }
-        let Some(reply) = self.answer(&posted, &request, caller, host) else {
+        let Some(reply) = self.answer(memory, &posted, &request, caller, host) else {
             return Ok(Front::ForNotification);
         };
         let mut bytes = [0; REPLY_SIZE];
@@ -249,8 +249,9 @@ impl CheckpointDevice {
     }
 
     /// The reply to a request, or `None` if it has to wait for a notification.
-    fn answer(
+    fn answer<M: GuestMemory>(
         &mut self,
+        memory: &M,
         posted: &Posted,
         request: &[u8; REQUEST_SIZE],
         caller: Caller,
@@ -275,6 +276,16 @@ impl CheckpointDevice {
             match step {
                 Step::Reply(reply) => return Some(reply),
                 Step::Leave => return None,
+                Step::ReadHints(hinted) => {
+                    let session = &self.session;
+                    let read = hinted.table().read(memory, |hint| {
+                        // One that's about nothing asks for nothing.
+                        if let Some(effect) = session.hint(hint) {
+                            host(effect);
+                        }
+                    });
+                    step = self.session.hinted(hinted, read);
+                }
                 Step::Act(pending) => {
                     let outcome = host(pending.effect());
                     step = self.session.complete(pending, outcome);

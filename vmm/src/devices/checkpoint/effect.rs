@@ -1,7 +1,7 @@
 //! What the device wants done, and how that ended.
 
 use cairn_abi::reply::{Ask, CheckpointFigures, Missing, SessionFigures};
-use cairn_abi::{CheckpointId, RegionId, RegionName, Reply, Status};
+use cairn_abi::{CheckpointId, Hint, RegionId, RegionMode, RegionName, Reply, Status};
 
 use super::regions::RegionSpan;
 
@@ -33,6 +33,8 @@ pub enum Effect {
         span: RegionSpan,
         /// What it's called.
         name: RegionName,
+        /// Who says what is written in it.
+        mode: RegionMode,
     },
     /// End a region that was added: [`Outcome::Done`].
     RemoveRegion(RegionId),
@@ -47,10 +49,15 @@ pub enum Effect {
     Rollback(CheckpointId, Again),
     /// Give up a checkpoint: [`Outcome::Done`].
     Release(CheckpointId),
+    /// Take note of what the program writes: [`Outcome::Done`]. The region is one of the session's, and the pages
+    /// are the region's.
+    Hint(Hint),
     /// Tell the session's figures: [`Outcome::Session`].
     SessionFigures,
     /// Tell a checkpoint's figures: [`Outcome::CheckpointFigures`].
     CheckpointFigures(CheckpointId),
+    /// Tell the figures of the oldest retained checkpoint after this one: [`Outcome::CheckpointFigures`].
+    NextCheckpointFigures(CheckpointId),
 }
 
 /// How an [`Effect`] ended.

@@ -23,10 +23,12 @@
 
 pub mod device;
 pub mod effect;
+mod hints;
 pub mod regions;
 pub mod session;
 
 pub use device::CheckpointDevice;
 pub use effect::{Again, Effect, Failure, Outcome};
+pub use hints::{HintFault, HintTable};
 pub use regions::RegionSpan;
 pub use session::{AddressSpace, Caller, Limits, Session};

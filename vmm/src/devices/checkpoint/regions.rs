@@ -1,6 +1,7 @@
 //! The regions of a session, as far as the device must know them: to refuse claims that clash.
 
-use cairn_abi::{PAGE_SIZE, RegionId, RegionName, Span, Status};
+use cairn_abi::hint::HINT_PAGES;
+use cairn_abi::{Hint, PAGE_SIZE, RegionId, RegionName, Span, Status};
 
 use super::session::Limits;
 
@@ -86,6 +87,16 @@ impl Regions {
         self.live.iter().any(|(other, ..)| *other == id)
     }
 
+    /// What of a hint is about pages of a region; `None` if nothing is.
+    pub(super) fn clip(&self, hint: Hint) -> Option<Hint> {
+        let (.., span) = self.live.iter().find(|(id, ..)| *id == hint.region)?;
+        let pages = span.len() / PAGE_SIZE;
+        let left = pages.checked_sub(u64::from(hint.word) * HINT_PAGES).filter(|left| *left > 0)?;
+        let mask = if left < HINT_PAGES { (1 << left) - 1 } else { u64::MAX };
+        let bits = hint.bits & mask;
+        (bits != 0).then_some(Hint { bits, ..hint })
+    }
+
     pub(super) fn remove(&mut self, id: RegionId) {
         self.live.retain(|(other, ..)| *other != id);
     }
@@ -133,6 +144,23 @@ mod tests {
         for (address, len, other) in [(0xf000, 0x2000, 1), (0x11000, 0x1000, 1), (0x21000, 0x8000, 2)] {
             let refusal = regions.admit(claim(address, len), &name("c"), &LIMITS);
             assert_eq!(refusal, Err((Status::Overlap, other)), "{address:#x}");
+        }
+    }
+
+    #[test]
+    fn a_hint_is_clipped_to_its_region() {
+        let mut regions = Regions::default();
+        let span = regions.admit(claim(0x10000, 0x10000), &name("a"), &LIMITS).unwrap();
+        regions.insert(RegionId(1), name("a"), span);
+        let clip = |region, word, bits| {
+            regions.clip(Hint { region: RegionId(region), word, bits }).map(|hint| hint.bits)
+        };
+        assert_eq!(clip(1, 0, u64::MAX), Some(0xffff));
+        assert_eq!(clip(1, 0, 1 << 15 | 1 << 16), Some(1 << 15));
+        for (region, word, bits) in
+            [(1, 0, 0), (1, 0, 1 << 16), (1, 1, 1), (1, u32::MAX, 1), (2, 0, 1), (0, 0, 1)]
+        {
+            assert_eq!(clip(region, word, bits), None, "{region} {word} {bits:#x}");
         }
     }
 

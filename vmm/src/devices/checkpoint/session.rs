@@ -2,14 +2,15 @@
 //!
 //! Pure: no memory, no engine, no clock.
 
-use cairn_abi::reply::{Hello, Ticket};
-use cairn_abi::request::OFFERED_FEATURES;
+use cairn_abi::reply::{Ask, Hello, Missing, Ticket};
+use cairn_abi::request::{FEATURE_HINT, OFFERED_FEATURES};
 use cairn_abi::{
-    Envelope, FEATURE_ASYNC, PROTOCOL_VERSION, RegionId, RegionName, Reply, ReplyBody, Request, SessionKey,
-    Span, Status,
+    Envelope, FEATURE_ASYNC, Hint, PROTOCOL_VERSION, RegionId, RegionMode, RegionName, Reply, ReplyBody,
+    Request, SessionKey, Span, Status,
 };
 
 use super::effect::{Again, Effect, Failure, Outcome};
+use super::hints::{HintFault, HintTable};
 use super::regions::Regions;
 
 /// The oldest protocol version that is still spoken.
@@ -56,6 +57,9 @@ pub enum Step {
     Reply(Reply),
     /// Do this, then [`complete`](Session::complete) it.
     Act(Pending),
+    /// Read the program's hint table and do what [`hint`](Session::hint) makes of each hint, then go on with
+    /// [`hinted`](Session::hinted).
+    ReadHints(Hinted),
     /// Leave it, and all behind it, for the program's notification. Nothing has changed.
     Leave,
 }
@@ -66,6 +70,24 @@ pub enum Step {
 pub struct Pending {
     effect: Effect,
     then: Then,
+}
+
+/// A request that waits until the program's hints are read.
+#[derive(Debug)]
+#[must_use]
+pub struct Hinted {
+    table: HintTable,
+    request: Request,
+    /// What is to be done then; nothing for a request that is about hints alone.
+    effect: Option<Effect>,
+}
+
+impl Hinted {
+    /// Where they are.
+    #[must_use]
+    pub fn table(&self) -> HintTable {
+        self.table
+    }
 }
 
 #[derive(Debug)]
@@ -84,8 +106,10 @@ struct Open {
     key: SessionKey,
     features: u64,
     regions: Regions,
+    hint_table: Option<HintTable>,
     /// The request that was answered with Again, until another one comes.
-    unfinished: Option<(u32, Request)>,
+    /// With its cursor, and whether the engine has begun with it.
+    unfinished: Option<(u32, Request, Again)>,
     last_cursor: u32,
 }
 
@@ -99,7 +123,7 @@ enum Then {
     /// The request's own reply.
     Answer(Request),
     /// Making the span a region.
-    Register(Request, RegionName),
+    Register(Request, RegionName, RegionMode),
 }
 
 impl Pending {
@@ -184,6 +208,35 @@ impl Session {
         }
     }
 
+    /// What is to be done about a hint of the program, if it's about anything.
+    #[must_use]
+    pub fn hint(&self, hint: Hint) -> Option<Effect> {
+        match &self.state {
+            State::Open(open) => open.regions.clip(hint).map(Effect::Hint),
+            State::Closed | State::Ended => None,
+        }
+    }
+
+    /// Decides what comes next, now that the hints were read, or couldn't be.
+    pub fn hinted(&mut self, Hinted { table, request, effect }: Hinted, read: Result<(), HintFault>) -> Step {
+        match (read, &mut self.state) {
+            (Ok(()), _) => match effect {
+                Some(effect) => act(effect, Then::Answer(request)),
+                None => Step::Reply(Reply::done(ReplyBody::Empty)),
+            },
+            (Err(HintFault::Absent), State::Open(open)) => {
+                let missing = Missing::new(&[table.span()]);
+                // For the engine the next try is what this one was: it hasn't seen this one.
+                let again = match effect {
+                    Some(Effect::Checkpoint(again) | Effect::Rollback(_, again)) => again,
+                    _ => Again::No,
+                };
+                Step::Reply(Reply::again(open.suspend(request, again), Ask::Touch, missing))
+            }
+            (Err(_), _) => refuse(Status::Malformed, 0),
+        }
+    }
+
     /// Decides what comes next, now that an effect has ended.
     pub fn complete(&mut self, pending: Pending, outcome: Outcome) -> Step {
         let Pending { effect, then } = pending;
@@ -195,16 +248,16 @@ impl Session {
         }
         let State::Open(open) = &mut self.state else { return misfit(effect, outcome) };
         if let Outcome::Missing { ask, missing } = outcome
-            && let Then::Answer(request) | Then::Register(request, _) = then
+            && let Then::Answer(request) | Then::Register(request, ..) = then
         {
-            return Step::Reply(Reply::again(open.suspend(request), ask, missing));
+            return Step::Reply(Reply::again(open.suspend(request, Again::Yes), ask, missing));
         }
         let body = match (effect, outcome) {
             (Effect::PrepareRegion { span }, Outcome::Done) => {
-                let Then::Register(request, name) = then else { return misfit(effect, outcome) };
-                return act(Effect::AddRegion { span, name }, Then::Answer(request));
+                let Then::Register(request, name, mode) = then else { return misfit(effect, outcome) };
+                return act(Effect::AddRegion { span, name, mode }, Then::Answer(request));
             }
-            (Effect::AddRegion { span, name }, Outcome::Region(id)) => {
+            (Effect::AddRegion { span, name, .. }, Outcome::Region(id)) => {
                 open.regions.insert(id, name, span);
                 ReplyBody::Region(id)
             }
@@ -218,9 +271,10 @@ impl Session {
                 ReplyBody::Ticket(Ticket { id, done })
             }
             (Effect::SessionFigures, Outcome::Session(figures)) => ReplyBody::Session(figures),
-            (Effect::CheckpointFigures(_), Outcome::CheckpointFigures(figures)) => {
-                ReplyBody::CheckpointFigures(figures)
-            }
+            (
+                Effect::CheckpointFigures(_) | Effect::NextCheckpointFigures(_),
+                Outcome::CheckpointFigures(figures),
+            ) => ReplyBody::CheckpointFigures(figures),
             _ => return misfit(effect, outcome),
         };
         Step::Reply(Reply::done(body))
@@ -244,7 +298,7 @@ impl Session {
         match *then {
             Then::Reply(reply) => reply,
             Then::Open { address_space, hello } => {
-                self.state = State::Open(Open::new(address_space, hello.key, hello.features));
+                self.state = State::Open(Open::new(address_space, &hello));
                 Reply::done(ReplyBody::Hello(hello))
             }
             Then::Answer(_) | Then::Register(..) => Failure::Host.reply(),
@@ -253,49 +307,87 @@ impl Session {
 }
 
 impl Open {
-    fn new(address_space: AddressSpace, key: SessionKey, features: u64) -> Self {
-        Self { address_space, key, features, regions: Regions::default(), unfinished: None, last_cursor: 0 }
+    fn new(address_space: AddressSpace, hello: &Hello) -> Self {
+        let (key, features) = (hello.key, hello.features);
+        let regions = Regions::default();
+        Self { address_space, key, features, regions, hint_table: None, unfinished: None, last_cursor: 0 }
     }
 
     /// Decides about a request that has the session's key and comes from its address space.
     fn accept(&mut self, cursor: u32, request: Request, limits: &Limits) -> Step {
-        let unfinished = self.unfinished.take();
-        if cursor != 0 && unfinished != Some((cursor, request)) {
-            return refuse(Status::Malformed, 0);
-        }
-        let again = if cursor == 0 { Again::No } else { Again::Yes };
+        let again = match self.unfinished.take() {
+            _ if cursor == 0 => Again::No,
+            Some((known, asked, again)) if (known, asked) == (cursor, request) => again,
+            _ => return refuse(Status::Malformed, 0),
+        };
         let effect = match request {
             Request::CheckpointAsync | Request::Ticket { .. } if self.features & FEATURE_ASYNC == 0 => {
                 return refuse(Status::Unsupported, 0);
             }
-            Request::CheckpointAsync => Effect::CheckpointAsync,
+            Request::CheckpointAsync => return self.hinted(request, Effect::CheckpointAsync),
             Request::Ticket { checkpoint, wait } => Effect::Ticket(checkpoint, wait),
-            Request::Register { span, name } => return self.register(request, span, name, limits),
+            Request::Register { span, name, mode } => {
+                return self.register(request, (span, name, mode), limits);
+            }
             Request::Unregister { region } if !self.regions.contains(region) => {
                 return refuse(Status::NoRegion, 0);
             }
             Request::Unregister { region } => Effect::RemoveRegion(region),
-            Request::Checkpoint => Effect::Checkpoint(again),
-            Request::Rollback { checkpoint } => Effect::Rollback(checkpoint, again),
+            Request::Hints { table } => return self.hints(request, table),
+            Request::Checkpoint => return self.hinted(request, Effect::Checkpoint(again)),
+            Request::Rollback { checkpoint } => {
+                return self.hinted(request, Effect::Rollback(checkpoint, again));
+            }
             Request::Release { checkpoint } => Effect::Release(checkpoint),
             Request::Query { checkpoint: None } => Effect::SessionFigures,
             Request::Query { checkpoint: Some(checkpoint) } => Effect::CheckpointFigures(checkpoint),
+            Request::QueryNext { after } => Effect::NextCheckpointFigures(after),
             Request::Hello { .. } => return refuse(Status::Malformed, 0),
         };
         act(effect, Then::Answer(request))
     }
 
-    fn register(&self, request: Request, claim: Span, name: RegionName, limits: &Limits) -> Step {
+    fn register(
+        &self,
+        request: Request,
+        (claim, name, mode): (Span, RegionName, RegionMode),
+        limits: &Limits,
+    ) -> Step {
+        if mode == RegionMode::Hinted && !self.takes_hints() {
+            return refuse(Status::Unsupported, 0);
+        }
         match self.regions.admit(claim, &name, limits) {
-            Ok(span) => act(Effect::PrepareRegion { span }, Then::Register(request, name)),
+            Ok(span) => act(Effect::PrepareRegion { span }, Then::Register(request, name, mode)),
             Err((status, detail)) => refuse(status, detail),
         }
     }
 
+    fn takes_hints(&self) -> bool {
+        self.features & FEATURE_HINT != 0
+    }
+
+    /// The program says where its hints are.
+    fn hints(&mut self, request: Request, table: u64) -> Step {
+        if !self.takes_hints() {
+            return refuse(Status::Unsupported, 0);
+        }
+        let Some(table) = HintTable::from_claim(table) else { return refuse(Status::BadSpan, 0) };
+        self.hint_table = Some(table);
+        Step::ReadHints(Hinted { table, request, effect: None })
+    }
+
+    /// The effect, after the hints if there is a table of them.
+    fn hinted(&self, request: Request, effect: Effect) -> Step {
+        match self.hint_table {
+            Some(table) => Step::ReadHints(Hinted { table, request, effect: Some(effect) }),
+            None => act(effect, Then::Answer(request)),
+        }
+    }
+
     /// Remembers a request to be made again and returns the cursor that it must come with: never 0.
-    fn suspend(&mut self, request: Request) -> u32 {
+    fn suspend(&mut self, request: Request, again: Again) -> u32 {
         self.last_cursor = self.last_cursor.wrapping_add(1).max(1);
-        self.unfinished = Some((self.last_cursor, request));
+        self.unfinished = Some((self.last_cursor, request, again));
         self.last_cursor
     }
 }

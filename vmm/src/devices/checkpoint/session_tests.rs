@@ -5,6 +5,7 @@ use cairn_abi::{CheckpointId, PAGE_SIZE, RegionId};
 use proptest::prelude::*;
 
 use super::*;
+use crate::devices::checkpoint::RegionSpan;
 
 const LIMITS: Limits = Limits { max_regions: 2, max_bytes: 16 * PAGE_SIZE, history: 4, features: u64::MAX };
 const HERE: Caller = Caller { address_space: AddressSpace(1), notified: true };
@@ -38,7 +39,8 @@ fn hello() -> Request {
 
 fn register(page: u64) -> Request {
     let name = RegionName::new(format!("at {page}").as_bytes()).unwrap();
-    Request::Register { span: Span { address: page * PAGE_SIZE, len: PAGE_SIZE }, name }
+    let mode = RegionMode::Tracked;
+    Request::Register { span: Span { address: page * PAGE_SIZE, len: PAGE_SIZE }, name, mode }
 }
 
 /// A session with a region.
@@ -276,7 +278,7 @@ fn cursors_are_never_zero() {
     let mut session = open();
     let State::Open(open) = &mut session.state else { panic!("not open") };
     open.last_cursor = u32::MAX;
-    assert_eq!(open.suspend(Request::Checkpoint), 1);
+    assert_eq!(open.suspend(Request::Checkpoint, Again::Yes), 1);
 }
 
 #[test]
@@ -351,7 +353,7 @@ proptest! {
             let free = pages.iter().all(|(_, other)| other.end <= page || page + count <= other.start);
             let total: u64 = pages.iter().map(|(_, other)| other.end - other.start).sum();
             let fits = pages.len() < 2 && total + count <= 16;
-            let step = ask(&mut session, Request::Register { span, name });
+            let step = ask(&mut session, Request::Register { span, name, mode: RegionMode::Tracked });
             prop_assert_eq!(matches!(step, Step::Act(_)), count > 0 && free && fits);
             if let Step::Act(prepare) = step {
                 let Step::Act(add) = session.complete(prepare, Outcome::Done) else { panic!("not prepared") };
@@ -361,4 +363,114 @@ proptest! {
             }
         }
     }
+}
+
+const TABLE: u64 = 0x5000;
+
+/// A session with a region, the first page of memory, that takes hints.
+fn hinting() -> Session {
+    let mut session = Session::new(LIMITS);
+    let hello = Request::Hello { version: 1, features: FEATURE_HINT };
+    let dropped = pending(ask(&mut session, hello), Effect::DropAll);
+    assert_eq!(reply(session.complete(dropped, Outcome::Done)).status, Status::Ok);
+    add(&mut session, 1, RegionId(1));
+    session
+}
+
+#[track_caller]
+fn read_hints(step: Step) -> Hinted {
+    let Step::ReadHints(hinted) = step else { panic!("{step:?} reads no hints") };
+    assert_eq!(hinted.table().span().address, TABLE);
+    hinted
+}
+
+#[test]
+fn hints_are_an_offer_that_must_be_taken() {
+    let mut session = open();
+    let span = Span { address: 8 * PAGE_SIZE, len: PAGE_SIZE };
+    let register =
+        Request::Register { span, name: RegionName::new(b"hinted").unwrap(), mode: RegionMode::Hinted };
+    for request in [register, Request::Hints { table: TABLE }] {
+        assert_eq!(reply(ask(&mut session, request)), Reply::refusal(Status::Unsupported, 0));
+    }
+    let mut session = hinting();
+    let prepare = pending(
+        ask(&mut session, register),
+        Effect::PrepareRegion { span: RegionSpan::from_claim(span).unwrap() },
+    );
+    let Step::Act(add) = session.complete(prepare, Outcome::Done) else { panic!("not prepared") };
+    assert!(matches!(add.effect(), Effect::AddRegion { mode: RegionMode::Hinted, .. }));
+}
+
+#[test]
+fn a_table_is_read_before_checkpoints_and_rollbacks_once_it_is_known() {
+    let mut session = hinting();
+    let _ = pending(ask(&mut session, Request::Checkpoint), Effect::Checkpoint(Again::No));
+    for bad in [TABLE + 8, TABLE + 1, u64::MAX - 15, u64::MAX - 0x7fff] {
+        let refusal = ask(&mut session, Request::Hints { table: bad });
+        assert_eq!(reply(refusal), Reply::refusal(Status::BadSpan, 0), "{bad:#x}");
+    }
+    let _ = pending(ask(&mut session, Request::Checkpoint), Effect::Checkpoint(Again::No));
+    let hinted = read_hints(ask(&mut session, Request::Hints { table: TABLE }));
+    assert_eq!(reply(session.hinted(hinted, Ok(()))), Reply::done(ReplyBody::Empty));
+    let id = CheckpointId(1);
+    for (request, effect) in [
+        (Request::Checkpoint, Effect::Checkpoint(Again::No)),
+        (Request::Rollback { checkpoint: id }, Effect::Rollback(id, Again::No)),
+    ] {
+        let hinted = read_hints(ask(&mut session, request));
+        let _ = pending(session.hinted(hinted, Ok(())), effect);
+    }
+    let _ = pending(ask(&mut session, Request::Release { checkpoint: id }), Effect::Release(id));
+    let _ = pending(ask(&mut session, Request::QueryNext { after: id }), Effect::NextCheckpointFigures(id));
+    let dropped = pending(ask(&mut session, hello()), Effect::DropAll);
+    let _ = session.complete(dropped, Outcome::Done);
+    let _ = pending(ask(&mut session, Request::Checkpoint), Effect::Checkpoint(Again::No));
+}
+
+#[test]
+fn a_table_that_is_absent_is_asked_for_and_one_that_is_nonsense_refused() {
+    let mut session = hinting();
+    let hinted = read_hints(ask(&mut session, Request::Hints { table: TABLE }));
+    let again = reply(session.hinted(hinted, Err(HintFault::Absent)));
+    assert_eq!((again.status, again.ask()), (Status::Again, Some(Ask::Touch)));
+    let ReplyBody::Missing(missing) = again.body else { panic!("{again:?}") };
+    assert_eq!(missing.spans(), [Span { address: TABLE, len: 32768 }]);
+    // It goes on as any request that needs another try; another one in between ends it.
+    let table = envelope(KEY, again.cursor, Request::Hints { table: TABLE });
+    let hinted = read_hints(session.accept(HERE, &table, &mut || KEY));
+    let _ = session.hinted(hinted, Ok(()));
+    let hinted = read_hints(ask(&mut session, Request::Checkpoint));
+    let again = reply(session.hinted(hinted, Err(HintFault::Absent)));
+    let checkpoint = envelope(KEY, again.cursor, Request::Checkpoint);
+    let hinted = read_hints(session.accept(HERE, &checkpoint, &mut || KEY));
+    // The engine hasn't seen the first try. This one it does, and once more.
+    let first = pending(session.hinted(hinted, Ok(())), Effect::Checkpoint(Again::No));
+    let outcome = Outcome::Missing { ask: Ask::Touch, missing: Missing::new(&[]) };
+    let mut again = reply(session.complete(first, outcome));
+    for fault in [Err(HintFault::Absent), Ok(())] {
+        let checkpoint = envelope(KEY, again.cursor, Request::Checkpoint);
+        let hinted = read_hints(session.accept(HERE, &checkpoint, &mut || KEY));
+        match session.hinted(hinted, fault) {
+            Step::Reply(absent) => again = absent,
+            step => drop(pending(step, Effect::Checkpoint(Again::Yes))),
+        }
+    }
+    let hinted = read_hints(ask(&mut session, Request::Checkpoint));
+    assert_eq!(reply(session.hinted(hinted, Err(HintFault::Count))), Reply::refusal(Status::Malformed, 0));
+}
+
+#[test]
+fn a_hint_is_about_a_region_of_the_session() {
+    let mut session = hinting();
+    let hint = |region, word, bits| Hint { region: RegionId(region), word, bits };
+    let known = hint(1, 0, 1);
+    assert_eq!(session.hint(hint(1, 0, u64::MAX)), Some(Effect::Hint(known)));
+    for nothing in [hint(1, 0, 2), hint(1, 1, 1), hint(2, 0, 1)] {
+        assert_eq!(session.hint(nothing), None);
+    }
+    session.forget_region(RegionId(1));
+    assert_eq!(session.hint(known), None);
+    session.end();
+    assert_eq!(session.hint(known), None);
 }

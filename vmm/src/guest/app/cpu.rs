@@ -4,8 +4,9 @@
 //! VMX and SVM the stub runs at CPL 0 and its SYSRET goes back; where CPL 0 is emulated, SYSCALL stays
 //! at CPL 3 and the VMM sets the return itself. Which it is shows at the vCPU's first instruction, a
 //! SYSCALL of ours. In the second case exits are dear, and there the stub posts calls in a page that it
-//! shares with the VMM while somebody answers them there (`posted`). An exception arrives as a store of its vector to the
-//! exception port, by a stub of that vector; the CPU has left its frame on the interrupt stack.
+//! shares with the VMM while somebody answers them there (`posted`). An exception arrives as a store of
+//! its vector to the exception port, by a stub of that vector; the CPU has left its frame on the
+//! interrupt stack.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +18,7 @@ use crate::guest::app::posted::{self, CallPage};
 use crate::guest::app::process::Segments;
 use crate::host::mapping::Reservation;
 use crate::host::tsc;
+use crate::kvm::dirty_ring::DirtyRing;
 use crate::kvm::state::{self, Tables};
 use crate::kvm::system::{KvmError, System};
 use crate::kvm::vcpu::{Exit, Failure, Vcpu};
@@ -82,6 +84,8 @@ pub enum Event {
         /// The instruction's address.
         instruction: u64,
     },
+    /// The log of what it wrote is nearly full, and must be emptied before it goes on.
+    LogFull,
     /// Nothing that matters to the program (a load was answered, a signal arrived).
     Nothing,
     /// KVM can't go on.
@@ -128,6 +132,7 @@ pub struct Cpu {
     /// Whether the program reads the host's own time stamp counter.
     has_counter: bool,
     segments: Segments,
+    ring: Option<DirtyRing>,
 }
 
 /// The pages of the system span that the program may use: the syscall stubs, where it posts calls, and its
@@ -145,7 +150,7 @@ impl Cpu {
     /// [`KvmError`].
     pub fn new(
         kvm: &System,
-        vm: &Vm,
+        vm: &Arc<Vm>,
         system: Arc<Reservation>,
         tables: &mut PageTables,
         entry: u64,
@@ -180,8 +185,11 @@ impl Cpu {
         if stub == Stub::Unprivileged {
             vcpu.set_msrs(&[(MSR_LSTAR, SYSTEM_VIRTUAL + POSTING_STUB)])?;
         }
-        let mut cpu = Self { vcpu, system, stub, has_counter, segments: Segments::default() };
-        let regs = kvm_regs { rcx: entry, r11: START_FLAGS, rsp: stack, ..cpu.vcpu.regs() };
+        let ring = vm.dirty_ring(&vcpu)?;
+        let mut cpu = Self { vcpu, system, stub, has_counter, segments: Segments::default(), ring };
+        // The counter's upper half is still in rdx. A program takes that for a function to call at its end
+        // (System V ABI, AMD64 supplement, 3.4.1).
+        let regs = kvm_regs { rcx: entry, rdx: 0, r11: START_FLAGS, rsp: stack, ..cpu.vcpu.regs() };
         cpu.vcpu.set_regs(&regs);
         cpu.answer(0, Segments::default())?;
         Ok(cpu)
@@ -204,9 +212,15 @@ impl Cpu {
             Exit::Load | Exit::Interrupted => Event::Nothing,
             // The CPU forbids ports to programs; where CPL 0 is emulated, KVM may let them through.
             Exit::Port => self.forbidden(),
+            Exit::RingFull => Event::LogFull,
             Exit::NoMemory => Event::NoMemory { instruction: self.vcpu.regs().rip },
             Exit::Failed(failure) => Event::Failed { failure, instruction: self.vcpu.regs().rip },
         })
+    }
+
+    /// The vCPU's dirty ring, for whoever tracks what the program writes; once, and only where there is one.
+    pub fn take_ring(&mut self) -> Option<DirtyRing> {
+        self.ring.take()
     }
 
     /// Gives the program a system call's answer. The segments' bases become `segments`.

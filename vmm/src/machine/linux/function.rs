@@ -44,6 +44,14 @@ impl<L: DirtyLog> CheckpointFunction<L> {
         Self { ram, state: Mutex::new(State { function, keeper }) }
     }
 
+    /// The figures of its session, if there is one. `pauses` is what stopping the guest has cost.
+    #[must_use]
+    pub(super) fn figures(&self, pauses: PauseFigures) -> Option<SessionFigures> {
+        let state = self.lock();
+        let session = state.function.device().session().address_space();
+        session.map(|_| with_pauses(state.keeper.figures(), pauses))
+    }
+
     fn handle(&self, event: Event, cpu: &dyn CallingCpu) {
         match event {
             Event::None | Event::Activated => {}

@@ -4,6 +4,9 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use cairn_abi::FEATURE_HINT;
+use cairn_engine::HostCosts;
+
 use crate::checkpoint::KeeperConfig;
 use crate::checkpoint::linux::frames::{FrameLog, SessionIndex};
 use crate::checkpoint::linux::{KvmLog, LinuxKeeper};
@@ -48,12 +51,20 @@ impl MsiSink for Messages {
     }
 }
 
+/// The guest's checkpoint functions, in the order of the bus.
+pub(super) type Sessions = Vec<Arc<CheckpointFunction<KvmLog>>>;
+
 /// The bus with all functions that `config` asks for, in this order: checkpoint functions, disks, random bytes.
-pub(super) fn bus(vm: &Arc<Vm>, slots: &Arc<RamSlots>, config: &LinuxConfig) -> Result<PciBus, BootError> {
+pub(super) fn bus(
+    vm: &Arc<Vm>,
+    slots: &Arc<RamSlots>,
+    config: &LinuxConfig,
+    costs: HostCosts,
+) -> Result<(PciBus, Sessions), BootError> {
     let mut bus = PciBus::default();
     let bound = |address| u32::try_from(address).unwrap_or(u32::MAX);
     let mut bars = BarWindow::new(bound(PCI_WINDOW.start)..bound(PCI_WINDOW.end));
-    add_sessions(&mut bus, &mut bars, slots, config)?;
+    let sessions = add_sessions(&mut bus, &mut bars, slots, config, costs)?;
     let messages = Arc::new(Messages { vm: Arc::clone(vm), noted: AtomicBool::new(false) });
     let confine = || sandbox::confine_device().map_err(io::Error::other);
     let wiring = Wiring { ram: Arc::clone(slots.ram()), interrupts: messages, confine };
@@ -64,7 +75,7 @@ pub(super) fn bus(vm: &Arc<Vm>, slots: &Arc<RamSlots>, config: &LinuxConfig) -> 
     }
     let entropy = entropy::function(wiring, &mut bars).map_err(DevicesError::Entropy)?;
     bus.add(Arc::new(entropy)).map_err(DevicesError::Bus)?;
-    Ok(bus)
+    Ok((bus, sessions))
 }
 
 fn add_sessions(
@@ -72,18 +83,21 @@ fn add_sessions(
     bars: &mut BarWindow,
     slots: &Arc<RamSlots>,
     config: &LinuxConfig,
-) -> Result<(), DevicesError> {
+    costs: HostCosts,
+) -> Result<Sessions, DevicesError> {
     let ram = slots.ram();
     let frames = Arc::new(Mutex::new(FrameLog::new(KvmLog(Arc::clone(slots)), Arc::clone(ram))));
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
     // What a session can make its host keep stays in proportion to what the guest was given.
     let max_bytes = config.memory.saturating_mul(MOST_SWAPPED);
-    let limits = Limits { max_regions: MAX_REGIONS, max_bytes, history, features: 0 };
+    let limits = Limits { max_regions: MAX_REGIONS, max_bytes, history, features: FEATURE_HINT };
     let keeping = KeeperConfig {
         history: config.history,
         max_region_bytes: max_bytes,
         max_history_bytes: config.history_memory.unwrap_or(config.memory),
+        costs,
     };
+    let mut sessions = Sessions::new();
     // Sessions take turns: a checkpoint stops the guest's CPUs.
     let pool = if config.sessions == 0 { None } else { helpers::start(config.threads)? };
     for index in 0..config.sessions {
@@ -91,7 +105,9 @@ fn add_sessions(
         let device = CheckpointDevice::new(limits, keys);
         let function = PciFunction::new(device, IDENTITY, bars.take(BAR_SIZE)?)?;
         let keeper = LinuxKeeper::new(Arc::clone(&frames), SessionIndex(index), keeping, pool.clone());
-        bus.add(Arc::new(CheckpointFunction::new(Arc::clone(ram), function, keeper)))?;
+        let function = Arc::new(CheckpointFunction::new(Arc::clone(ram), function, keeper));
+        sessions.push(Arc::clone(&function));
+        bus.add(function)?;
     }
-    Ok(())
+    Ok(sessions)
 }

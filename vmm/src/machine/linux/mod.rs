@@ -30,15 +30,19 @@ use crate::host::signal;
 use crate::kvm::ram_slots::{RamSlots, SLOT_BYTES};
 use crate::kvm::system::System;
 use crate::kvm::vm::Vm;
+use crate::machine::control;
+use crate::machine::host_costs::HostFigures;
 use crate::machine::linux::config::LinuxConfig;
 use crate::machine::linux::end::{LinuxEnd, LinuxEnded};
 use crate::machine::linux::error::BootError;
+use crate::machine::linux::functions::Sessions;
 use crate::machine::linux::output::Output;
 use crate::machine::linux::outside::{Ending, HeldSignals, Outside};
 use crate::machine::linux::ports::{Ports, SERIALS};
 use crate::machine::linux::report::Reports;
 use crate::machine::linux::vcpu::{VcpuEnd, VcpuThread};
 use crate::machine::linux::world::World;
+use crate::machine::status::About;
 use crate::memory::ram::Ram;
 
 /// Boots a guest and runs it to its end.
@@ -63,6 +67,8 @@ struct Machine {
     world: Arc<World>,
     ports: Arc<Ports>,
     reports: Reports,
+    sessions: Sessions,
+    about: About,
 }
 
 impl Machine {
@@ -72,7 +78,10 @@ impl Machine {
         let entry = load(&ram, config)?;
         let vm = Arc::new(kvm.create_kernel_vm()?);
         let slots = Arc::new(RamSlots::new(&vm, &ram, SLOT_BYTES)?);
-        let pci = Arc::new(functions::bus(&vm, &slots, config)?);
+        let figures = HostFigures::or_usual(kvm);
+        let (costs, _) = figures.costs(&figures.bitmap);
+        let (bus, sessions) = functions::bus(&vm, &slots, config, costs)?;
+        let pci = Arc::new(bus);
         let reports = Reports::default();
         let ports = Arc::new(Ports { serials: serials(&vm, &reports).map(Arc::new), pci });
         let supported = kvm.supported_cpuid()?;
@@ -87,12 +96,19 @@ impl Machine {
             let address_bits = cpu::address_bits(&features);
             vcpus.push(VcpuThread::new(index.into(), vcpu, address_bits, Arc::clone(&ports)));
         }
-        Ok(Self { world: World::new(config.cpus.into()), vcpus, ports, reports })
+        let program = config.program.as_ref().map_or(&config.kernel, |program| &program.program);
+        let about = About::new(&program.to_string_lossy(), "linux");
+        Ok(Self { world: World::new(config.cpus.into()), vcpus, ports, reports, sessions, about })
     }
 
     fn run(self, held: &HeldSignals) -> Result<LinuxEnded, BootError> {
         // The ports lead to all devices, which end here and not on a vCPU's thread: that one can't close disks.
-        let Self { vcpus, world, ports, reports } = self;
+        let Self { vcpus, world, ports, reports, sessions, about } = self;
+        let asked = Arc::clone(&world);
+        let _control = control::start(move || {
+            let figures = sessions.iter().enumerate();
+            about.status(figures.filter_map(|(at, one)| Some((at, one.figures(asked.pauses())?))))
+        });
         let ending = Ending::new(&world);
         let outside = Outside::open(held, &ending, &ports.serials[0])
             .map_err(|source| BootError::Host { what: "the console", source })?;

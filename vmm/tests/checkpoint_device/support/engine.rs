@@ -1,12 +1,12 @@
 //! An engine that keeps no content, but holds the device to its promises.
 
 use cairn_abi::reply::{Ask, CheckpointFigures, Missing, SessionFigures};
-use cairn_abi::{CheckpointId, FEATURE_ASYNC, PAGE_SIZE, RegionId, RegionName, Span};
+use cairn_abi::{CheckpointId, FEATURE_ASYNC, FEATURE_HINT, Hint, PAGE_SIZE, RegionId, RegionName, Span};
 use cairn_vmm::devices::checkpoint::{Effect, Failure, Limits, Outcome, RegionSpan};
 
 /// Small, so that tests reach them.
 pub(crate) const LIMITS: Limits =
-    Limits { max_regions: 4, max_bytes: 64 * PAGE_SIZE, history: 2, features: FEATURE_ASYNC };
+    Limits { max_regions: 4, max_bytes: 64 * PAGE_SIZE, history: 2, features: FEATURE_HINT | FEATURE_ASYNC };
 
 /// How the next effect ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -32,6 +32,8 @@ pub(crate) struct Engine {
     regions: Vec<(RegionId, RegionSpan, RegionName)>,
     checkpoints: Vec<CheckpointId>,
     prepared: Option<RegionSpan>,
+    /// All hints, in order.
+    pub(crate) hints: Vec<Hint>,
     last_region: u32,
     last_checkpoint: u64,
 }
@@ -70,7 +72,7 @@ impl Engine {
                 self.prepared = Some(span);
                 Outcome::Done
             }
-            Effect::AddRegion { span, name } => {
+            Effect::AddRegion { span, name, .. } => {
                 assert_eq!(prepared, Some(span), "a region is prepared before it's added");
                 self.add_region(span, name)
             }
@@ -103,11 +105,27 @@ impl Engine {
             Effect::Rollback(..) | Effect::Release(_) | Effect::CheckpointFigures(_) | Effect::Ticket(..) => {
                 Outcome::Failed(Failure::NoCheckpoint)
             }
+            Effect::Hint(hint) => {
+                self.assert_hint(hint);
+                self.hints.push(hint);
+                Outcome::Done
+            }
+            Effect::NextCheckpointFigures(after) => match self.checkpoints.iter().find(|id| after < **id) {
+                Some(id) => self.act(Effect::CheckpointFigures(*id)),
+                None => Outcome::Failed(Failure::NoCheckpoint),
+            },
             Effect::SessionFigures => {
                 let regions = u32::try_from(self.regions.len()).unwrap();
                 Outcome::Session(SessionFigures { regions, ..SessionFigures::default() })
             }
         }
+    }
+
+    fn assert_hint(&self, hint: Hint) {
+        let region = self.regions.iter().find(|(id, ..)| *id == hint.region);
+        let (_, span, _) = region.expect("a hint is about a region that is there");
+        let last = u64::from(hint.word) * 64 + u64::from(63 - hint.bits.leading_zeros());
+        assert!(hint.bits != 0 && last < span.len() / PAGE_SIZE, "a hint is about pages of its region");
     }
 
     fn add_region(&mut self, span: RegionSpan, name: RegionName) -> Outcome {

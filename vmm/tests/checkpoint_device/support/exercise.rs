@@ -3,8 +3,10 @@
 //! Whatever a guest does, the device must not panic, must keep its promises to the engine, and must serve a
 //! well-behaved program afterwards.
 
+use cairn_abi::hint::encode_header;
 use cairn_abi::{
-    CheckpointId, Envelope, REQUEST_SIZE, RegionId, RegionName, ReplyBody, Request, SessionKey, Span, Status,
+    CheckpointId, Envelope, Hint, REQUEST_SIZE, RegionId, RegionMode, RegionName, ReplyBody, Request,
+    SessionKey, Span, Status,
 };
 use cairn_vmm::devices::checkpoint::{AddressSpace, Failure};
 use cairn_vmm::virtio::transport::BAR_LEN;
@@ -12,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::engine::{LIMITS, Mood};
 use super::guest::{
-    AVAILABLE, DESCRIPTORS, Descriptor, Guest, HOLE, MEMORY, QUEUE_SIZE, REPLY, REQUEST, USED,
+    AVAILABLE, DESCRIPTORS, Descriptor, Guest, HINTS, HOLE, MEMORY, QUEUE_SIZE, REPLY, REQUEST, USED,
 };
 
 /// Does what `bytes` say, then tells the story of a good program.
@@ -28,6 +30,7 @@ pub(crate) fn exercise(bytes: &[u8]) {
         step(&mut guest, &mut script);
         // A log of effects isn't needed here and would grow.
         guest.engine.effects.clear();
+        guest.engine.hints.clear();
     }
     a_good_program_is_served(&mut guest);
 }
@@ -39,7 +42,8 @@ pub(crate) fn a_good_program_is_served(guest: &mut Guest) {
     assert_eq!(guest.engine.regions(), 0, "a reset ends the session and its regions");
     guest.hello();
     let name = RegionName::new(b"table").unwrap();
-    let register = Request::Register { span: Span { address: 0x4000_0000, len: 0x2000 }, name };
+    let (span, mode) = (Span { address: 0x4000_0000, len: 0x2000 }, RegionMode::Tracked);
+    let register = Request::Register { span, name, mode };
     let reply = guest.ask(register);
     assert!(matches!((reply.status, reply.body), (Status::Ok, ReplyBody::Region(_))), "{reply:?}");
     let reply = guest.ask(Request::Checkpoint);
@@ -110,21 +114,24 @@ impl Script<'_> {
 
     fn request(&mut self) -> Request {
         let checkpoint = CheckpointId(u64::from(self.u8() % 8));
-        match self.u8() % 11 {
+        match self.u8() % 14 {
             0 => Request::Hello { version: u32::from(self.u8() % 3), features: self.u64() },
             1..=4 => {
                 let (page, pages) = (u64::from(self.u8() % 48), u64::from(self.u8() % 32));
                 let skew = if self.u8().is_multiple_of(8) { self.u64() } else { 0 };
                 let span = Span { address: (page << 12).wrapping_add(skew), len: pages << 12 };
                 let name = RegionName::new(self.pick(&["a", "b", "c", "d", "e", "f"]).as_bytes()).unwrap();
-                Request::Register { span, name }
+                let mode = self.pick(&[RegionMode::Tracked, RegionMode::Hinted]);
+                Request::Register { span, name, mode }
             }
             5 => Request::Unregister { region: RegionId(u32::from(self.u8() % 8)) },
             6 if self.u8().is_multiple_of(2) => Request::CheckpointAsync,
             6 => Request::Checkpoint,
-            9 => Request::Ticket { checkpoint, wait: self.u8().is_multiple_of(2) },
+            12 => Request::Ticket { checkpoint, wait: self.u8().is_multiple_of(2) },
             7 => Request::Rollback { checkpoint },
             8 => Request::Release { checkpoint },
+            9 => Request::QueryNext { after: checkpoint },
+            10 | 11 => Request::Hints { table: self.pick(&[HINTS, HINTS, HOLE - 32, HOLE]) },
             _ => Request::Query { checkpoint: (checkpoint.0 > 0).then_some(checkpoint) },
         }
     }
@@ -179,7 +186,19 @@ fn step(guest: &mut Guest, script: &mut Script<'_>) {
                 guest.function.device_mut().forget_region(region);
             }
         }
+        15 => scribble_hints(guest, script),
         _ => well_formed_request(guest, script),
+    }
+}
+
+/// Hints of any kind, in a table that says of its length what it likes.
+fn scribble_hints(guest: &Guest, script: &mut Script<'_>) {
+    let count = script.pick(&[0, 1, 3, 257, 2047, 2048, u32::MAX]);
+    guest.memory.write_slice(&encode_header(count), GuestAddress(HINTS)).unwrap();
+    for slot in 1..4 {
+        let (region, word) = (RegionId(u32::from(script.u8() % 8)), script.pick(&[0, 0, 1, 2, u32::MAX]));
+        let hint = Hint { region, word, bits: script.u64() };
+        guest.memory.write_slice(&hint.encode(), GuestAddress(HINTS + slot * 16)).unwrap();
     }
 }
 

@@ -1,7 +1,7 @@
 //! A guest with a checkpoint device, and a program in it that drives the device by the book.
 
 use cairn_abi::{Envelope, REPLY_SIZE, REQUEST_SIZE, Reply, ReplyBody, Request, SessionKey, Status};
-use cairn_abi::{FEATURE_ASYNC, PAGE_SIZE, RegionName, Span};
+use cairn_abi::{FEATURE_ASYNC, FEATURE_HINT, PAGE_SIZE, RegionMode, RegionName, Span};
 use cairn_vmm::devices::checkpoint::device::{IDENTITY, Served};
 use cairn_vmm::devices::checkpoint::{AddressSpace, CheckpointDevice};
 use cairn_vmm::virtio::transport::NOTIFY_OFFSET;
@@ -28,6 +28,9 @@ pub(crate) const USED: u64 = MEMORY + 0x800;
 pub(crate) const REQUEST: u64 = MEMORY + 0x1000;
 /// The reply.
 pub(crate) const REPLY: u64 = MEMORY + 0x2000;
+
+/// The hint table.
+pub(crate) const HINTS: u64 = MEMORY + 0x4000;
 
 /// Bytes of a request.
 pub(crate) const REQUEST_LEN: u32 = 128;
@@ -260,7 +263,7 @@ impl Guest {
         let reply = self.ask(Request::Hello { version: 1, features: u64::MAX });
         assert_eq!(reply.status, Status::Ok);
         let ReplyBody::Hello(hello) = reply.body else { panic!("{reply:?}") };
-        assert_eq!((hello.version, hello.features), (1, FEATURE_ASYNC));
+        assert_eq!((hello.version, hello.features), (1, FEATURE_HINT | FEATURE_ASYNC));
         self.key = hello.key;
     }
 }
@@ -268,5 +271,6 @@ impl Guest {
 /// A request for a region of `pages` pages.
 pub(crate) fn register(address: u64, pages: u64, name: &str) -> Request {
     let name = RegionName::new(name.as_bytes()).unwrap();
-    Request::Register { span: Span { address, len: pages * PAGE_SIZE }, name }
+    let (span, mode) = (Span { address, len: pages * PAGE_SIZE }, RegionMode::Tracked);
+    Request::Register { span, name, mode }
 }

@@ -1,0 +1,116 @@
+//! What a running guest says of itself: lines of a name and a value, the sessions' indented.
+//!
+//! ```text
+//! program sqlite3
+//! kind app
+//! up_ns 1200000000
+//! cpu_ns 80000000
+//! session 0
+//!   checkpoints 7
+//!   mirror_bytes 4096
+//! ```
+//!
+//! A name's end says what its value counts: `_ns` nanoseconds, `_bytes` bytes; all others are plain numbers.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use cairn_abi::reply::SessionFigures;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+
+/// What stays the same while a guest runs.
+#[derive(Clone, Debug)]
+pub struct About {
+    program: String,
+    kind: &'static str,
+    started: Instant,
+}
+
+impl About {
+    /// A guest of this kind that starts now. What can't be printed is left out of the program's name.
+    #[must_use]
+    pub fn new(program: &str, kind: &'static str) -> Self {
+        let program = program.chars().filter(|c| !c.is_control()).collect();
+        Self { program, kind, started: Instant::now() }
+    }
+
+    /// All that there is to say, with the figures of the open sessions by their devices' numbers.
+    #[must_use]
+    pub fn status(&self, sessions: impl IntoIterator<Item = (usize, SessionFigures)>) -> String {
+        let mut text = format!("program {}\nkind {}\n", self.program, self.kind);
+        let up = self.started.elapsed().as_nanos();
+        // The vCPUs' time in the guest is the process's too.
+        let usage = getrusage(UsageWho::RUSAGE_SELF).map(|usage| usage.user_time() + usage.system_time());
+        let cpu = usage.map_or(0, |usage| usage.num_nanoseconds());
+        // Writing to a string doesn't fail.
+        let _ = writeln!(text, "up_ns {up}\ncpu_ns {cpu}");
+        for (device, figures) in sessions {
+            let _ = writeln!(text, "session {device}");
+            for (name, value) in named(figures) {
+                let _ = writeln!(text, "  {name} {value}");
+            }
+        }
+        text
+    }
+}
+
+/// Every figure with its name. Taken apart without `..`, so that none is forgotten here.
+fn named(figures: SessionFigures) -> [(&'static str, u64); 19] {
+    let SessionFigures {
+        regions,
+        retained,
+        current,
+        checkpoints,
+        rollbacks,
+        mirror_bytes,
+        history_bytes,
+        table_bytes,
+        pages_compared,
+        pages_changed,
+        pages_protected,
+        pages_open,
+        pauses,
+        pause_ns,
+        longest_pause_ns,
+        arming_ns,
+        faults_avoided,
+        faults_taken,
+        compares_wasted,
+    } = figures;
+    [
+        ("regions", regions.into()),
+        ("checkpoints", checkpoints),
+        ("retained", retained.into()),
+        ("current", current),
+        ("rollbacks", rollbacks),
+        ("mirror_bytes", mirror_bytes),
+        ("history_bytes", history_bytes),
+        ("table_bytes", table_bytes),
+        ("pages_compared", pages_compared),
+        ("pages_changed", pages_changed),
+        ("pages_protected", pages_protected),
+        ("pages_open", pages_open),
+        ("faults_avoided", faults_avoided),
+        ("faults_taken", faults_taken),
+        ("compares_wasted", compares_wasted),
+        ("pauses", pauses),
+        ("pause_ns", pause_ns),
+        ("longest_pause_ns", longest_pause_ns),
+        ("arming_ns", arming_ns),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_names_and_values() {
+        let figures = SessionFigures { checkpoints: 7, mirror_bytes: 4096, ..SessionFigures::default() };
+        let text = About::new("a\x1b[31m\nb c", "app").status([(3, figures)]);
+        assert!(text.starts_with("program a[31mb c\nkind app\nup_ns "), "{text}");
+        assert!(text.contains("\nsession 3\n  regions 0\n  checkpoints 7\n"), "{text}");
+        assert!(text.contains("\n  mirror_bytes 4096\n"), "{text}");
+    }
+}
