@@ -48,6 +48,7 @@ const UNSAFE_FILES: &[&str] = &[
     "vmm/src/host/mapping.rs",
     "vmm/src/host/signal.rs",
     "vmm/src/host/tsc.rs",
+    "vmm/src/host/userfault.rs",
     "vmm/src/kvm/dirty_log.rs",
     "vmm/src/kvm/dirty_ring.rs",
     "vmm/src/kvm/kernel_vcpu.rs",

@@ -46,11 +46,11 @@
 //! |---|---|---|---|
 //! | 0 | [`FEATURE_HINT`] | | HINTS, and the mode *hinted* in REGISTER |
 //! | 1 | [`FEATURE_DURABLE`] | [`FLAG_DURABLE`] | reserved |
-//! | 2 | [`FEATURE_ASYNC`] | [`FLAG_ASYNC`] | reserved |
+//! | 2 | [`FEATURE_ASYNC`] | [`FLAG_ASYNC`] | CHECKPOINT can be answered before it is done |
 //!
 //! A device MUST agree only to features that it offers and the driver asked for. It MUST answer
 //! [`Status::Unsupported`] to a request with a flag that it doesn't know, and to a request, flag or mode whose
-//! feature wasn't agreed on. While the features with flags are reserved, every flag is refused.
+//! feature wasn't agreed on. A flag that a request of another kind has is one that it doesn't know.
 //!
 //! ## Device configuration layout
 //!
@@ -184,6 +184,13 @@
 //! more than the announced number would be retained, or more bytes than the host keeps, the oldest ids are
 //! evicted. If it fails, no id is used up and the checkpoints before it stand.
 //!
+//! With [`FLAG_ASYNC`] the device MAY answer before it is done: with a *ticket*, which is the id that the
+//! checkpoint will have, and whether it has it yet. What the program writes after the answer isn't in the
+//! checkpoint, whenever it is done. Meanwhile a write to a page that isn't kept yet takes longer. Every request
+//! but a QUERY of a ticket finishes the checkpoint first, if it depends on it. A checkpoint that fails after the
+//! answer does use up its id; it is not retained and what was written counts as written still. While
+//! [`FEATURE_ASYNC`] isn't agreed on, the driver makes a plain CHECKPOINT instead.
+//!
 //! ### ROLLBACK
 //!
 //! Gives every region the content of a checkpoint.
@@ -202,9 +209,13 @@
 //!
 //! ### QUERY
 //!
-//! Reads figures of the session or of one checkpoint. It changes nothing. With subject 2 the checkpoint is the
-//! oldest retained one whose id is greater than that given, and [`Status::NoCheckpoint`] if there is none: who
-//! begins with 0 and goes on with each answer's id meets every retained checkpoint once.
+//! Reads figures of the session or of one checkpoint, or what became of a ticket. It changes nothing. With subject 2
+//! the checkpoint is the oldest retained one whose id is greater than that given, and [`Status::NoCheckpoint`] if
+//! there is none: who begins with 0 and goes on with each answer's id meets every retained checkpoint once.
+//!
+//! The answer about a ticket is whether its checkpoint is done (subject 4: the device finishes it first), or why
+//! it failed: [`Status::NoMemory`]. One that was done and then released or evicted is done.
+//! [`Status::NoCheckpoint`] if the id was never a ticket's or a checkpoint's. Needs [`FEATURE_ASYNC`].
 //!
 //! ### HINTS
 //!

@@ -20,6 +20,7 @@
 //! | 4 | QUERY of the session | 16: regions u32, 20: retained u32, from 24, 8 bytes each: current, checkpoints, rollbacks, mirror bytes, history bytes, table bytes, pages compared, pages changed, pages protected, pages open, pauses, nanoseconds of all pauses, of the longest pause, of arming, faults avoided, faults taken, compares wasted |
 //! | 5 | QUERY of a checkpoint | 16: checkpoint u64, 24: parent u64, 32: pages changed u64, 40: bytes u64, 48: has parent u32 (0: none, and parent is 0; 1) |
 //! | 6 | any, with [`Status::Again`] | 16: count u32 (at most 15), from 24, 16 bytes each: address u64, length u64 |
+//! | 7 | CHECKPOINT with [`FLAG_ASYNC`](crate::FLAG_ASYNC), QUERY of a ticket | 16: checkpoint u64, 24: done u32 (0, 1) |
 
 use crate::ids::{CheckpointId, RegionId, SessionKey, Span};
 use crate::status::Status;
@@ -62,6 +63,8 @@ pub enum ReplyBody {
     CheckpointFigures(CheckpointFigures),
     /// Spans to touch or to settle before the request is made again.
     Missing(Missing),
+    /// The answer to a CHECKPOINT that needn't be done, or to a QUERY of its ticket.
+    Ticket(Ticket),
 }
 
 /// What HELLO agrees on.
@@ -135,6 +138,15 @@ pub struct CheckpointFigures {
     pub pages_changed: u64,
     /// Bytes that the host keeps for it alone.
     pub bytes: u64,
+}
+
+/// What is known of a checkpoint that was begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ticket {
+    /// Its id, which means nothing before it's done.
+    pub id: CheckpointId,
+    /// Whether it's done.
+    pub done: bool,
 }
 
 /// Spans that something must be done about.
@@ -289,6 +301,9 @@ const FIGURES_PAGES_CHANGED: usize = 32;
 const FIGURES_BYTES: usize = 40;
 const FIGURES_HAS_PARENT: usize = 48;
 const FIGURES_END: usize = 52;
+const TICKET_ID: usize = BODY;
+const TICKET_DONE: usize = 24;
+const TICKET_END: usize = 28;
 const MISSING_COUNT: usize = BODY;
 const MISSING_SPANS: usize = 24;
 const SPAN_SIZE: usize = 16;
@@ -302,6 +317,7 @@ const KIND_CHECKPOINT: u16 = 3;
 const KIND_SESSION: u16 = 4;
 const KIND_FIGURES: u16 = 5;
 const KIND_MISSING: u16 = 6;
+const KIND_TICKET: u16 = 7;
 
 impl ReplyBody {
     const fn kind(&self) -> u16 {
@@ -313,6 +329,7 @@ impl ReplyBody {
             Self::Session(_) => KIND_SESSION,
             Self::CheckpointFigures(_) => KIND_FIGURES,
             Self::Missing(_) => KIND_MISSING,
+            Self::Ticket(_) => KIND_TICKET,
         }
     }
 
@@ -325,6 +342,10 @@ impl ReplyBody {
             Self::Session(figures) => figures.encode(out),
             Self::CheckpointFigures(figures) => figures.encode(out),
             Self::Missing(missing) => missing.encode(out),
+            Self::Ticket(ticket) => {
+                put(out, TICKET_ID, ticket.id.0.to_le_bytes());
+                put(out, TICKET_DONE, u32::from(ticket.done).to_le_bytes());
+            }
         }
     }
 
@@ -336,6 +357,10 @@ impl ReplyBody {
             KIND_CHECKPOINT => (Self::Checkpoint(CheckpointId(get_u64(bytes, BODY))), BODY + 8),
             KIND_SESSION => (Self::Session(SessionFigures::decode(bytes)), SESSION_END),
             KIND_FIGURES => (Self::CheckpointFigures(CheckpointFigures::decode(bytes)?), FIGURES_END),
+            KIND_TICKET => {
+                let id = CheckpointId(get_u64(bytes, TICKET_ID));
+                (Self::Ticket(Ticket { id, done: get_bool(bytes, TICKET_DONE)? }), TICKET_END)
+            }
             KIND_MISSING => {
                 let missing = Missing::decode(bytes)?;
                 (Self::Missing(missing), MISSING_SPANS + missing.spans().len() * SPAN_SIZE)

@@ -6,7 +6,7 @@
 //! | offset | size | field | |
 //! |---|---|---|---|
 //! | 0 | 2 | kind | which of the tables below is the body |
-//! | 2 | 2 | flags | [`FLAG_DURABLE`], [`FLAG_ASYNC`]: 0 while neither feature is offered |
+//! | 2 | 2 | flags | [`FLAG_ASYNC`] in CHECKPOINT, if that feature was agreed on; else 0 |
 //! | 4 | 4 | cursor | 0 at first; the reply's cursor when it said [`Status::Again`] |
 //! | 8 | 16 | key | the session's key; the driver MUST set zeros in HELLO, where the device MUST ignore it |
 //! | 24 | 104 | body | by kind |
@@ -19,7 +19,7 @@
 //! | 4 | CHECKPOINT | |
 //! | 5 | ROLLBACK | 24: checkpoint u64 |
 //! | 6 | RELEASE | 24: checkpoint u64 |
-//! | 7 | QUERY | 24: checkpoint u64, 32: subject u32 (0: the session, and checkpoint is 0; 1: the checkpoint; 2: the oldest that is newer than the checkpoint) |
+//! | 7 | QUERY | 24: checkpoint u64, 32: subject u32 (0: the session, and checkpoint is 0; 1: the checkpoint; 2: the oldest that is newer than the checkpoint; 3: its ticket; 4: its ticket, when it's done) |
 //! | 8 | HINTS | 24: address of the [hint table](crate::hint) u64 |
 
 use crate::ids::{CheckpointId, RegionId, RegionName, SessionKey, Span};
@@ -34,10 +34,10 @@ pub const REQUEST_SIZE: usize = 128;
 pub const FEATURE_HINT: u64 = 1 << 0;
 /// HELLO feature: a checkpoint can be made to survive the host. Not offered in version 1.
 pub const FEATURE_DURABLE: u64 = 1 << 1;
-/// HELLO feature: a request can be answered with a ticket before it's done. Not offered in version 1.
+/// HELLO feature: CHECKPOINT can be answered with a ticket before it's done.
 pub const FEATURE_ASYNC: u64 = 1 << 2;
 /// Every HELLO feature that this version of the contract can serve.
-pub const OFFERED_FEATURES: u64 = FEATURE_HINT;
+pub const OFFERED_FEATURES: u64 = FEATURE_HINT | FEATURE_ASYNC;
 
 /// Request flag of [`FEATURE_DURABLE`].
 pub const FLAG_DURABLE: u16 = 1 << 1;
@@ -81,6 +81,8 @@ pub enum Request {
     },
     /// Takes a checkpoint of all regions.
     Checkpoint,
+    /// Begins one, CHECKPOINT with [`FLAG_ASYNC`]: it is copied while the program runs.
+    CheckpointAsync,
     /// Gives all regions the content of a checkpoint.
     Rollback {
         /// Which.
@@ -95,6 +97,13 @@ pub enum Request {
     Query {
         /// About one checkpoint, or else about the session.
         checkpoint: Option<CheckpointId>,
+    },
+    /// Asks what became of a checkpoint that was begun, a QUERY of its ticket.
+    Ticket {
+        /// Which.
+        checkpoint: CheckpointId,
+        /// Whether the answer waits until it's done.
+        wait: bool,
     },
     /// Asks for the figures of the oldest retained checkpoint that is newer than this one: the way through all
     /// of them, from 0 on.
@@ -143,6 +152,7 @@ impl Envelope {
     pub fn encode(&self, out: &mut [u8; REQUEST_SIZE]) {
         *out = [0; REQUEST_SIZE];
         put(out, KIND, self.request.kind().to_le_bytes());
+        put(out, FLAGS, self.request.flags().to_le_bytes());
         put(out, CURSOR, self.cursor.to_le_bytes());
         put(out, KEY, self.key.0);
         self.request.encode_body(out);
@@ -155,11 +165,12 @@ impl Envelope {
     /// The fields are not judged further: ids may name nothing and spans may be anything.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let bytes: &[u8; REQUEST_SIZE] = exactly(bytes)?;
-        match get_u16(bytes, FLAGS) {
-            0 => {}
-            flags => return Err(DecodeError::UnknownFlags(flags)),
-        }
         let request = Request::decode_body(get_u16(bytes, KIND), bytes)?;
+        let request = match (request, get_u16(bytes, FLAGS)) {
+            (request, 0) => request,
+            (Request::Checkpoint, FLAG_ASYNC) => Request::CheckpointAsync,
+            (_, flags) => return Err(DecodeError::UnknownFlags(flags)),
+        };
         Ok(Self { key: SessionKey(array(bytes, KEY)), cursor: get_u32(bytes, CURSOR), request })
     }
 }
@@ -193,6 +204,8 @@ const HINTS_END: usize = 32;
 const SUBJECT_SESSION: u32 = 0;
 const SUBJECT_CHECKPOINT: u32 = 1;
 const SUBJECT_NEXT: u32 = 2;
+const SUBJECT_TICKET: u32 = 3;
+const SUBJECT_TICKET_DONE: u32 = 4;
 
 const _: () = assert!(REGISTER_NAME_END == REGISTER_MODE && REGISTER_END <= REQUEST_SIZE);
 
@@ -211,11 +224,18 @@ impl Request {
             Self::Hello { .. } => KIND_HELLO,
             Self::Register { .. } => KIND_REGISTER,
             Self::Unregister { .. } => KIND_UNREGISTER,
-            Self::Checkpoint => KIND_CHECKPOINT,
+            Self::Checkpoint | Self::CheckpointAsync => KIND_CHECKPOINT,
             Self::Rollback { .. } => KIND_ROLLBACK,
             Self::Release { .. } => KIND_RELEASE,
-            Self::Query { .. } | Self::QueryNext { .. } => KIND_QUERY,
+            Self::Query { .. } | Self::QueryNext { .. } | Self::Ticket { .. } => KIND_QUERY,
             Self::Hints { .. } => KIND_HINTS,
+        }
+    }
+
+    const fn flags(&self) -> u16 {
+        match self {
+            Self::CheckpointAsync => FLAG_ASYNC,
+            _ => 0,
         }
     }
 
@@ -234,13 +254,18 @@ impl Request {
                 put(out, REGISTER_MODE, mode.to_u32().to_le_bytes());
             }
             Self::Unregister { region } => put(out, REGION, region.0.to_le_bytes()),
-            Self::Checkpoint => {}
+            Self::Checkpoint | Self::CheckpointAsync => {}
             Self::Rollback { checkpoint } | Self::Release { checkpoint } => {
                 put(out, CHECKPOINT, checkpoint.0.to_le_bytes());
             }
             Self::Query { checkpoint } => {
                 put(out, CHECKPOINT, checkpoint.map_or(0, |id| id.0).to_le_bytes());
                 let subject = if checkpoint.is_some() { SUBJECT_CHECKPOINT } else { SUBJECT_SESSION };
+                put(out, QUERY_SUBJECT, subject.to_le_bytes());
+            }
+            Self::Ticket { checkpoint, wait } => {
+                put(out, CHECKPOINT, checkpoint.0.to_le_bytes());
+                let subject = if *wait { SUBJECT_TICKET_DONE } else { SUBJECT_TICKET };
                 put(out, QUERY_SUBJECT, subject.to_le_bytes());
             }
             Self::QueryNext { after } => {
@@ -296,13 +321,16 @@ fn decode_mode(bytes: &[u8; REQUEST_SIZE]) -> Result<RegionMode, DecodeError> {
 }
 
 fn decode_query(bytes: &[u8; REQUEST_SIZE]) -> Result<Request, DecodeError> {
-    match get_u32(bytes, QUERY_SUBJECT) {
+    let checkpoint = get_checkpoint(bytes);
+    Ok(match get_u32(bytes, QUERY_SUBJECT) {
         SUBJECT_SESSION => {
             reserved(bytes, CHECKPOINT..CHECKPOINT_END)?;
-            Ok(Request::Query { checkpoint: None })
+            Request::Query { checkpoint: None }
         }
-        SUBJECT_CHECKPOINT => Ok(Request::Query { checkpoint: Some(get_checkpoint(bytes)) }),
-        SUBJECT_NEXT => Ok(Request::QueryNext { after: get_checkpoint(bytes) }),
-        value => Err(DecodeError::BadField { offset: QUERY_SUBJECT, value: value.into() }),
-    }
+        SUBJECT_CHECKPOINT => Request::Query { checkpoint: Some(checkpoint) },
+        SUBJECT_NEXT => Request::QueryNext { after: checkpoint },
+        SUBJECT_TICKET => Request::Ticket { checkpoint, wait: false },
+        SUBJECT_TICKET_DONE => Request::Ticket { checkpoint, wait: true },
+        value => return Err(DecodeError::BadField { offset: QUERY_SUBJECT, value: value.into() }),
+    })
 }

@@ -1,10 +1,10 @@
 //! Encoding and decoding against every kind, random fields, and bytes that nobody wrote.
 
 use cairn_abi::hint::{self, MAX_HINTS};
-use cairn_abi::reply::{Ask, CheckpointFigures, Hello, MAX_MISSING, Missing, SessionFigures};
+use cairn_abi::reply::{Ask, CheckpointFigures, Hello, MAX_MISSING, Missing, SessionFigures, Ticket};
 use cairn_abi::{
-    CheckpointId, DecodeError, Envelope, Hint, NameError, REPLY_SIZE, REQUEST_SIZE, RegionId, RegionMode,
-    RegionName, Reply, ReplyBody, Request, SessionKey, Span, Status,
+    CheckpointId, DecodeError, Envelope, FLAG_ASYNC, Hint, NameError, REPLY_SIZE, REQUEST_SIZE, RegionId,
+    RegionMode, RegionName, Reply, ReplyBody, Request, SessionKey, Span, Status,
 };
 
 /// Knuth's MMIX generator: the same numbers in every run.
@@ -52,7 +52,7 @@ impl Lcg {
     }
 
     fn envelope(&mut self) -> Envelope {
-        let request = match self.below(10) {
+        let request = match self.below(12) {
             0 => Request::Hello { version: self.u32(), features: self.u64() },
             1 => Request::Register { span: self.span(), name: self.name(), mode: self.mode() },
             2 => Request::Unregister { region: RegionId(self.u32()) },
@@ -62,13 +62,15 @@ impl Lcg {
             6 => Request::Query { checkpoint: None },
             7 => Request::QueryNext { after: self.checkpoint() },
             8 => Request::Hints { table: self.u64() },
+            9 => Request::CheckpointAsync,
+            10 => Request::Ticket { checkpoint: self.checkpoint(), wait: self.below(2) == 1 },
             _ => Request::Query { checkpoint: Some(self.checkpoint()) },
         };
         Envelope { key: self.key(), cursor: self.u32(), request }
     }
 
     fn reply(&mut self) -> Reply {
-        let body = match self.below(8) {
+        let body = match self.below(9) {
             0 => ReplyBody::Empty,
             1 => ReplyBody::Hello(Hello {
                 version: self.u32(),
@@ -107,6 +109,7 @@ impl Lcg {
                 pages_changed: self.u64(),
                 bytes: self.u64(),
             }),
+            7 => ReplyBody::Ticket(Ticket { id: self.checkpoint(), done: self.below(2) == 1 }),
             _ => {
                 let spans: Vec<Span> = (0..self.below(MAX_MISSING + 1)).map(|_| self.span()).collect();
                 ReplyBody::Missing(Missing::new(&spans))
@@ -216,14 +219,24 @@ fn unknown_kinds_and_flags_are_unsupported() {
         assert_eq!(Envelope::decode(&bytes), Err(DecodeError::UnknownKind(kind)));
     }
     bytes[..2].copy_from_slice(&4_u16.to_le_bytes());
-    for bit in 0..16 {
-        let flags = 1_u16 << bit;
+    for flags in (0..16).map(|bit| 1_u16 << bit).filter(|flags| *flags != FLAG_ASYNC).chain([3, 6, u16::MAX])
+    {
         bytes[2..4].copy_from_slice(&flags.to_le_bytes());
         let error = DecodeError::UnknownFlags(flags);
         assert_eq!(Envelope::decode(&bytes), Err(error));
         assert_eq!(error.status(), Status::Unsupported);
     }
     assert_eq!(DecodeError::UnknownKind(0).status(), Status::Unsupported);
+    // One request's flag is unknown to the others.
+    let id = CheckpointId(1);
+    let query = Request::Query { checkpoint: Some(id) };
+    for request in
+        [query, Request::Ticket { checkpoint: id, wait: true }, Request::Release { checkpoint: id }]
+    {
+        let mut bytes = bytes_of_request(&Envelope { key: KEY, cursor: 0, request });
+        bytes[2..4].copy_from_slice(&FLAG_ASYNC.to_le_bytes());
+        assert_eq!(Envelope::decode(&bytes), Err(DecodeError::UnknownFlags(FLAG_ASYNC)));
+    }
 }
 
 #[test]
@@ -264,8 +277,8 @@ fn a_subject_is_known_and_the_session_has_no_id() {
         bytes_of_request(&Envelope { key: KEY, cursor: 0, request: Request::Query { checkpoint: None } });
     bytes[24] = 1;
     assert_eq!(Envelope::decode(&bytes), Err(DecodeError::ReservedSet(24)));
-    bytes[32] = 3;
-    assert_eq!(Envelope::decode(&bytes), Err(DecodeError::BadField { offset: 32, value: 3 }));
+    bytes[32] = 5;
+    assert_eq!(Envelope::decode(&bytes), Err(DecodeError::BadField { offset: 32, value: 5 }));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The bytes of every request and reply, written down: whoever changes them changes the protocol.
 
 use cairn_abi::hint;
-use cairn_abi::reply::{Ask, CheckpointFigures, Hello, Missing, SessionFigures};
+use cairn_abi::reply::{Ask, CheckpointFigures, Hello, Missing, SessionFigures, Ticket};
 use cairn_abi::{
     CheckpointId, Envelope, Hint, REPLY_SIZE, REQUEST_SIZE, RegionId, RegionMode, RegionName, Reply,
     ReplyBody, Request, SessionKey, Span, Status,
@@ -120,6 +120,29 @@ fn checkpoint() {
 }
 
 #[test]
+fn checkpoint_async() {
+    request_is(
+        Envelope { key: KEY, cursor: 0, request: Request::CheckpointAsync },
+        "0400040000000000 a0a1a2a3a4a5a6a7 \
+             a8a9aaabacadaeaf",
+    );
+}
+
+#[test]
+fn query_ticket() {
+    for (wait, subject) in [(false, "03"), (true, "04")] {
+        request_is(
+            Envelope {
+                key: KEY,
+                cursor: 0,
+                request: Request::Ticket { checkpoint: CheckpointId(0x1122_3344_5566_7788), wait },
+            },
+            &format!("0700000000000000 a0a1a2a3a4a5a6a7 a8a9aaabacadaeaf 8877665544332211 {subject}"),
+        );
+    }
+}
+
+#[test]
 fn rollback() {
     request_is(
         Envelope {
@@ -235,6 +258,16 @@ fn checkpoint_reply() {
         "0000030000000000 0000000000000000 \
              8877665544332211",
     );
+}
+
+#[test]
+fn ticket_reply() {
+    for (done, byte) in [(false, "00"), (true, "01")] {
+        reply_is(
+            Reply::done(ReplyBody::Ticket(Ticket { id: CheckpointId(0x1122_3344_5566_7788), done })),
+            &format!("0000070000000000 0000000000000000 8877665544332211 {byte}"),
+        );
+    }
 }
 
 #[test]

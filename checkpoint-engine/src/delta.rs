@@ -51,6 +51,12 @@ impl DeltaPage {
 }
 
 impl Delta {
+    /// Whether `page` comes after all that it has.
+    pub(crate) fn ends_before(&self, region: RegionId, page: usize) -> bool {
+        let last = self.segments().iter().rev().find_map(|segment| segment.pages.last());
+        last.is_none_or(|last| last.key() < (region, page))
+    }
+
     /// `count` segments for what is taken next, beyond all that it holds. One alone may be the last, further on.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ mod checks;
 mod figures;
 mod hints;
 mod operation;
+mod ticket;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use crate::versions::{Lookup, Member, RegionSet, Versions};
 use crate::{Config, EngineError, LiveMemory, Pool, TrackError, Tracker};
 
 use operation::mirrors;
+use ticket::Started;
+pub use ticket::Ticket;
 
 /// Checkpoints of a set of regions.
 ///
@@ -40,6 +43,7 @@ pub struct Engine<T: Tracker> {
     unfinished: Option<Operation>,
     /// What an unfinished checkpoint took.
     pending: Pending,
+    started: Started,
     counters: Counters,
     unprotected: Option<TrackError>,
 }
@@ -66,10 +70,11 @@ impl<T: Tracker> Engine<T> {
     /// An engine without regions.
     #[must_use]
     pub fn new(tracker: T, config: Config) -> Self {
+        let access = Access::detect();
         Self {
             tracker,
             config,
-            access: Access::detect(),
+            access,
             pool: None,
             regions: Vec::new(),
             last_region: 0,
@@ -77,6 +82,7 @@ impl<T: Tracker> Engine<T> {
             versions: Versions::new(config.history),
             unfinished: None,
             pending: Pending::default(),
+            started: Started::new(access),
             counters: Counters::default(),
             unprotected: None,
         }
@@ -203,8 +209,10 @@ impl<T: Tracker> Engine<T> {
         self.regions.iter().flat_map(|region| region.tries.missing().runs().map(|pages| (region.id, pages)))
     }
 
-    /// Gives an unfinished operation up, if there is one. No checkpoint is lost.
+    /// Gives an unfinished operation up, if there is one, and [finishes](Self::finish) an asynchronous checkpoint.
+    /// No checkpoint is lost.
     pub fn abandon(&mut self) {
+        self.finish();
         self.unfinished = None;
         // The mirror is the root again. Live memory is as it was, and nothing was protected: the next
         // checkpoint finds all of it again.

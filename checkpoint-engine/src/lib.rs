@@ -85,20 +85,23 @@ mod region;
 
 mod pending;
 
+mod asynchronous;
+
 mod engine;
 
 #[cfg(test)]
 mod tests;
 
+pub use asynchronous::Copying;
 pub use config::{Config, MAX_REGION_BYTES, MAX_REGIONS, Rule};
 pub use costs::HostCosts;
-pub use engine::Engine;
+pub use engine::{Engine, Ticket};
 pub use error::{EngineError, SetSide};
 pub use live::LiveMemory;
 pub use page_set::PageSet;
 pub use places::{PagePlaces, Place};
 pub use pool::{MAX_HELPERS, Pool};
-pub use tracker::{TrackError, Tracker};
+pub use tracker::{FrozenPages, TrackError, Tracker};
 
 /// Bytes in a page: the unit of tracking.
 pub const PAGE_SIZE: usize = 4096;

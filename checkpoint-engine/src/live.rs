@@ -52,6 +52,17 @@ impl LiveMemory {
         Self { form: Form::Scattered { address, places }, pages }
     }
 
+    /// The same memory once more, for as long as the region lives.
+    pub(crate) fn alias(&self) -> Self {
+        let form = match &self.form {
+            Form::Contiguous(base) => Form::Contiguous(*base),
+            Form::Scattered { address, places } => {
+                Form::Scattered { address: *address, places: Arc::clone(places) }
+            }
+        };
+        Self { form, pages: self.pages }
+    }
+
     /// The first byte's address in this process, if the memory is in one piece.
     #[must_use]
     pub fn base(&self) -> Option<NonNull<u8>> {

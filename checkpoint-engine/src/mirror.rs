@@ -85,6 +85,17 @@ impl Mirror {
         })
     }
 
+    /// A mirror of nothing, which takes a mirror's place while that is elsewhere.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            base: NonNull::dangling(),
+            resident: PageSet::nothing(),
+            emptied: PageSet::nothing(),
+            any_emptied: AtomicBool::new(false),
+            held_pages: AtomicUsize::new(0),
+        }
+    }
+
     /// Pages of the region.
     pub(crate) fn pages(&self) -> usize {
         self.resident.pages()
@@ -230,6 +241,9 @@ fn bit(page: usize) -> u64 {
 
 impl Drop for Mirror {
     fn drop(&mut self) {
+        if self.pages() == 0 {
+            return;
+        }
         // SAFETY: the mapping was made by `new` with this length, and pointers into it don't outlive borrows of
         // this value. Unmapping a mapping of one's own doesn't fail.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.pages() * PAGE_SIZE) };

@@ -28,6 +28,11 @@ impl PageSet {
         Ok(Self { words, pages })
     }
 
+    /// A set for a region without pages, which takes a set's place while that is elsewhere.
+    pub(crate) fn nothing() -> Self {
+        Self { words: Vec::new(), pages: 0 }
+    }
+
     /// Pages in the region, in the set or not.
     #[must_use]
     pub fn pages(&self) -> usize {
@@ -114,6 +119,28 @@ impl PageSet {
         }
     }
 
+    /// Adds `pages`. What is beyond the region is ignored.
+    pub(crate) fn insert_run(&mut self, pages: Range<usize>) {
+        self.each_word(pages, |word, bits| *word |= bits);
+    }
+
+    /// Removes `pages`.
+    pub(crate) fn remove_run(&mut self, pages: Range<usize>) {
+        self.each_word(pages, |word, bits| *word &= !bits);
+    }
+
+    /// Hands each word that `pages` has a part in to `change`, with the bits of that part.
+    fn each_word(&mut self, pages: Range<usize>, change: impl Fn(&mut u64, u64)) {
+        let end = pages.end.min(self.pages);
+        let mut at = pages.start;
+        while at < end {
+            let (word, bit) = (at / WORD_PAGES, at % WORD_PAGES);
+            let count = (end - at).min(WORD_PAGES - bit);
+            change(&mut self.words[word], u64::MAX >> (WORD_PAGES - count) << bit);
+            at += count;
+        }
+    }
+
     /// Whether no page is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -149,7 +176,7 @@ impl PageSet {
     }
 
     /// The first page from `from` on that is in the set.
-    fn next_page(&self, from: usize) -> Option<usize> {
+    pub(crate) fn next_page(&self, from: usize) -> Option<usize> {
         let (word, bit) = (from / WORD_PAGES, from % WORD_PAGES);
         let first = self.words.get(word)? & (u64::MAX << bit);
         if first != 0 {
@@ -160,7 +187,7 @@ impl PageSet {
     }
 
     /// The first page after `page`, which is in the set, that isn't, or the end of the region.
-    fn next_gap(&self, page: usize) -> usize {
+    pub(crate) fn next_gap(&self, page: usize) -> usize {
         let (word, bit) = (page / WORD_PAGES, page % WORD_PAGES);
         let first = !self.words[word] & (u64::MAX << bit);
         if first != 0 {

@@ -55,8 +55,14 @@ impl Pending {
     /// # Errors
     /// No memory; it is as it was.
     pub(crate) fn finish(&mut self) -> Result<(Delta, Passed), TryReserveError> {
+        // Neighbours, round after round: however many parts there are, each byte is copied a few times.
         while self.parts.len() > 1 {
-            self.merge_last()?;
+            let mut at = 0;
+            while let Some([part, next]) = self.parts.get(at..at + 2) {
+                self.parts[at] = part.merge(next)?;
+                self.parts.remove(at + 1);
+                at += 1;
+            }
         }
         Ok((self.parts.pop().unwrap_or_default(), std::mem::take(&mut self.passed)))
     }

@@ -1,5 +1,6 @@
 //! One region: its live bytes, its mirror, and what is known of its pages.
 
+mod freeze;
 mod hints;
 mod parts;
 mod restore;

@@ -1,6 +1,7 @@
 //! What the engine needs to know about writes, and from whom.
 
 use std::io;
+use std::ops::Range;
 
 use cairn_abi::RegionId;
 use thiserror::Error;
@@ -58,6 +59,23 @@ pub trait Tracker {
     /// Some of `pages` aren't protected; these are open.
     fn protect(&mut self, region: RegionId, pages: &PageSet) -> Result<(), TrackError>;
 
+    /// [Protects](Self::protect) `pages`, and holds back whoever writes one of `held`, until it is
+    /// [thawed](FrozenPages::thaw): the write then goes on, and is reported by the next collect. `held` are all of
+    /// `pages`, and others between them that cost less to hold than to leave out.
+    ///
+    /// `None` if nobody can be held back here, and nothing was done: the engine then takes the pages at once.
+    ///
+    /// # Errors
+    /// As for [`protect`](Self::protect); nobody is held back.
+    fn freeze(
+        &mut self,
+        _region: RegionId,
+        _pages: &PageSet,
+        _held: &PageSet,
+    ) -> Result<Option<Box<dyn FrozenPages>>, TrackError> {
+        Ok(None)
+    }
+
     /// The engine is about to write `pages` of live memory itself; afterwards it protects those that shall be.
     ///
     /// Trackers whose protection would stop the engine too make these pages writable here, and those pages
@@ -73,6 +91,18 @@ pub trait Tracker {
     fn before_restore(&mut self, _region: RegionId, _pages: &PageSet) -> Result<(), TrackError> {
         Ok(())
     }
+}
+
+/// Pages of one region that nobody can write, until they are thawed.
+///
+/// Whatever thread copies the pages thaws them, so this works beside the tracker. Whoever is held back may hold
+/// locks: this must need none of those.
+pub trait FrozenPages: std::fmt::Debug + Send {
+    /// Lets those go on who wait to write `pages`, and lets others write them. They may be thawed already.
+    fn thaw(&self, pages: Range<usize>);
+
+    /// Counts `pages` as open: their checkpoint failed.
+    fn reopen(&self, pages: &PageSet);
 }
 
 /// Why a tracker could not do its work.

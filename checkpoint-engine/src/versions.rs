@@ -36,6 +36,8 @@ pub(crate) struct Versions {
     root: Option<usize>,
     /// The newest id ever given; 0 before the first.
     last: u64,
+    /// Ids that were given to checkpoints that then failed.
+    failed: u64,
     /// The newest id that was evicted; 0 if none was.
     evicted: CheckpointId,
     history: NonZeroUsize,
@@ -80,6 +82,7 @@ impl Versions {
             named: VecDeque::new(),
             root: None,
             last: 0,
+            failed: 0,
             evicted: CheckpointId(0),
             history,
             spare: Delta::default(),
@@ -102,9 +105,25 @@ impl Versions {
         self.named.front().map_or(CheckpointId(0), |&(id, _)| id)
     }
 
-    /// Ids ever given.
+    /// Checkpoints ever taken.
     pub(crate) fn taken(&self) -> u64 {
-        self.last
+        self.last - self.failed
+    }
+
+    /// The id that the next [`commit`](Self::commit) gives, or the next [`fail`](Self::fail) uses up.
+    pub(crate) fn next_id(&self) -> CheckpointId {
+        CheckpointId(self.last + 1)
+    }
+
+    /// The newest id ever given, also to a checkpoint that failed; 0 before the first.
+    pub(crate) fn last_id(&self) -> CheckpointId {
+        CheckpointId(self.last)
+    }
+
+    /// Uses an id up for a checkpoint that was announced and failed.
+    pub(crate) fn fail(&mut self) {
+        self.last += 1;
+        self.failed += 1;
     }
 
     /// The node of the oldest id that can be asked for and is greater than `id`.
@@ -126,7 +145,7 @@ impl Versions {
     fn is_past(&self, id: CheckpointId) -> bool {
         0 < id.0
             && (id <= self.evicted
-                || self.taken().checked_sub(id.0).is_some_and(|after| self.history.get() as u64 <= after))
+                || self.last.checked_sub(id.0).is_some_and(|after| self.history.get() as u64 <= after))
     }
 
     /// The version in `node`, which `lookup` found.
@@ -191,7 +210,7 @@ impl Versions {
     ) -> CheckpointId {
         old.trim();
         self.last += 1;
-        let id = CheckpointId(self.last);
+        let id = self.last_id();
         let parent = self.root().map(|root| root.id);
         let children = usize::from(self.root.is_some());
         let (delta, next) = (Delta::default(), None);

@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::path::Path;
 
-use cairn_abi::reply::{Ask, CheckpointFigures, Hello, SessionFigures};
+use cairn_abi::reply::{Ask, CheckpointFigures, Hello, SessionFigures, Ticket};
 use cairn_abi::request::{FEATURE_HINT, OFFERED_FEATURES};
 use cairn_abi::{
-    CheckpointId, Envelope, PAGE_SIZE, PROTOCOL_VERSION, RegionId, RegionMode, RegionName, Reply, ReplyBody,
-    Request, SessionKey, Span, Status,
+    CheckpointId, Envelope, FEATURE_ASYNC, PAGE_SIZE, PROTOCOL_VERSION, RegionId, RegionMode, RegionName,
+    Reply, ReplyBody, Request, SessionKey, Span, Status,
 };
 
 use crate::error::ShimError;
@@ -105,6 +105,34 @@ impl Client {
         match self.ask_with_hints(Request::Checkpoint)?.body {
             ReplyBody::Checkpoint(id) => Ok(id),
             _ => Err(unexpected(Request::Checkpoint)),
+        }
+    }
+
+    /// Begins a checkpoint of all regions, which is copied while the program runs. Where the device can't do that,
+    /// it's done when this returns.
+    ///
+    /// # Errors
+    /// [`ShimError::Refused`] among others; earlier checkpoints stand.
+    pub fn checkpoint_async(&mut self) -> Result<Ticket, ShimError> {
+        if self.hello.features & FEATURE_ASYNC == 0 {
+            return self.checkpoint().map(|id| Ticket { id, done: true });
+        }
+        match self.ask_with_hints(Request::CheckpointAsync)?.body {
+            ReplyBody::Ticket(ticket) => Ok(ticket),
+            _ => Err(unexpected(Request::CheckpointAsync)),
+        }
+    }
+
+    /// Whether a checkpoint that was [begun](Self::checkpoint_async), and wasn't done then, is done; if `wait`, when
+    /// it is.
+    ///
+    /// # Errors
+    /// [`ShimError::Refused`] among others: there is no such checkpoint, as it failed; earlier ones stand.
+    pub fn is_done(&mut self, checkpoint: CheckpointId, wait: bool) -> Result<bool, ShimError> {
+        let request = Request::Ticket { checkpoint, wait };
+        match self.ask(request, None)?.body {
+            ReplyBody::Ticket(ticket) if ticket.id == checkpoint && (ticket.done || !wait) => Ok(ticket.done),
+            _ => Err(unexpected(request)),
         }
     }
 
@@ -291,7 +319,7 @@ fn name(request: Request) -> &'static str {
         Request::Hello { .. } => "opening the session",
         Request::Register { .. } => "registering the region",
         Request::Unregister { .. } => "ending the region",
-        Request::Checkpoint => "the checkpoint",
+        Request::Checkpoint | Request::CheckpointAsync | Request::Ticket { .. } => "the checkpoint",
         Request::Rollback { .. } => "the rollback",
         Request::Release { .. } => "releasing the checkpoint",
         Request::Query { .. } | Request::QueryNext { .. } => "the query",

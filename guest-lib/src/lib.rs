@@ -107,6 +107,7 @@ mod memory;
 mod options;
 mod region;
 mod session;
+mod ticket;
 
 pub use cairn_abi::CheckpointId;
 pub use cairn_abi::reply::{CheckpointFigures, SessionFigures};
@@ -117,4 +118,5 @@ pub use kind::{ENGINE_VARIABLE, EngineKind, UnknownEngine};
 pub use options::{DEFAULT_HISTORY, MAX_HISTORY, Options};
 pub use region::{Region, RegionTuple};
 pub use session::Session;
+pub use ticket::Ticket;
 pub use zerocopy;

@@ -1,6 +1,7 @@
 //! A program's connection to whatever keeps its checkpoints.
 
 mod hinting;
+mod tickets;
 mod tree;
 
 use std::collections::VecDeque;

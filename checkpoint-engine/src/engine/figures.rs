@@ -12,6 +12,7 @@ impl<T: Tracker> Engine<T> {
     #[must_use]
     pub fn figures(&self) -> SessionFigures {
         let sum = |of: fn(&Region) -> u64| self.regions.iter().map(of).sum::<u64>();
+        let (mirrors, tables, taken) = self.started.copying().bytes();
         let gone = self.counters.outcomes;
         SessionFigures {
             regions: small(self.regions.len()),
@@ -19,9 +20,9 @@ impl<T: Tracker> Engine<T> {
             current: self.versions.root().map_or(0, |root| root.id.0),
             checkpoints: self.versions.taken(),
             rollbacks: self.counters.rollbacks,
-            mirror_bytes: sum(|region| region.mirror.resident_bytes()),
-            history_bytes: self.versions.resident_bytes() + self.pending.resident_bytes(),
-            table_bytes: sum(Region::table_bytes) + self.versions.table_bytes(),
+            mirror_bytes: sum(|region| region.mirror.resident_bytes()) + mirrors,
+            history_bytes: self.versions.resident_bytes() + self.pending.resident_bytes() + taken,
+            table_bytes: sum(Region::table_bytes) + self.versions.table_bytes() + tables,
             pages_compared: self.counters.compared,
             pages_changed: self.counters.changed,
             pages_protected: self.counters.protected,

@@ -23,6 +23,7 @@ impl<T: Tracker> Engine<T> {
         if self.unfinished.is_some() && !another_try {
             self.abandon();
         }
+        self.finish();
         let result = work(self, another_try);
         match &result {
             Ok(_) => self.unfinished = None,
@@ -143,7 +144,7 @@ impl<T: Tracker> Engine<T> {
         }
     }
 
-    fn count(&mut self, passed: Passed) {
+    pub(super) fn count(&mut self, passed: Passed) {
         self.counters.compared += passed.compared;
         self.counters.changed += passed.changed;
     }

@@ -8,7 +8,7 @@ use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName};
 
 use super::memory::Memory;
 use super::tracker::{FakeTracker, assert_protected_is_unchanged};
-use crate::{Config, Engine, EngineError, PAGE_SIZE, Pool, Rule};
+use crate::{Config, Engine, EngineError, PAGE_SIZE, Pool, Rule, Ticket};
 
 /// All regions' bytes.
 type Copies = BTreeMap<RegionId, Vec<u8>>;
@@ -31,6 +31,8 @@ pub(super) struct World {
     names: u32,
     /// The checkpoint that memory derives from, retained or not, with its bytes.
     current: Option<(CheckpointId, Copies)>,
+    /// The asynchronous checkpoint in the making, and the bytes at its call.
+    started: Option<(CheckpointId, Copies)>,
 }
 
 impl World {
@@ -56,11 +58,13 @@ impl World {
             taken: 0,
             names: 0,
             current: None,
+            started: None,
         }
     }
 
     /// Adds a region, with some bytes already in it.
     pub(super) fn add(&mut self, pages: usize) -> Result<RegionId, EngineError> {
+        self.settle();
         self.add_in(RegionMode::Tracked, pages)
     }
 
@@ -79,6 +83,7 @@ impl World {
     }
 
     pub(super) fn remove(&mut self, at: usize) {
+        self.settle();
         let (id, ..) = self.regions[at];
         self.engine.remove_region(id).unwrap();
         self.regions.remove(at);
@@ -89,6 +94,9 @@ impl World {
         let (id, _, memory) = &self.regions[at];
         let offset = offset % (memory.pages() * PAGE_SIZE);
         let page = offset / PAGE_SIZE;
+        if self.engine.tracker().holds(*id, page) {
+            assert!(self.engine.copying().copy_at(memory.live().address() + offset as u64));
+        }
         self.engine.tracker_mut().wrote(*id, page);
         // In a tracked region that is no more than advice, and wrong as often as not.
         if self.engine.tracker().is_hinted(*id) || byte.is_multiple_of(4) {
@@ -101,6 +109,9 @@ impl World {
     pub(super) fn write_page(&mut self, at: usize, page: usize, byte: u8) {
         let (id, _, memory) = &self.regions[at];
         let page = page % memory.pages();
+        if self.engine.tracker().holds(*id, page) {
+            assert!(self.engine.copying().copy_at(memory.live().address() + (page * PAGE_SIZE) as u64));
+        }
         self.engine.tracker_mut().wrote(*id, page);
         if self.engine.tracker().is_hinted(*id) {
             self.engine.hint(*id, page / 64, 1 << (page % 64)).unwrap();
@@ -114,10 +125,60 @@ impl World {
 
     /// Takes a checkpoint; a failure must leave everything as it was.
     pub(super) fn checkpoint(&mut self) -> Result<CheckpointId, EngineError> {
+        self.settle();
         let before = self.read();
         let result = self.engine.checkpoint();
         assert!(self.read() == before, "a checkpoint changed memory");
         let id = result?;
+        self.committed(id, before);
+        self.check();
+        Ok(id)
+    }
+
+    /// Begins an asynchronous checkpoint.
+    pub(super) fn checkpoint_async(&mut self) -> Result<Ticket, EngineError> {
+        self.settle();
+        let before = self.read();
+        let result = self.engine.checkpoint_async();
+        assert!(self.read() == before, "a checkpoint changed memory");
+        let ticket = result?;
+        if ticket.done {
+            self.committed(ticket.id, before);
+            self.check();
+        } else {
+            assert_eq!(ticket.id, CheckpointId(self.taken + 1), "the next id");
+            assert_eq!(self.engine.ticket(ticket.id, false).unwrap(), ticket, "nobody copies");
+            assert!(self.engine.checkpoint_figures(ticket.id).is_err(), "it isn't one yet");
+            self.started = Some((ticket.id, before));
+        }
+        Ok(ticket)
+    }
+
+    /// Asks about the asynchronous checkpoint that was begun last. Whether it's done is the engine's business, but
+    /// then nobody is held back.
+    pub(super) fn ask(&mut self, wait: bool) {
+        let Some((id, _)) = self.started else { return };
+        let ticket = self.engine.ticket(id, wait).unwrap();
+        assert!(ticket.done || !wait);
+        if ticket.done {
+            assert!(!self.engine.tracker().holds_any());
+            self.settle();
+            self.check();
+        }
+    }
+
+    /// The engine finishes what was begun before it does anything else.
+    fn settle(&mut self) {
+        if let Some((id, copies)) = self.started.take() {
+            if self.max_history_bytes < u64::MAX {
+                // What is evicted to make room depends on what it holds.
+                self.engine.finish();
+            }
+            self.committed(id, copies);
+        }
+    }
+
+    fn committed(&mut self, id: CheckpointId, before: Copies) {
         self.taken += 1;
         assert_eq!(id, CheckpointId(self.taken), "ids count up");
         let parent = self.current.as_ref().map(|(id, _)| *id);
@@ -126,17 +187,18 @@ impl World {
         if self.kept.len() > self.history {
             self.kept.pop_first();
         }
-        while (self.engine.figures().retained as usize) < self.kept.len() {
-            assert!(self.max_history_bytes < u64::MAX, "evicted without need");
-            self.evicted = self.kept.pop_first().map(|(id, _)| id);
+        // An engine without a limit may not have finished yet.
+        if self.max_history_bytes < u64::MAX {
+            while (self.engine.figures().retained as usize) < self.kept.len() {
+                self.evicted = self.kept.pop_first().map(|(id, _)| id);
+            }
+            assert!(self.history_bytes() <= self.max_history_bytes);
         }
-        assert!(self.history_bytes() <= self.max_history_bytes);
-        self.check();
-        Ok(id)
     }
 
     /// Rolls back, and checks every byte or the refusal.
     pub(super) fn rollback(&mut self, id: CheckpointId) -> Result<(), EngineError> {
+        self.settle();
         let before = self.read();
         let result = self.engine.rollback(id);
         if let Err(error) = result {
@@ -153,6 +215,7 @@ impl World {
     }
 
     pub(super) fn release(&mut self, id: CheckpointId) -> Result<(), EngineError> {
+        self.settle();
         let before = self.read();
         let result = self.engine.release(id);
         assert!(self.read() == before, "a release changed memory");
@@ -167,6 +230,7 @@ impl World {
 
     /// Rolls back to every retained checkpoint that has today's regions.
     pub(super) fn rollback_to_all(&mut self) {
+        self.settle();
         let ids: Vec<_> = self.kept.keys().copied().collect();
         for id in ids {
             let same = self.kept[&id].copies.keys().eq(self.regions.iter().map(|(id, ..)| id));

@@ -19,6 +19,10 @@ enum Step {
     /// Writes all of each of so many pages from one on.
     Fill(usize, usize, usize, u8),
     Checkpoint,
+    CheckpointAsync,
+    /// Another thread copies so many batches.
+    Copy(usize),
+    Ask(bool),
     /// To the id this far below the newest; some never existed.
     Rollback(u64),
     Release(u64),
@@ -42,7 +46,10 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..4usize, 0..MAX_PAGES, any::<u8>()).prop_map(|(at, pages, byte)| Step::Sweep(at, pages, byte)),
         4 => (0..4usize, 0..MAX_PAGES, 0..MAX_PAGES, prop_oneof![Just(0), any::<u8>()])
             .prop_map(|(at, first, pages, byte)| Step::Fill(at, first, pages, byte)),
-        30 => Just(Step::Checkpoint),
+        20 => Just(Step::Checkpoint),
+        15 => Just(Step::CheckpointAsync),
+        15 => (0..3usize).prop_map(Step::Copy),
+        5 => any::<bool>().prop_map(Step::Ask),
         20 => (0..9u64).prop_map(Step::Rollback),
         6 => (0..9u64).prop_map(Step::Release),
         3 => (1..MAX_PAGES).prop_map(Step::Add),
@@ -79,6 +86,11 @@ fn run(world: &mut World, step: &Step) {
         }
         // Refusals are checked by the world: a step that is refused is a step like any other.
         Step::Checkpoint => drop(world.checkpoint()),
+        Step::CheckpointAsync => drop(world.checkpoint_async()),
+        Step::Copy(batches) => (0..*batches).for_each(|_| {
+            world.engine.copying().copy_some();
+        }),
+        Step::Ask(wait) => world.ask(*wait),
         Step::Rollback(back) => drop(world.rollback(id(world, *back))),
         Step::Release(back) => drop(world.release(id(world, *back))),
         Step::Add(pages) => drop(world.add(*pages)),
@@ -100,9 +112,10 @@ proptest! {
         history in 1..7usize,
         noise in 0..4u64,
         protects_engine in any::<bool>(),
+        never_freezes in prop::bool::weighted(0.1),
         helpers in prop_oneof![Just(0), Just(1), Just(4usize)],
     ) {
-        let tracker = FakeTracker { noise, protects_engine, ..FakeTracker::default() };
+        let tracker = FakeTracker { noise, protects_engine, never_freezes, ..FakeTracker::default() };
         let mut world = World::new(rule, history, tracker).with_pool(Pool::eager(helpers));
         for step in &steps {
             run(&mut world, step);
@@ -139,8 +152,11 @@ proptest! {
         let mut helped = others.map(|pool| World::new(Rule::Model, 4, FakeTracker::default()).with_pool(pool));
         for step in &steps {
             run(&mut alone, step);
+            // How far one in the making has come depends on where its memory is.
+            alone.ask(true);
             for world in &mut helped {
                 run(world, step);
+                world.ask(true);
                 prop_assert!(world.read() == alone.read());
                 prop_assert_eq!(figures(world), figures(&alone));
                 prop_assert_eq!(world.history_bytes(), alone.history_bytes());

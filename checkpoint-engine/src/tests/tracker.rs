@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
 
 use cairn_abi::RegionId;
 
 use super::memory::Memory;
-use crate::{LiveMemory, PageSet, TrackError, Tracker};
+use crate::{FrozenPages, LiveMemory, PageSet, TrackError, Tracker};
 
 /// A tracker over regions whose writes are reported to it by [`FakeTracker::wrote`].
 #[derive(Default)]
@@ -21,6 +23,8 @@ pub(super) struct FakeTracker {
     pub(super) refuse_protect: bool,
     /// Whether protection stops the engine's own writes, as page protection does.
     pub(super) protects_engine: bool,
+    /// Whether nobody can be held back.
+    pub(super) never_freezes: bool,
     pub(super) calls: u64,
 }
 
@@ -28,12 +32,41 @@ pub(super) struct Tracked {
     open: PageSet,
     /// The program says what it writes: nothing may be asked or protected here.
     hinted: bool,
+    shared: Arc<Mutex<Shared>>,
+}
+
+/// What those who thaw change, from any thread.
+#[derive(Debug)]
+struct Shared {
+    held: PageSet,
+    /// Open once the tracker looks.
+    reopened: PageSet,
+}
+
+#[derive(Debug)]
+struct Frozen(Arc<Mutex<Shared>>);
+
+impl FrozenPages for Frozen {
+    fn thaw(&self, pages: Range<usize>) {
+        let held = &mut self.0.lock().unwrap().held;
+        pages.for_each(|page| held.remove(page));
+    }
+
+    fn reopen(&self, pages: &PageSet) {
+        self.0.lock().unwrap().reopened.union_with(pages);
+    }
 }
 
 impl FakeTracker {
     /// A byte of `page` is about to be written by the program.
     pub(super) fn wrote(&mut self, region: RegionId, page: usize) {
+        assert!(!self.holds(region, page), "whoever writes page {page} waits");
         self.regions.get_mut(&region).expect("a tracked region").open.insert(page);
+    }
+
+    /// Whether a write to `page` would have to wait.
+    pub(super) fn holds(&self, region: RegionId, page: usize) -> bool {
+        self.regions[&region].shared.lock().unwrap().held.contains(page)
     }
 
     pub(super) fn is_hinted(&self, region: RegionId) -> bool {
@@ -42,6 +75,11 @@ impl FakeTracker {
 
     pub(super) fn open_pages(&self, region: RegionId) -> usize {
         self.regions[&region].open.count()
+    }
+
+    /// Whether a write to any page would have to wait.
+    pub(super) fn holds_any(&self) -> bool {
+        self.regions.values().any(|tracked| !tracked.shared.lock().unwrap().held.is_empty())
     }
 
     fn call(&mut self, call: &'static str, region: RegionId) -> Result<(), TrackError> {
@@ -75,7 +113,10 @@ impl Tracker for FakeTracker {
         self.call("attach", region)?;
         let mut open = PageSet::new(memory.pages()).unwrap();
         open.fill();
-        assert!(self.regions.insert(region, Tracked { open, hinted: false }).is_none(), "attached twice");
+        let empty = || PageSet::new(memory.pages()).unwrap();
+        let shared = Arc::new(Mutex::new(Shared { held: empty(), reopened: empty() }));
+        let tracked = Tracked { open, hinted: false, shared };
+        assert!(self.regions.insert(region, tracked).is_none(), "attached twice");
         Ok(())
     }
 
@@ -86,13 +127,17 @@ impl Tracker for FakeTracker {
     }
 
     fn detach(&mut self, region: RegionId) {
-        assert!(self.regions.remove(&region).is_some(), "detached without being attached");
+        let tracked = self.regions.remove(&region).expect("detached without being attached");
+        assert!(tracked.shared.lock().unwrap().held.is_empty(), "detached with somebody held back");
     }
 
     fn collect(&mut self, region: RegionId, written: &mut PageSet) -> Result<(), TrackError> {
         assert!(written.is_empty() && !self.is_hinted(region));
         self.call("collect", region)?;
-        written.union_with(&self.tracked(region)?.open.clone());
+        let tracked = self.tracked(region)?;
+        tracked.open.union_with(&tracked.shared.lock().unwrap().reopened);
+        tracked.shared.lock().unwrap().reopened.clear();
+        written.union_with(&tracked.open);
         if self.noise > 0 {
             for page in 0..written.pages() {
                 if self.next_random().is_multiple_of(self.noise) {
@@ -123,6 +168,29 @@ impl Tracker for FakeTracker {
         failed
     }
 
+    fn freeze(
+        &mut self,
+        region: RegionId,
+        pages: &PageSet,
+        held: &PageSet,
+    ) -> Result<Option<Box<dyn FrozenPages>>, TrackError> {
+        assert!(
+            !pages.is_empty() && pages.iter().all(|page| held.contains(page)),
+            "all that is taken is held"
+        );
+        self.call("freeze", region)?;
+        let never = self.never_freezes;
+        let tracked = self.tracked(region)?;
+        if never {
+            return Ok(None);
+        }
+        pages.iter().for_each(|page| tracked.open.remove(page));
+        let now = &mut tracked.shared.lock().unwrap().held;
+        assert!(now.is_empty(), "frozen twice");
+        now.union_with(held);
+        Ok(Some(Box::new(Frozen(Arc::clone(&tracked.shared)))))
+    }
+
     fn before_restore(&mut self, region: RegionId, pages: &PageSet) -> Result<(), TrackError> {
         assert!(!pages.is_empty() && !self.is_hinted(region), "a call for nothing");
         let failed = self.call("before_restore", region);
@@ -142,7 +210,8 @@ pub(super) fn assert_protected_is_unchanged(
     memory: &Memory,
     committed: &[u8],
 ) {
-    let open = &tracker.regions[&region].open;
+    let mut open = tracker.regions[&region].open.clone();
+    open.union_with(&tracker.regions[&region].shared.lock().unwrap().reopened);
     let live = memory.read();
     for (page, (now, then)) in
         live.chunks(crate::PAGE_SIZE).zip(committed.chunks(crate::PAGE_SIZE)).enumerate()

@@ -13,7 +13,7 @@ const PAGE: u64 = PAGE_SIZE;
 fn hello() -> Reply {
     Reply::done(ReplyBody::Hello(Hello {
         version: 1,
-        features: FEATURE_HINT,
+        features: OFFERED_FEATURES,
         key: KEY,
         max_regions: 64,
         history: 8,
@@ -24,7 +24,7 @@ fn hello() -> Reply {
 /// A session with a device that answers HELLO by itself and all else by `answer`.
 fn client(mut answer: impl FnMut(Envelope) -> Reply + Send + 'static) -> Client {
     let fake = Fake::answering(move |envelope| match envelope.request {
-        Request::Hello { version: 1, features: FEATURE_HINT } if envelope.key == SessionKey([0; 16]) => {
+        Request::Hello { version: 1, features: OFFERED_FEATURES } if envelope.key == SessionKey([0; 16]) => {
             hello()
         }
         Request::Hello { .. } => Reply::refusal(Status::Malformed, 0),
@@ -59,6 +59,9 @@ fn every_request_has_its_result() {
         Reply::done(match envelope.request {
             Request::Register { .. } => ReplyBody::Region(RegionId(3)),
             Request::Checkpoint => ReplyBody::Checkpoint(CheckpointId(4)),
+            Request::CheckpointAsync => ReplyBody::Ticket(Ticket { id: CheckpointId(5), done: false }),
+            // One that never waits, which is wrong.
+            Request::Ticket { checkpoint, .. } => ReplyBody::Ticket(Ticket { id: checkpoint, done: false }),
             Request::Query { checkpoint: None } => ReplyBody::Session(session),
             Request::Query { checkpoint: Some(_) } => ReplyBody::CheckpointFigures(figures),
             Request::QueryNext { after: CheckpointId(4..) } => {
@@ -77,6 +80,10 @@ fn every_request_has_its_result() {
     assert_eq!(client.query().expect("figures"), session);
     assert_eq!(client.query_checkpoint(CheckpointId(4)).expect("figures"), figures);
     assert!(matches!(client.query_checkpoint(CheckpointId(5)), Err(ShimError::WrongAnswer { .. })));
+    let ticket = Ticket { id: CheckpointId(5), done: false };
+    assert_eq!(client.checkpoint_async().expect("a ticket"), ticket);
+    assert!(!client.is_done(ticket.id, false).expect("an answer"));
+    assert!(matches!(client.is_done(ticket.id, true), Err(ShimError::WrongAnswer { .. })));
     assert_eq!(client.query_next(CheckpointId(3)).expect("figures"), Some(figures));
     assert_eq!(client.query_next(CheckpointId(4)).expect("the end"), None);
     client.rollback(CheckpointId(4)).expect("a rollback");

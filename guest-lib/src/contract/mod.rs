@@ -18,6 +18,7 @@ mod memory_cases;
 mod oracle;
 mod pages;
 mod random;
+mod ticket_cases;
 mod tree_cases;
 
 use std::fmt;
@@ -68,7 +69,7 @@ pub fn run(
 ) -> Result<Report, ContractError> {
     let mut cases = 0;
     let all = cases::ALL.iter().chain(tree_cases::ALL).chain(hint_cases::ALL).chain(memory_cases::ALL);
-    for (name, case) in all {
+    for (name, case) in all.chain(ticket_cases::ALL) {
         let at = |finding: Finding| finding.at(format!("case \"{name}\""));
         let mut session = open().map_err(|error| at(error.into()))?;
         let history = session.history();

@@ -81,7 +81,8 @@ impl Model {
     ) -> Result<(), Finding> {
         match random.below(100) {
             0..=49 => self.write(session, random),
-            50..=74 => self.checkpoint(session, report),
+            50..=66 => self.checkpoint(session, report),
+            67..=74 => self.checkpoint_async(session, random, report),
             75..=89 => self.rollback(session, random, report),
             90..=92 => self.release(session, random, report),
             93 => self.list(session),
@@ -124,16 +125,55 @@ impl Model {
 
     fn checkpoint(&mut self, session: &mut Session, report: &mut Report) -> Result<(), Finding> {
         let id = session.checkpoint()?;
+        let content = self.content();
+        self.keep(session, id, content)?;
+        report.checkpoints += 1;
+        self.compare(session, "after a checkpoint")
+    }
+
+    /// Goes on writing, and perhaps takes another one, before it turns the ticket in.
+    fn checkpoint_async(
+        &mut self,
+        session: &mut Session,
+        random: &mut Random,
+        report: &mut Report,
+    ) -> Result<(), Finding> {
+        let ticket = session.checkpoint_async()?;
+        let content = self.content();
+        for _ in 0..random.below(6) {
+            self.write(session, random)?;
+        }
+        self.compare(session, "during an asynchronous checkpoint")?;
+        let after = if random.below(4) == 0 { Some(session.checkpoint()?) } else { None };
+        if random.below(2) == 0 {
+            session.is_done(&ticket)?;
+        }
+        let id = session.wait(ticket)?;
+        self.keep(session, id, content)?;
+        report.checkpoints += 1;
+        if let Some(after) = after {
+            let content = self.content();
+            self.keep(session, after, content)?;
+            report.checkpoints += 1;
+        }
+        self.compare(session, "after an asynchronous checkpoint")
+    }
+
+    /// Remembers what a checkpoint holds.
+    fn keep(&mut self, session: &Session, id: CheckpointId, content: Content) -> Result<(), Finding> {
         ensure(id.0 > self.newest, format_args!("checkpoint {id} came after {}", self.newest))?;
         self.newest = id.0;
         if self.kept.len() as u64 == u64::from(session.history()) {
             self.kept.pop_first();
         }
-        let content = self.tracked.iter().map(|tracked| (tracked.name.clone(), tracked.expected.clone()));
-        self.kept.insert(id, content.collect());
+        self.kept.insert(id, content);
         self.parents.insert(id, self.current.replace(id));
-        report.checkpoints += 1;
-        self.compare(session, "after a checkpoint")
+        Ok(())
+    }
+
+    /// What all regions should hold now.
+    fn content(&self) -> Content {
+        self.tracked.iter().map(|tracked| (tracked.name.clone(), tracked.expected.clone())).collect()
     }
 
     fn rollback(

@@ -6,7 +6,7 @@ use cairn_abi::reply::{CheckpointFigures, SessionFigures};
 use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName, Status};
 use cairn_shim::{CallError, Client, RegionMemory, ShimError};
 
-use super::{Engine, Failure, Limits};
+use super::{Engine, Failure, Limits, Started};
 use crate::error::Error;
 use crate::memory::Block;
 use crate::region::Regions;
@@ -57,6 +57,15 @@ impl Engine for DeviceEngine {
 
     fn checkpoint(&mut self, _regions: &Regions) -> Result<CheckpointId, Failure> {
         self.client.checkpoint().map_err(refused)
+    }
+
+    fn checkpoint_async(&mut self, _regions: &Regions) -> Result<Started, Failure> {
+        let ticket = self.client.checkpoint_async().map_err(refused)?;
+        Ok(Started { id: ticket.id, done: ticket.done })
+    }
+
+    fn is_done(&mut self, id: CheckpointId, wait: bool) -> Result<bool, Failure> {
+        self.client.is_done(id, wait).map_err(refused)
     }
 
     fn rollback(&mut self, _regions: &mut Regions, id: CheckpointId) -> Result<(), Failure> {

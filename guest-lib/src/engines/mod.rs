@@ -57,6 +57,15 @@ pub(crate) struct Limits {
     pub(crate) bytes: u64,
 }
 
+/// A checkpoint that was begun.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Started {
+    /// Its id, once it is done.
+    pub(crate) id: CheckpointId,
+    /// Whether it is.
+    pub(crate) done: bool,
+}
+
 /// Why an engine refused, in its own terms; the session adds names.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -99,6 +108,17 @@ pub(crate) trait Engine: Debug + Send {
     fn unregister(&mut self, region: RegionId) -> Result<(), Failure>;
 
     fn checkpoint(&mut self, regions: &Regions) -> Result<CheckpointId, Failure>;
+
+    /// Begins a checkpoint of what the regions hold now. An engine that has nobody to copy beside the program is
+    /// done when this returns.
+    fn checkpoint_async(&mut self, regions: &Regions) -> Result<Started, Failure> {
+        self.checkpoint(regions).map(|id| Started { id, done: true })
+    }
+
+    /// Whether a checkpoint that was begun, and wasn't done then, is done; if `wait`, when it is.
+    fn is_done(&mut self, _id: CheckpointId, _wait: bool) -> Result<bool, Failure> {
+        Ok(true)
+    }
 
     /// Either every region has the checkpoint's content, or nothing was changed, unless
     /// [`Failure::may_have_changed_regions`] says otherwise.

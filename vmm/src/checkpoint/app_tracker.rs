@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use cairn_abi::RegionId;
-use cairn_engine::{HostCosts, LiveMemory, PageSet, TrackError, Tracker};
+use cairn_engine::{FrozenPages, HostCosts, LiveMemory, PageSet, TrackError, Tracker};
 
 use crate::checkpoint::bitmap::BitmapTracker;
+use crate::checkpoint::freeze::Freezer;
 use crate::checkpoint::ring::RingTracker;
 use crate::checkpoint::scan::{LogCosts, Scan};
 use crate::kvm::dirty_ring::DirtyRing;
@@ -34,6 +35,8 @@ pub struct TrackerParts {
     pub memory: Arc<ProgramMemory>,
     /// The vCPU's ring, where the machine logs by a ring.
     pub ring: Option<Arc<Mutex<DirtyRing>>>,
+    /// What holds writers off while a checkpoint is copied, where the host can.
+    pub freezer: Option<Arc<Freezer>>,
     /// Which regions are scanned.
     pub scanning: Scanning,
     /// What things cost here.
@@ -63,10 +66,10 @@ impl TrackerParts {
     /// A tracker without regions.
     #[must_use]
     pub fn tracker(&self) -> AppTracker {
-        let Self { slots, memory, ring, scanning, costs, log_costs } = self.clone();
+        let Self { slots, memory, ring, freezer, scanning, costs, log_costs } = self.clone();
         let log = match ring {
             Some(ring) => Log::Ring(RingTracker::new(ring, slots, memory, costs)),
-            None => Log::Bitmap(BitmapTracker::new(slots, memory)),
+            None => Log::Bitmap(BitmapTracker::new(slots, memory, freezer)),
         };
         AppTracker { log, scanning, costs, log_costs, regions: Vec::new() }
     }
@@ -182,5 +185,19 @@ impl Tracker for AppTracker {
 
     fn before_restore(&mut self, region: RegionId, pages: &PageSet) -> Result<(), TrackError> {
         self.log().before_restore(region, pages)
+    }
+
+    /// Not where a region is compared whole, as then all of it would be held, nor with the ring, which protects no
+    /// page by itself.
+    fn freeze(
+        &mut self,
+        region: RegionId,
+        pages: &PageSet,
+        held: &PageSet,
+    ) -> Result<Option<Box<dyn FrozenPages>>, TrackError> {
+        if self.is_scanned(region)? {
+            return Ok(None);
+        }
+        self.log().freeze(region, pages, held)
     }
 }

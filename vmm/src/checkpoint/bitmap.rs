@@ -9,8 +9,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cairn_abi::RegionId;
-use cairn_engine::{LiveMemory, PageSet, TrackError, Tracker};
+use cairn_engine::{FrozenPages, LiveMemory, PageSet, TrackError, Tracker};
 
+use crate::checkpoint::freeze::Freezer;
 use crate::checkpoint::region_slot::{self, refused};
 use crate::kvm::slots::SlotMap;
 use crate::memory::program::ProgramMemory;
@@ -23,12 +24,20 @@ pub(super) struct BitmapTracker {
     memory: Arc<ProgramMemory>,
     /// Few, and found by id.
     regions: Vec<(RegionId, Arc<WrittenPages>)>,
+    /// Without one, no page can be frozen.
+    freezer: Option<Arc<Freezer>>,
+    /// Regions whose memory the freezer knows: those of which pages were ever frozen.
+    freezable: Vec<RegionId>,
 }
 
 impl BitmapTracker {
     /// A tracker without regions.
-    pub(super) fn new(slots: Arc<Mutex<SlotMap>>, memory: Arc<ProgramMemory>) -> Self {
-        Self { slots, memory, regions: Vec::new() }
+    pub(super) fn new(
+        slots: Arc<Mutex<SlotMap>>,
+        memory: Arc<ProgramMemory>,
+        freezer: Option<Arc<Freezer>>,
+    ) -> Self {
+        Self { slots, memory, regions: Vec::new(), freezer, freezable: Vec::new() }
     }
 
     /// The region that shares memory with `range`, if there is one.
@@ -44,6 +53,12 @@ impl BitmapTracker {
     fn written(&self, region: RegionId) -> Result<&Arc<WrittenPages>, TrackError> {
         let found = self.regions.iter().find(|(id, _)| *id == region);
         found.map(|(_, written)| written).ok_or(TrackError::NotAttached(region))
+    }
+
+    /// Where a region is in this process.
+    fn span(&self, written: &WrittenPages) -> Range<usize> {
+        let address = |address| self.memory.window().address(address);
+        address(written.range().start)..address(written.range().end)
     }
 
     fn slots(&self) -> MutexGuard<'_, SlotMap> {
@@ -69,6 +84,11 @@ impl Tracker for BitmapTracker {
     fn detach(&mut self, region: RegionId) {
         let Some(at) = self.regions.iter().position(|(id, _)| *id == region) else { return };
         let (_, written) = self.regions.remove(at);
+        if let Some(at) = self.freezable.iter().position(|id| *id == region) {
+            self.freezable.swap_remove(at);
+            let span = self.span(&written);
+            self.freezer.iter().for_each(|freezer| freezer.unregister(&span));
+        }
         self.memory.unwatch(&written);
         region_slot::rejoin(&mut self.slots(), region, written.range());
     }
@@ -91,5 +111,28 @@ impl Tracker for BitmapTracker {
         cleared.map_err(refused("KVM_CLEAR_DIRTY_LOG", region))?;
         by_host.take_back(first, span);
         Ok(())
+    }
+
+    fn freeze(
+        &mut self,
+        region: RegionId,
+        pages: &PageSet,
+        held: &PageSet,
+    ) -> Result<Option<Box<dyn FrozenPages>>, TrackError> {
+        let Some(freezer) = self.freezer.as_ref().map(Arc::clone) else { return Ok(None) };
+        let written = Arc::clone(self.written(region)?);
+        let span = self.span(&written);
+        let os = |call| move |source| TrackError::Os { call, region, source };
+        if !self.freezable.contains(&region) {
+            freezer.register(&span).map_err(os("UFFDIO_REGISTER"))?;
+            self.freezable.push(region);
+        }
+        // First this, which drops KVM's entries: then there is nothing that clearing its log must protect.
+        let frozen = freezer.freeze(span.start, held, &written).map_err(os("UFFDIO_WRITEPROTECT"))?;
+        if let Err(error) = self.protect(region, pages) {
+            frozen.thaw(0..pages.pages());
+            return Err(error);
+        }
+        Ok(Some(frozen))
     }
 }

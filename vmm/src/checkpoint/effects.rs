@@ -35,13 +35,23 @@ pub(super) fn act<T: Tracker>(engine: &mut Engine<T>, effect: Effect) -> Result<
             Outcome::Done
         }
         Effect::SessionFigures => Outcome::Session(engine.figures()),
+        Effect::Ticket(checkpoint, wait) => {
+            let ticket = engine.ticket(checkpoint, wait)?;
+            Outcome::Ticket { id: ticket.id, done: ticket.done }
+        }
         Effect::CheckpointFigures(checkpoint) => {
+            // It may be about the one that is in the making.
+            engine.finish();
             Outcome::CheckpointFigures(engine.checkpoint_figures(checkpoint)?)
         }
         Effect::NextCheckpointFigures(after) => {
+            engine.finish();
             Outcome::CheckpointFigures(engine.next_checkpoint_figures(after)?)
         }
-        Effect::DropAll | Effect::PrepareRegion { .. } | Effect::AddRegion { .. } => {
+        Effect::DropAll
+        | Effect::PrepareRegion { .. }
+        | Effect::AddRegion { .. }
+        | Effect::CheckpointAsync => {
             tracing::error!(?effect, "an effect that needs more than the engine");
             Outcome::Failed(Failure::Host)
         }

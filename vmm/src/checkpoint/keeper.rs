@@ -116,6 +116,13 @@ impl Keeper {
             }
             Effect::PrepareRegion { span } => self.prepare(span, view)?,
             Effect::AddRegion { span, name, mode } => self.add(span, (name, mode), view)?,
+            Effect::CheckpointAsync => {
+                let ticket = self.engine.checkpoint_async().map_err(|error| effects::failure(&error))?;
+                if let Some(freezer) = self.parts.freezer.as_ref().filter(|_| !ticket.done) {
+                    freezer.begin(self.engine.copying());
+                }
+                Outcome::Ticket { id: ticket.id, done: ticket.done }
+            }
             plain => effects::act(&mut self.engine, plain).map_err(|error| effects::failure(&error))?,
         })
     }

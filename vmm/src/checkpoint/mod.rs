@@ -4,6 +4,7 @@
 mod app_tracker;
 mod bitmap;
 mod effects;
+mod freeze;
 mod keeper;
 pub mod linux;
 mod region_slot;
@@ -11,5 +12,6 @@ mod ring;
 mod scan;
 
 pub use app_tracker::{Scanning, TrackerParts};
+pub use freeze::Freezer;
 pub use keeper::{Keeper, KeeperConfig};
 pub use scan::LogCosts;

@@ -5,3 +5,4 @@ pub mod copy;
 pub mod mapping;
 pub mod signal;
 pub mod tsc;
+pub mod userfault;

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::{io, thread};
 
+use cairn_abi::{FEATURE_ASYNC, FEATURE_HINT};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
-use crate::checkpoint::{Keeper, KeeperConfig, TrackerParts};
+use crate::checkpoint::{Freezer, Keeper, KeeperConfig, TrackerParts};
 use crate::devices::bus::{Bus, BusError};
 use crate::devices::checkpoint::device::IDENTITY;
 use crate::devices::checkpoint::{AddressSpace as SpaceId, CheckpointDevice, Limits};
@@ -27,6 +28,7 @@ use crate::guest::app::stack::{MAX_ARGUMENTS, Start};
 use crate::kvm::system::{KvmError, System};
 use crate::machine::bare::{Bare, BareError};
 use crate::machine::calls::SharedCalls;
+use crate::machine::copier::{self, Copier};
 use crate::machine::end::Ended;
 use crate::machine::helpers::{self, HelperError};
 use crate::machine::host_costs::HostFigures;
@@ -237,6 +239,7 @@ struct Machine {
     calls: Arc<SharedCalls>,
     unit: Arc<SharedUnit>,
     bus: Bus<UnitRegisters>,
+    freezer: Option<Arc<Freezer>>,
     about: About,
 }
 
@@ -249,10 +252,12 @@ impl Machine {
         let memory = Arc::clone(space.memory());
         let (entry, stack) = load(&mut space, config)?;
         let mut cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry, stack)?;
+        let freezer = copier::freezer();
         let parts = TrackerParts {
             slots,
             memory,
             ring: cpu.take_ring().map(|ring| Arc::new(Mutex::new(ring))),
+            freezer: freezer.clone(),
             scanning: tracking.scanning,
             costs: tracking.costs,
             log_costs: tracking.log_costs,
@@ -273,17 +278,19 @@ impl Machine {
         let policy = PollPolicy::new(config.poll, has_spare_core());
         let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
         let about = About::new(&config.program.to_string_lossy(), "app");
-        Ok(Self { cpu, calls: Arc::new(calls), unit, bus, about })
+        Ok(Self { cpu, calls: Arc::new(calls), unit, bus, freezer, about })
     }
 
     /// Runs the vCPU and the poller, each on a confined thread of its own.
     fn run(self) -> Result<Ended, RunError> {
-        let Self { cpu, calls, unit, bus, about } = self;
+        let Self { cpu, calls, unit, bus, freezer, about } = self;
         let asked = Arc::clone(&unit);
         let _control = control::start(move || {
             about.status(asked.with(|unit| unit.figures()).map(|figures| (0, figures)))
         });
         let host = |what| move |source| RunError::Host { what, source };
+        // Before those that would wait for it, and longer than they.
+        let _copier = freezer.map(Copier::start).transpose()?;
         let (polled, posted) = (Arc::clone(&unit), Arc::clone(&calls));
         let poller =
             thread::Builder::new().name("poller".to_owned()).spawn(move || -> Result<(), SandboxError> {
@@ -401,7 +408,8 @@ fn write_stack(space: &AddressSpace, config: &AppConfig, auxiliary: &[(u64, u64)
 
 fn unit(config: &AppConfig, parts: TrackerParts, root: SpaceId) -> Result<Unit, RunError> {
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
-    let limits = Limits { max_regions: MAX_REGIONS, max_bytes: config.memory, history };
+    let features = FEATURE_HINT | if parts.freezer.is_some() { FEATURE_ASYNC } else { 0 };
+    let limits = Limits { max_regions: MAX_REGIONS, max_bytes: config.memory, history, features };
     let keys = random::keys().map_err(|source| RunError::Host { what: "random bytes", source })?;
     let device = CheckpointDevice::new(limits, keys);
     let address = u32::try_from(REGISTERS.start).unwrap_or(u32::MAX);

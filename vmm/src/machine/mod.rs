@@ -5,6 +5,7 @@ mod auxiliary;
 mod bare;
 pub mod calls;
 pub mod control;
+mod copier;
 pub mod end;
 pub mod engine_probe;
 pub mod helpers;

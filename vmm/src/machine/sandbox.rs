@@ -207,6 +207,9 @@ const ALLOWED_DEVICE: &[i64] = &[
     libc::SYS_fdatasync,
 ];
 
+/// What the thread that copies asynchronous checkpoints takes beside that.
+const ALLOWED_COPIER: &[i64] = &[libc::SYS_poll, libc::SYS_ppoll];
+
 /// What a thread of a guest with a kernel may call and doesn't get: a panic that tells where it came from
 /// (RUST_BACKTRACE) looks for names in files. It can do without, and whoever catches it goes on.
 const REFUSED_LINUX: &[i64] = &[libc::SYS_open, libc::SYS_openat, libc::SYS_readlink, libc::SYS_getcwd];
@@ -214,6 +217,9 @@ const REFUSED_LINUX: &[i64] = &[libc::SYS_open, libc::SYS_openat, libc::SYS_read
 /// The bits of an ioctl's number that say whose it is, and KVM's.
 const IOCTL_TYPE: u64 = 0xff00;
 const IOCTL_KVM: u64 = (kvm_bindings::KVMIO as u64) << 8;
+
+/// The same of userfaultfd.
+const IOCTL_USERFAULT: u64 = (linux_raw_sys::general::USERFAULTFD_IOC as u64) << 8;
 
 /// Confines the calling thread, which serves an app guest, for the rest of its life. A system call outside of
 /// the list ends the process: no guest can bring the VMM there, so it means that somebody else is in control.
@@ -240,6 +246,15 @@ pub fn confine_vcpu() -> Result<(), SandboxError> {
 /// [`SandboxError`]: the thread must not serve a guest then.
 pub fn confine_device() -> Result<(), SandboxError> {
     confine_linux(ALLOWED_DEVICE)
+}
+
+/// Confines the calling thread, which copies an app guest's memory, likewise. Of all devices only userfaultfd is
+/// within reach.
+///
+/// # Errors
+/// [`SandboxError`]: no page may be frozen then.
+pub fn confine_copier() -> Result<(), SandboxError> {
+    confine_to(ALLOWED_COPIER, Some(masked(1, IOCTL_TYPE, IOCTL_USERFAULT)?))
 }
 
 /// Confines the calling thread, which compares and copies memory for another, likewise. It has nothing to ask of a
@@ -305,7 +320,7 @@ mod tests {
     /// A call outside of the list would end all tests here.
     #[test]
     fn a_confined_thread_panics_and_tells_where_and_opens_nothing() {
-        for confine in [confine_vcpu, confine_device, confine_helper] {
+        for confine in [confine_vcpu, confine_device, confine_helper, confine_copier] {
             let confined = std::thread::spawn(move || {
                 let mut open = File::open("/proc/self/status").unwrap();
                 confine().unwrap();

@@ -188,6 +188,8 @@ impl Unit {
 fn is_pollable(effect: Effect) -> bool {
     match effect {
         Effect::Checkpoint(_)
+        | Effect::CheckpointAsync
+        | Effect::Ticket(..)
         | Effect::Rollback(..)
         | Effect::Release(_)
         | Effect::Hint(_)

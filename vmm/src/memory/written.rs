@@ -44,6 +44,13 @@ impl WrittenPages {
         self.words.get(word).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
+    /// Marks the pages in `mask` of one word.
+    pub fn mark_word(&self, word: usize, mask: u64) {
+        if let Some(word) = self.words.get(word) {
+            word.fetch_or(mask, Ordering::Relaxed);
+        }
+    }
+
     /// Whether `range` shares memory with the region.
     #[must_use]
     pub fn overlaps(&self, range: &Range<u64>) -> bool {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use cairn_vmm::checkpoint::Freezer;
 use cairn_vmm::kvm::system::{DEVICE, Kind, KvmError, System};
 use cairn_vmm::kvm::vm::WriteLog;
 use cairn_vmm::machine::engine_probe;
@@ -75,6 +76,14 @@ fn print_kvm(system: &System) {
     };
     line("dirty log", &format!("bitmap with manual protection{buffered}"));
     let ring = system.capability(Cap::DirtyLogRing);
+    let copying = match Freezer::open() {
+        Ok(_) => "while the program runs (userfaultfd)".to_owned(),
+        Err(error) => format!(
+            "at once, as checkpoint() does: no userfaultfd for writes of the kernel ({error}); it needs Linux 6.4 \
+             and root, rights on /dev/userfaultfd or vm.unprivileged_userfaultfd=1"
+        ),
+    };
+    line("checkpoint_async", &format!("copies {copying}"));
     line("dirty ring", &if ring == 0 { "no".to_owned() } else { format!("up to {} entries", ring / 16) });
 }
 

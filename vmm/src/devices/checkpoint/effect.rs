@@ -40,6 +40,10 @@ pub enum Effect {
     RemoveRegion(RegionId),
     /// Take a checkpoint: [`Outcome::Checkpoint`], or [`Outcome::Missing`].
     Checkpoint(Again),
+    /// Begin a checkpoint: [`Outcome::Ticket`].
+    CheckpointAsync,
+    /// Tell what became of that: [`Outcome::Ticket`]; done, if the second says so.
+    Ticket(CheckpointId, bool),
     /// Give all regions the content of a checkpoint: [`Outcome::Done`], or [`Outcome::Missing`]. Whether the
     /// id means anything is the engine's to know.
     Rollback(CheckpointId, Again),
@@ -72,6 +76,13 @@ pub enum Outcome {
     Region(RegionId),
     /// The checkpoint's id.
     Checkpoint(CheckpointId),
+    /// The checkpoint's id, and whether it's done.
+    Ticket {
+        /// Which it is, or will be.
+        id: CheckpointId,
+        /// Whether it is one.
+        done: bool,
+    },
     /// The session's figures.
     Session(SessionFigures),
     /// The checkpoint's figures.

@@ -106,7 +106,7 @@ impl Regions {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { max_regions: 3, max_bytes: 0x10000, history: 8 };
+    const LIMITS: Limits = Limits { max_regions: 3, max_bytes: 0x10000, history: 8, features: 0 };
 
     fn name(text: &str) -> RegionName {
         RegionName::new(text.as_bytes()).unwrap()

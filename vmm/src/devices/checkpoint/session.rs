@@ -2,11 +2,11 @@
 //!
 //! Pure: no memory, no engine, no clock.
 
-use cairn_abi::reply::{Ask, Hello, Missing};
+use cairn_abi::reply::{Ask, Hello, Missing, Ticket};
 use cairn_abi::request::{FEATURE_HINT, OFFERED_FEATURES};
 use cairn_abi::{
-    Envelope, Hint, PROTOCOL_VERSION, RegionId, RegionMode, RegionName, Reply, ReplyBody, Request,
-    SessionKey, Span, Status,
+    Envelope, FEATURE_ASYNC, Hint, PROTOCOL_VERSION, RegionId, RegionMode, RegionName, Reply, ReplyBody,
+    Request, SessionKey, Span, Status,
 };
 
 use super::effect::{Again, Effect, Failure, Outcome};
@@ -38,6 +38,8 @@ pub struct Limits {
     pub max_bytes: u64,
     /// Checkpoints that are retained. Bounds the history.
     pub history: u32,
+    /// Features of HELLO that this device has; those that the contract doesn't know are ignored.
+    pub features: u64,
 }
 
 /// One program's connection, or the lack of one; [the module above](super) draws its states.
@@ -265,6 +267,9 @@ impl Session {
             }
             (Effect::Rollback(..) | Effect::Release(_), Outcome::Done) => ReplyBody::Empty,
             (Effect::Checkpoint(_), Outcome::Checkpoint(id)) => ReplyBody::Checkpoint(id),
+            (Effect::CheckpointAsync | Effect::Ticket(..), Outcome::Ticket { id, done }) => {
+                ReplyBody::Ticket(Ticket { id, done })
+            }
             (Effect::SessionFigures, Outcome::Session(figures)) => ReplyBody::Session(figures),
             (
                 Effect::CheckpointFigures(_) | Effect::NextCheckpointFigures(_),
@@ -276,8 +281,8 @@ impl Session {
     }
 
     fn hello(&mut self, address_space: AddressSpace, version: u32, features: u64, key: SessionKey) -> Step {
-        let Limits { max_regions, max_bytes, history } = self.limits;
-        let features = features & OFFERED_FEATURES;
+        let Limits { max_regions, max_bytes, history, features: had } = self.limits;
+        let features = features & had & OFFERED_FEATURES;
         let hello = Hello { version, features, key, max_regions, history, max_bytes };
         self.state = State::Ended;
         Step::Act(drop_all(Then::Open { address_space, hello }))
@@ -316,6 +321,11 @@ impl Open {
             _ => return refuse(Status::Malformed, 0),
         };
         let effect = match request {
+            Request::CheckpointAsync | Request::Ticket { .. } if self.features & FEATURE_ASYNC == 0 => {
+                return refuse(Status::Unsupported, 0);
+            }
+            Request::CheckpointAsync => return self.hinted(request, Effect::CheckpointAsync),
+            Request::Ticket { checkpoint, wait } => Effect::Ticket(checkpoint, wait),
             Request::Register { span, name, mode } => {
                 return self.register(request, (span, name, mode), limits);
             }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::devices::checkpoint::RegionSpan;
 
-const LIMITS: Limits = Limits { max_regions: 2, max_bytes: 16 * PAGE_SIZE, history: 4 };
+const LIMITS: Limits = Limits { max_regions: 2, max_bytes: 16 * PAGE_SIZE, history: 4, features: u64::MAX };
 const HERE: Caller = Caller { address_space: AddressSpace(1), notified: true };
 const KEY: SessionKey = SessionKey([9; 16]);
 
@@ -34,7 +34,7 @@ fn reply(step: Step) -> Reply {
 }
 
 fn hello() -> Request {
-    Request::Hello { version: 1, features: 0 }
+    Request::Hello { version: 1, features: FEATURE_ASYNC }
 }
 
 fn register(page: u64) -> Request {
@@ -70,10 +70,31 @@ fn hello_agrees_on_a_version_and_tells_the_limits() {
         };
         let dropped = pending(step, Effect::DropAll);
         assert_eq!(session.address_space(), None);
-        let Limits { max_regions, max_bytes, history } = LIMITS;
+        let Limits { max_regions, max_bytes, history, .. } = LIMITS;
         let hello = Hello { version, features: OFFERED_FEATURES, key: KEY, max_regions, history, max_bytes };
         assert_eq!(reply(session.complete(dropped, Outcome::Done)), Reply::done(ReplyBody::Hello(hello)));
         assert_eq!(session.address_space(), Some(HERE.address_space));
+    }
+}
+
+#[test]
+fn what_the_device_or_the_driver_lacks_is_not_agreed_on() {
+    let wanted = [(u64::MAX, 0, 0), (0, u64::MAX, 0), (FEATURE_ASYNC, FEATURE_ASYNC, FEATURE_ASYNC)];
+    for (had, wanted, agreed) in wanted {
+        let mut session = Session::new(Limits { features: had, ..LIMITS });
+        let step = ask(&mut session, Request::Hello { version: 1, features: wanted });
+        let dropped = pending(step, Effect::DropAll);
+        let ReplyBody::Hello(hello) = reply(session.complete(dropped, Outcome::Done)).body else {
+            panic!("no session")
+        };
+        assert_eq!(hello.features, agreed);
+        let ticket = Request::Ticket { checkpoint: CheckpointId(1), wait: true };
+        for request in [Request::CheckpointAsync, ticket] {
+            match ask(&mut session, request) {
+                Step::Reply(reply) => assert_eq!((reply.status, agreed), (Status::Unsupported, 0)),
+                step => assert!(matches!(step, Step::Act(_)) && agreed != 0),
+            }
+        }
     }
 }
 
@@ -133,6 +154,18 @@ fn each_request_becomes_its_effect_and_its_reply() {
             Effect::Checkpoint(Again::No),
             Outcome::Checkpoint(checkpoint),
             ReplyBody::Checkpoint(checkpoint),
+        ),
+        (
+            Request::CheckpointAsync,
+            Effect::CheckpointAsync,
+            Outcome::Ticket { id: checkpoint, done: false },
+            ReplyBody::Ticket(Ticket { id: checkpoint, done: false }),
+        ),
+        (
+            Request::Ticket { checkpoint, wait: true },
+            Effect::Ticket(checkpoint, true),
+            Outcome::Ticket { id: checkpoint, done: true },
+            ReplyBody::Ticket(Ticket { id: checkpoint, done: true }),
         ),
         (
             Request::Rollback { checkpoint },
@@ -291,6 +324,8 @@ fn a_poll_leaves_what_changes_the_layout() {
     }
     let step = session.accept(polled, &envelope(KEY, 0, Request::Checkpoint), &mut || KEY);
     let _ = pending(step, Effect::Checkpoint(Again::No));
+    let step = session.accept(polled, &envelope(KEY, 0, Request::CheckpointAsync), &mut || KEY);
+    let _ = pending(step, Effect::CheckpointAsync);
 }
 
 proptest! {

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use cairn_abi::FEATURE_HINT;
 use cairn_engine::HostCosts;
 
 use crate::checkpoint::KeeperConfig;
@@ -89,7 +90,7 @@ fn add_sessions(
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
     // What a session can make its host keep stays in proportion to what the guest was given.
     let max_bytes = config.memory.saturating_mul(MOST_SWAPPED);
-    let limits = Limits { max_regions: MAX_REGIONS, max_bytes, history };
+    let limits = Limits { max_regions: MAX_REGIONS, max_bytes, history, features: FEATURE_HINT };
     let keeping = KeeperConfig {
         history: config.history,
         max_region_bytes: max_bytes,

@@ -1,11 +1,12 @@
 //! An engine that keeps no content, but holds the device to its promises.
 
 use cairn_abi::reply::{Ask, CheckpointFigures, Missing, SessionFigures};
-use cairn_abi::{CheckpointId, Hint, PAGE_SIZE, RegionId, RegionName, Span};
+use cairn_abi::{CheckpointId, FEATURE_ASYNC, FEATURE_HINT, Hint, PAGE_SIZE, RegionId, RegionName, Span};
 use cairn_vmm::devices::checkpoint::{Effect, Failure, Limits, Outcome, RegionSpan};
 
 /// Small, so that tests reach them.
-pub(crate) const LIMITS: Limits = Limits { max_regions: 4, max_bytes: 64 * PAGE_SIZE, history: 2 };
+pub(crate) const LIMITS: Limits =
+    Limits { max_regions: 4, max_bytes: 64 * PAGE_SIZE, history: 2, features: FEATURE_HINT | FEATURE_ASYNC };
 
 /// How the next effect ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -86,6 +87,12 @@ impl Engine {
                 self.checkpoints.push(CheckpointId(self.last_checkpoint));
                 Outcome::Checkpoint(CheckpointId(self.last_checkpoint))
             }
+            Effect::CheckpointAsync => {
+                self.last_checkpoint += 1;
+                self.checkpoints.push(CheckpointId(self.last_checkpoint));
+                Outcome::Ticket { id: CheckpointId(self.last_checkpoint), done: false }
+            }
+            Effect::Ticket(id, wait) if self.checkpoints.contains(&id) => Outcome::Ticket { id, done: wait },
             Effect::Rollback(id, _) if self.checkpoints.contains(&id) => Outcome::Done,
             Effect::Release(id) if self.checkpoints.contains(&id) => {
                 self.checkpoints.retain(|other| *other != id);
@@ -95,7 +102,7 @@ impl Engine {
                 let parent = None;
                 Outcome::CheckpointFigures(CheckpointFigures { id, parent, pages_changed: 0, bytes: 0 })
             }
-            Effect::Rollback(..) | Effect::Release(_) | Effect::CheckpointFigures(_) => {
+            Effect::Rollback(..) | Effect::Release(_) | Effect::CheckpointFigures(_) | Effect::Ticket(..) => {
                 Outcome::Failed(Failure::NoCheckpoint)
             }
             Effect::Hint(hint) => {

@@ -114,7 +114,7 @@ impl Script<'_> {
 
     fn request(&mut self) -> Request {
         let checkpoint = CheckpointId(u64::from(self.u8() % 8));
-        match self.u8() % 13 {
+        match self.u8() % 14 {
             0 => Request::Hello { version: u32::from(self.u8() % 3), features: self.u64() },
             1..=4 => {
                 let (page, pages) = (u64::from(self.u8() % 48), u64::from(self.u8() % 32));
@@ -125,7 +125,9 @@ impl Script<'_> {
                 Request::Register { span, name, mode }
             }
             5 => Request::Unregister { region: RegionId(u32::from(self.u8() % 8)) },
+            6 if self.u8().is_multiple_of(2) => Request::CheckpointAsync,
             6 => Request::Checkpoint,
+            12 => Request::Ticket { checkpoint, wait: self.u8().is_multiple_of(2) },
             7 => Request::Rollback { checkpoint },
             8 => Request::Release { checkpoint },
             9 => Request::QueryNext { after: checkpoint },

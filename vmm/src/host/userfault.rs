@@ -1,0 +1,201 @@
+//! Userfaultfd with write protection: whoever writes a protected page waits until somebody lets go of it.
+//!
+//! Kernel documentation: `admin-guide/mm/userfaultfd.rst`. Protection of pages without memory, which costs nothing
+//! to ask for, is there since Linux 6.4.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use linux_raw_sys::general::{
+    UFFD_API, UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_WP_UNPOPULATED,
+    UFFDIO_REGISTER_MODE_WP, USERFAULTFD_IOC, uffd_msg, uffdio_api, uffdio_range, uffdio_register,
+    uffdio_writeprotect,
+};
+use linux_raw_sys::ioctl::{UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT};
+
+/// Who may open it may have writes by the kernel itself wait, which the system call wants privilege for.
+const DEVICE: &str = "/dev/userfaultfd";
+
+/// `USERFAULTFD_IOC_NEW`, `_IO(0xaa, 0)`, of linux/userfaultfd.h, which the binding lacks; the next one too.
+const IOC_NEW: u32 = USERFAULTFD_IOC << 8;
+/// `UFFDIO_WRITEPROTECT_MODE_WP`.
+const MODE_WP: u64 = 1;
+
+/// A userfaultfd. What is protected when it is dropped is writable again, and nobody waits any more.
+#[derive(Debug)]
+pub struct Userfault {
+    fd: OwnedFd,
+}
+
+impl Userfault {
+    /// Opens one that also stops writes by the kernel: KVM's for a guest, and those of system calls.
+    ///
+    /// # Errors
+    /// EPERM without the privilege (CAP_SYS_PTRACE, `vm.unprivileged_userfaultfd` or rights on
+    /// `/dev/userfaultfd`), EINVAL before Linux 6.4.
+    pub fn open() -> io::Result<Self> {
+        let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
+        // SAFETY: the call takes an integer and makes a descriptor; no memory is touched before a span is registered.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
+        let fd = match own(fd) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let device = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|_| error)?;
+                // SAFETY: as above; the flags are the argument itself, not a pointer.
+                own(i64::from(unsafe {
+                    libc::ioctl(device.as_raw_fd(), libc::c_ulong::from(IOC_NEW), flags)
+                }))?
+            }
+            other => other?,
+        };
+        let features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED;
+        let mut api = uffdio_api { api: u64::from(UFFD_API), features: u64::from(features), ioctls: 0 };
+        let opened = Self { fd };
+        opened.call(UFFDIO_API, &mut api)?;
+        Ok(opened)
+    }
+
+    /// Makes whole pages of this process's private anonymous memory protectable.
+    ///
+    /// # Errors
+    /// What the kernel says: EBUSY when another userfaultfd has a part of it.
+    pub fn register(&self, span: &Range<usize>) -> io::Result<()> {
+        let mode = u64::from(UFFDIO_REGISTER_MODE_WP);
+        self.call(UFFDIO_REGISTER, &mut uffdio_register { range: range(span), mode, ioctls: 0 })
+    }
+
+    /// Ends [`register`](Self::register), and every protection and waiting in the span.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn unregister(&self, span: &Range<usize>) -> io::Result<()> {
+        self.call(UFFDIO_UNREGISTER, &mut range(span))
+    }
+
+    /// From now on, who writes a page of `span` waits.
+    ///
+    /// # Errors
+    /// What the kernel says: ENOENT when `span` isn't registered, ENOMEM. A part of it may be protected.
+    pub fn protect(&self, span: &Range<usize>) -> io::Result<()> {
+        self.write_protect(span, MODE_WP)
+    }
+
+    /// Ends the protection of `span`; who waits for it goes on.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn unprotect(&self, span: &Range<usize>) -> io::Result<()> {
+        self.write_protect(span, 0)
+    }
+
+    /// The address that somebody waits to write, if anybody does. Each is told once.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn next_writer(&self) -> io::Result<Option<u64>> {
+        loop {
+            let mut message = std::mem::MaybeUninit::<uffd_msg>::zeroed();
+            let size = size_of::<uffd_msg>();
+            // SAFETY: the kernel writes at most one message to the buffer, which has that size.
+            let read = unsafe { libc::read(self.fd.as_raw_fd(), message.as_mut_ptr().cast(), size) };
+            if read < 0 {
+                return match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                    error if error.kind() == io::ErrorKind::Interrupted => continue,
+                    error => Err(error),
+                };
+            }
+            // SAFETY: all zeros, or what the kernel wrote, is a message: it is made of integers.
+            let message = unsafe { message.assume_init() };
+            if u32::from(message.event) == UFFD_EVENT_PAGEFAULT {
+                // SAFETY: this event's part of the union is the page fault's, and it is made of integers.
+                return Ok(Some(unsafe { message.arg.pagefault.address }));
+            }
+        }
+    }
+
+    fn write_protect(&self, span: &Range<usize>, mode: u64) -> io::Result<()> {
+        loop {
+            match self.call(UFFDIO_WRITEPROTECT, &mut uffdio_writeprotect { range: range(span), mode }) {
+                // The kernel changes the address space just now.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn call<T>(&self, request: u32, argument: &mut T) -> io::Result<()> {
+        // SAFETY: each caller in this file pairs the request with its structure, which the kernel reads and fills
+        // in and does not keep. None of them changes what memory holds.
+        let result = unsafe {
+            libc::ioctl(self.fd.as_raw_fd(), libc::c_ulong::from(request), std::ptr::from_mut(argument))
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+impl AsFd for Userfault {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The descriptor that a system call made.
+fn own(result: i64) -> io::Result<OwnedFd> {
+    match i32::try_from(result) {
+        // SAFETY: the kernel has just made it, for this caller.
+        Ok(fd) if 0 <= fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn range(span: &Range<usize>) -> uffdio_range {
+    uffdio_range { start: span.start as u64, len: span.len() as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::mapping::Reservation;
+    use std::os::fd::AsFd;
+    use std::sync::atomic::Ordering;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    #[test]
+    fn a_writer_waits_until_it_is_let_go() {
+        let Ok(userfault) = Userfault::open() else {
+            eprintln!("no userfaultfd for kernel writes here: nothing is tested");
+            return;
+        };
+        let memory = Reservation::anonymous(16 << 12, 1 << 12).unwrap();
+        let span = |pages: Range<u64>| memory.address(pages.start << 12)..memory.address(pages.end << 12);
+        userfault.register(&span(0..16)).unwrap();
+        userfault.protect(&span(2..4)).unwrap();
+        memory.word(0).store(1, Ordering::Relaxed);
+        assert_eq!(userfault.next_writer().unwrap(), None);
+        std::thread::scope(|scope| {
+            let by_cpu = scope.spawn(|| memory.word(3 << 12).store(7, Ordering::Relaxed));
+            let by_kernel = scope.spawn(|| memory.copy_in((2 << 12) + 8, &[9; 8]).unwrap());
+            let mut told = Vec::new();
+            while told.len() < 2 {
+                let fd = PollFd::new(userfault.as_fd(), PollFlags::POLLIN);
+                poll(&mut [fd], PollTimeout::NONE).unwrap();
+                told.extend(userfault.next_writer().unwrap().map(|address| address >> 12));
+            }
+            told.sort_unstable();
+            assert_eq!(told, [2, 3].map(|page| (span(page..page + 1).start as u64) >> 12));
+            let word = |offset| memory.word(offset).load(Ordering::Relaxed);
+            assert_eq!([word((2 << 12) + 8), word(3 << 12)], [0, 0]);
+            userfault.unprotect(&span(2..4)).unwrap();
+            by_cpu.join().unwrap();
+            assert_eq!(by_kernel.join().unwrap(), 8);
+            assert_eq!(word(3 << 12), 7);
+        });
+        userfault.protect(&span(0..16)).unwrap();
+        userfault.unregister(&span(0..16)).unwrap();
+        memory.word(0).store(2, Ordering::Relaxed);
+        assert!(userfault.protect(&span(0..1)).is_err());
+    }
+}
