@@ -52,7 +52,7 @@ pub(crate) fn start(
 ) -> Result<u8> {
     let directory = directory()?;
     let _lock = lock(&directory)?;
-    let emulator = Emulator::get(&directory, installing)?;
+    let emulator = Emulator::get(options.qemu, &directory, installing)?;
     let (kernels, guests) = all_kernels(installing)?;
     let outer = Kernel::below(&kernels, options.kernel);
     let initramfs = directory.join("bed.cpio");
