@@ -180,10 +180,11 @@ fn here() -> String {
     format!("machine {machine} kernel {} boot {boot}", release.unwrap_or_default())
 }
 
-/// By the XDG base directory specification: relative paths don't count.
+/// By the XDG base directory specification: relative paths don't count. Nor does a home that isn't there, as those of
+/// users that are no persons: it is not this program's to make.
 fn cache_file() -> Option<PathBuf> {
-    let absolute = |path: PathBuf| path.is_absolute().then_some(path);
-    let variable = |name| std::env::var_os(name).map(PathBuf::from).and_then(absolute);
+    let usable = |path: PathBuf| (path.is_absolute() && path.is_dir()).then_some(path);
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).and_then(usable);
     let directory = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
     Some(directory.join("cairn/host-costs"))
 }

@@ -32,5 +32,10 @@ pub(crate) const REPORT_PORT: &str = "/dev/ttyS2";
 /// 8.1 may keep a translation from the middle of that (it takes the lock on the page after it has read the code), and
 /// another CPU then runs into a breakpoint that is no longer there. Seen in about one start out of twenty.
 pub(crate) const BROKEN_PATCH: &str = "Oops: int3: ";
-/// How often a machine is started that QEMU breaks before it has done anything.
+/// How often a machine is started that QEMU breaks.
+///
+/// There is another way in which it does, seen with 7.2 and 10.0: where an event that KVM injects at VMRUN meets a page
+/// that KVM has just taken or write-protected, the guest is left with the instruction pointer of the host's VMRUN. KVM's
+/// trace then shows `kvm_entry` again and again at one address of the module kvm_amd, and no exit; or the guest resets.
+/// No CPU does that. So a guest that resets or stands still, and whose tests found nothing, is started again.
 pub(crate) const TRIES: usize = 3;
