@@ -123,9 +123,13 @@ impl HintTable {
         self.set_count(0);
     }
 
-    /// Makes every page of it present.
+    /// Makes the pages present that the device reads: the count's, and those of so many hints. No others, as where the
+    /// guest's kernel takes pages away all the time it would take the first while the last is brought back.
     pub(crate) fn touch(&self) {
-        for word in self.0.0.iter().step_by(PAGE_WORDS) {
+        let mut header = [0; HINT_SIZE];
+        header[..8].copy_from_slice(&self.0.0[0].load(Ordering::Relaxed).to_le_bytes());
+        let count = hint::decode_header(&header).unwrap_or(MAX_HINTS);
+        for word in self.0.0[..(1 + count) * HINT_WORDS].iter().step_by(PAGE_WORDS) {
             word.fetch_add(0, Ordering::Relaxed);
         }
     }
