@@ -154,7 +154,7 @@ impl Boot {
                 return Ok(passed);
             }
             println!(
-                "  the emulated CPU broke the guest, as it does at times (xtask/src/bed/mod.rs); once more"
+                "  the guest reset, stood still or died of an int3, as it does at times in the bed (xtask/src/bed/mod.rs); once more"
             );
         }
         println!("  FAILED: the guest broke {} times", bed::TRIES);

@@ -34,8 +34,9 @@ pub(crate) const REPORT_PORT: &str = "/dev/ttyS2";
 pub(crate) const BROKEN_PATCH: &str = "Oops: int3: ";
 /// How often a machine is started that QEMU breaks.
 ///
-/// There is another way in which it does, seen with 7.2 and 10.0: where an event that KVM injects at VMRUN meets a page
-/// that KVM has just taken or write-protected, the guest is left with the instruction pointer of the host's VMRUN. KVM's
-/// trace then shows `kvm_entry` again and again at one address of the module kvm_amd, and no exit; or the guest resets.
-/// No CPU does that. So a guest that resets or stands still, and whose tests found nothing, is started again.
+/// Guests also reset or stand still at times, with 7.2 and with 10.0. Of those that stood still KVM's trace showed
+/// `kvm_entry` again and again at one address, and no exit, which nothing outside of the kernel can bring about. In one
+/// the address looked like one of the bed's own module kvm_amd, as if an event injected at VMRUN had left the guest with
+/// the host's instruction pointer. That is a guess, and of the resets nothing is known but that they happen beside it. So
+/// such a guest, if its tests found nothing, is started again, and the output says so.
 pub(crate) const TRIES: usize = 3;

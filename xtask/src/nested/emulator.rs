@@ -7,7 +7,7 @@
 //!
 //! The newer one has a fault of its own: of 1800 app guests that were started four at a time, two hung and one took the
 //! bed's kernel with it (a corrupted stack); of 1600 with 7.2 none did. In turn, of 37 starts of a Linux guest with two
-//! CPUs four broke with 7.2, and none of 116 with 10.0. So each is used for what it can do.
+//! CPUs four broke with 7.2, and none of 116 with 10.0, but one later. So each is used for what it can do.
 
 use std::fs;
 use std::path::{Path, PathBuf};
