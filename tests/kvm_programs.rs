@@ -78,13 +78,14 @@ fn sqlite() {
     );
     let directory = tempfile::tempdir().unwrap();
     // In private memory, and in a file of /tmp, which is private too.
-    for database in [":memory:", "/tmp/cairn-test.db"] {
-        let _ = fs::remove_file("/tmp/cairn-test.db");
+    let file = format!("/tmp/cairn-test-{}.db", std::process::id());
+    for database in [":memory:", &file] {
+        let _ = fs::remove_file(&file);
         let printed =
             same_in_guest("/usr/bin/sqlite3", &[database], directory.path(), script.as_bytes()).unwrap();
         assert!(String::from_utf8_lossy(&printed.out).contains("ok\n2500\n"), "{printed:?}");
     }
-    let _ = fs::remove_file("/tmp/cairn-test.db");
+    let _ = fs::remove_file(&file);
 }
 
 #[test]

@@ -107,6 +107,39 @@ impl From<Output> for Printed {
     }
 }
 
+impl Printed {
+    /// What differs, in as many words as a person can read: a report of tests is cut when it is long.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> String {
+        format!(
+            "status {:?} and {:?}\nstdout: {}\nstderr: {}",
+            self.status,
+            other.status,
+            first_difference(&self.out, &other.out),
+            first_difference(&self.err, &other.err)
+        )
+    }
+}
+
+/// The place where two outputs part, with the line of each.
+fn first_difference(one: &[u8], other: &[u8]) -> String {
+    if one == other {
+        return "the same".to_owned();
+    }
+    let alike = one.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let line = |bytes: &[u8]| {
+        let start = bytes[..alike].iter().rposition(|&b| b == b'\n').map_or(0, |newline| newline + 1);
+        String::from_utf8_lossy(&bytes[start..bytes.len().min(alike + 400)]).into_owned()
+    };
+    format!(
+        "{} and {} bytes, different from byte {alike}: {:?} and {:?}",
+        one.len(),
+        other.len(),
+        line(one),
+        line(other)
+    )
+}
+
 impl std::fmt::Debug for Printed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(4000)]).into_owned();
@@ -139,7 +172,8 @@ pub fn same_in_guest(program: &str, args: &[&str], directory: &Path, input: &[u8
         let guest = Printed::from(run(&mut guest, input)?);
         ensure!(
             native == guest,
-            "{program} {args:?}\nnatively: {native:?}\nin the guest, polling {poll}: {guest:?}"
+            "{program} {args:?}, natively and in the guest, polling {poll}: {}",
+            native.difference(&guest)
         );
     }
     Ok(native)
