@@ -4,12 +4,16 @@
 //! kill the VMM: a page without rights, a hole, a file that was cut short under its mapping.
 
 use std::io::{IoSlice, IoSliceMut};
+use std::ops::Range;
 
 use nix::errno::Errno;
 use nix::sys::uio::{self, RemoteIoVec};
 use nix::unistd::Pid;
 
 use crate::host::mapping::Reservation;
+
+/// Most spans of one copy (Linux: UIO_MAXIOV).
+pub const MAX_SPANS: usize = 1024;
 
 impl Reservation {
     /// Fills `into` from `offset` on; answers how many bytes were there (fewer at the first bad page).
@@ -19,6 +23,21 @@ impl Reservation {
     pub fn copy_out(&self, offset: u64, into: &mut [u8]) -> Result<usize, Errno> {
         let Some(remote) = self.remote(offset, into.len())? else { return Ok(0) };
         uio::process_vm_readv(Pid::this(), &mut [IoSliceMut::new(into)], &[remote])
+    }
+
+    /// Fills `into`, spans of the VMM's own memory, with the spans `from` one after the other; answers how many bytes
+    /// were there (fewer at the first bad page). At most [`MAX_SPANS`] of each.
+    ///
+    /// # Errors
+    /// EFAULT when not even the first byte can be read, or a span isn't inside.
+    pub fn gather(&self, from: &[Range<u64>], into: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
+        let mut remote = Vec::with_capacity(from.len());
+        for span in from {
+            let start = self.pointer(span).ok_or(Errno::EFAULT)?;
+            let len = usize::try_from(span.end - span.start).map_err(|_| Errno::EFAULT)?;
+            remote.push(RemoteIoVec { base: start.as_ptr().addr(), len });
+        }
+        uio::process_vm_readv(Pid::this(), into, &remote)
     }
 
     /// Writes `from` to `offset` on; answers how many bytes could be written.

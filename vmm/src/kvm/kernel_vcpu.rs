@@ -167,7 +167,7 @@ impl KernelVcpu {
 }
 
 impl Kick {
-    fn new(fd: &VcpuFd) -> Result<Self, KvmError> {
+    pub(super) fn new(fd: &VcpuFd) -> Result<Self, KvmError> {
         let what = "to map a vCPU's shared page";
         let fail = |errno: i32| refused(what)(kvm_ioctls::Error::new(errno));
         let run = Reservation::new(to_usize(PAGE), to_usize(PAGE))

@@ -37,6 +37,8 @@ pub struct SlotMap {
     regions: BTreeMap<u64, u64>,
     free: Vec<u32>,
     next: u32,
+    /// Whether every slot is logged, also those to come.
+    logs_all: bool,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,7 @@ impl SlotMap {
             regions: BTreeMap::new(),
             free: Vec::new(),
             next: FIRST_SLOT,
+            logs_all: false,
         }
     }
 
@@ -124,6 +127,32 @@ impl SlotMap {
     /// [`SlotError`].
     pub fn stop_log(&self, region: &Range<u64>) -> Result<(), SlotError> {
         self.set_logged(region, false)
+    }
+
+    /// Logs all memory from now on, that of slots to come too: every page of a slot counts as written until its
+    /// bit is cleared. Regions are left to whoever follows them. No vCPU may run.
+    ///
+    /// # Errors
+    /// [`SlotError`].
+    pub fn log_all(&mut self) -> Result<(), SlotError> {
+        self.logs_all = true;
+        for span in self.unclaimed() {
+            self.set_logged(&span, true)?;
+        }
+        Ok(())
+    }
+
+    /// Whether there are regions, which somebody else follows.
+    #[must_use]
+    pub fn has_regions(&self) -> bool {
+        !self.regions.is_empty()
+    }
+
+    /// The spans of all slots that aren't regions, in order. Without regions they are whole extents.
+    #[must_use]
+    pub fn unclaimed(&self) -> Vec<Range<u64>> {
+        let slots = self.slots.iter().filter(|(start, _)| !self.regions.contains_key(start));
+        slots.map(|(start, slot)| *start..slot.end).collect()
     }
 
     fn set_logged(&self, region: &Range<u64>, logged: bool) -> Result<(), SlotError> {
@@ -225,8 +254,9 @@ impl SlotMap {
             self.next += 1;
             self.next - 1
         });
+        let logged = self.logs_all && !self.regions.contains_key(&range.start);
         // SAFETY: the window is reserved for this guest and lives in an Arc beside the VM.
-        if let Err(source) = unsafe { self.vm.set_slot(number, &range, memory, false) } {
+        if let Err(source) = unsafe { self.vm.set_slot(number, &range, memory, logged) } {
             self.free.push(number);
             return Err(fail(source));
         }

@@ -4,12 +4,15 @@ use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
     KVM_EXIT_DIRTY_RING_FULL, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_device_attr, kvm_msr_entry,
-    kvm_regs, kvm_sregs, kvm_xcrs,
+    kvm_regs, kvm_sregs, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
+use crate::kvm::kernel_vcpu::Kick;
 use crate::kvm::system::{KvmError, refused};
 
+/// Words of the vector state as KVM tells it: an XSAVE area in the standard format (Intel SDM volume 1, 13.4).
+pub const VECTOR_WORDS: usize = 1024;
 /// Bytes of the largest store that one exit reports.
 const MAX_STORE: usize = 8;
 
@@ -151,6 +154,49 @@ impl Vcpu {
         let mut registers = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
         registers.xcrs[0].value = components;
         self.fd.set_xcrs(&registers).map_err(refused("the vector state (XCR0)"))
+    }
+
+    /// What ends this vCPU's run from another thread.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn kick(&self) -> Result<Kick, KvmError> {
+        Kick::new(&self.fd)
+    }
+
+    /// Whether KVM has nothing left to deliver before the next instruction: then the registers are all there is.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn is_between_instructions(&self) -> Result<bool, KvmError> {
+        let events = self.fd.get_vcpu_events().map_err(refused("to tell pending exceptions"))?;
+        let waiting = [
+            events.exception.injected,
+            events.exception.pending,
+            events.interrupt.injected,
+            events.nmi.injected,
+            events.nmi.pending,
+        ];
+        Ok(waiting == [0; 5])
+    }
+
+    /// x87, SSE and further vector registers, as XSAVE stores them.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`].
+    pub fn vectors(&self) -> Result<[u32; VECTOR_WORDS], KvmError> {
+        self.fd.get_xsave().map(|state| state.region).map_err(refused("to tell the vector registers"))
+    }
+
+    /// Sets them.
+    ///
+    /// # Errors
+    /// [`KvmError::Refused`], also for what isn't such a state.
+    pub fn set_vectors(&self, words: &[u32; VECTOR_WORDS]) -> Result<(), KvmError> {
+        let state = kvm_xsave { region: *words, ..Default::default() };
+        // SAFETY: the kernel reads the structure's 4096 bytes, or more where a process has asked for state that is
+        // larger (arch_prctl ARCH_REQ_XCOMP_GUEST_PERM), which this one never does.
+        unsafe { self.fd.set_xsave(&state) }.map_err(refused("the vector registers"))
     }
 
     /// Ticks of the time stamp counter in a millisecond, if KVM knows.

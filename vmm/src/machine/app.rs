@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::{io, thread};
 
-use cairn_abi::{FEATURE_ASYNC, FEATURE_HINT};
+use cairn_abi::{CheckpointId, FEATURE_ASYNC, FEATURE_HINT};
+use cairn_store::{StoreError, Writer};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
@@ -20,11 +21,13 @@ use crate::guest::app::cpu::Cpu;
 use crate::guest::app::elf::{Image, LoadError, Loaded};
 use crate::guest::app::facts::StartFacts;
 pub use crate::guest::app::files::Grant;
-use crate::guest::app::files::{Descriptors, Files, GuestPath, Layout, LayoutError, SharedPci};
+use crate::guest::app::files::{Descriptors, Files, GuestPath, ImageError, Layout, LayoutError, SharedPci};
+use crate::guest::app::image::ThawError;
 use crate::guest::app::mapping::SpaceError;
 use crate::guest::app::process::Process;
 use crate::guest::app::space::AddressSpace;
 use crate::guest::app::stack::{MAX_ARGUMENTS, Start};
+use crate::kvm::slots::SlotMap;
 use crate::kvm::system::{KvmError, System};
 use crate::machine::bare::{Bare, BareError};
 use crate::machine::calls::SharedCalls;
@@ -39,6 +42,7 @@ use crate::machine::status::About;
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::tracking::{TrackerMode, Tracking};
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegisters};
+use crate::machine::whole::{self, Comeback, Door, SavedConfig, SavedError, Whole, WholeConfig};
 use crate::machine::{auxiliary, control, poller, random, script};
 use crate::memory::layout::STACK_TOP;
 use crate::virtio::PciFunction;
@@ -48,6 +52,8 @@ use crate::virtio::pci::FunctionError;
 pub const LEAST_MEMORY: u64 = 16 << 20;
 /// The memory that a guest has unless told otherwise. It costs the host what the program touches.
 pub const DEFAULT_MEMORY: u64 = 8 << 30;
+/// Checkpoints that a session retains unless told otherwise.
+pub const DEFAULT_HISTORY: usize = 8;
 /// Regions that a session may have at once. Bounds the memslots and tables of one program.
 pub(super) const MAX_REGIONS: u32 = 64;
 /// Files in the program's private directories may take the memory's size divided by this, beside it: as
@@ -81,6 +87,8 @@ pub struct AppConfig {
     pub history_memory: Option<u64>,
     /// Threads that work on a large checkpoint; by default [as many as are of use](helpers::start).
     pub threads: Option<NonZeroUsize>,
+    /// Where checkpoints of the whole program go, if any are taken.
+    pub whole: Option<WholeConfig>,
 }
 
 /// Why a guest could not be run, or not to its end.
@@ -173,6 +181,24 @@ pub enum RunError {
         #[source]
         source: nix::errno::Errno,
     },
+    /// The store refuses.
+    #[error("the program's checkpoints can't be kept")]
+    Store(#[from] StoreError),
+    /// A checkpoint can't be read.
+    #[error("the program can't be brought back")]
+    Saved(#[from] SavedError),
+    /// A checkpoint can't be gone on with here.
+    #[error("the program can't go on here")]
+    Thaw(#[from] ThawError),
+    /// Its files aren't as they were.
+    #[error("the program can't go on with the files that it had")]
+    Image(#[from] ImageError),
+    /// The store has no checkpoint yet.
+    #[error("there is no checkpoint in {store} yet")]
+    NoCheckpoint {
+        /// Its directory.
+        store: PathBuf,
+    },
     /// The devices don't fit.
     #[error("the machine's devices don't fit together")]
     Devices(#[from] DeviceError),
@@ -216,11 +242,28 @@ pub enum DeviceError {
 /// [`RunError`]: what is wrong and what to do.
 pub fn run(config: &AppConfig) -> Result<Ended, RunError> {
     let kvm = System::open()?;
-    let machine = match script::interpreter(config)? {
-        Some(config) => Machine::build(&kvm, &config)?,
-        None => Machine::build(&kvm, config)?,
-    };
-    machine.run()
+    let interpreted = script::interpreter(config)?;
+    let config = interpreted.as_ref().unwrap_or(config);
+    let writer = config.whole.as_ref().map(whole::open).transpose()?;
+    Machine::build(&kvm, config, None)?.run(config, writer, None)
+}
+
+/// Brings a program back from the checkpoint `at` of a store, or from the newest, and runs it to its end. `change`
+/// gives the configuration with which it ran what this run has otherwise.
+///
+/// # Errors
+/// [`RunError`]: what is wrong and what to do.
+pub fn restore(
+    store: &Path,
+    at: Option<CheckpointId>,
+    change: impl FnOnce(&SavedConfig, &mut AppConfig) -> Result<(), RunError>,
+) -> Result<Ended, RunError> {
+    let kvm = System::open()?;
+    let comeback = Comeback::open(store, at)?;
+    let mut config = comeback.saved.config.config()?;
+    change(&comeback.saved.config, &mut config)?;
+    let writer = config.whole.as_ref().map(whole::open).transpose()?;
+    Machine::build(&kvm, &config, Some(&comeback))?.run(&config, writer, Some(comeback.id))
 }
 
 /// Opens the program, or a script, on the host.
@@ -235,6 +278,7 @@ pub(super) fn open_program(path: &Path) -> Result<File, RunError> {
 
 /// A guest that is ready to run.
 struct Machine {
+    slots: Arc<Mutex<SlotMap>>,
     cpu: Cpu,
     calls: Arc<SharedCalls>,
     unit: Arc<SharedUnit>,
@@ -244,17 +288,21 @@ struct Machine {
 }
 
 impl Machine {
-    fn build(kvm: &System, config: &AppConfig) -> Result<Self, RunError> {
-        let tracking =
-            Tracking::choose(kvm, config.tracker, config.ring_entries, &HostFigures::or_usual(kvm))?;
+    fn build(kvm: &System, config: &AppConfig, comeback: Option<&Comeback>) -> Result<Self, RunError> {
+        // KVM has no ring for memory without a session.
+        let tracker = if config.whole.is_some() { TrackerMode::Bitmap } else { config.tracker };
+        let tracking = Tracking::choose(kvm, tracker, config.ring_entries, &HostFigures::or_usual(kvm))?;
         tracing::info!(?tracking.log, ?tracking.scanning, "how writes are found");
         let Bare { vm, slots, system, mut space, root } = Bare::build(kvm, config.memory, tracking.log)?;
         let memory = Arc::clone(space.memory());
-        let (entry, stack) = load(&mut space, config)?;
+        let (entry, stack) = match comeback {
+            Some(comeback) => comeback.map(&mut space)?,
+            None => load(&mut space, config)?,
+        };
         let mut cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry, stack)?;
         let freezer = copier::freezer();
         let parts = TrackerParts {
-            slots,
+            slots: Arc::clone(&slots),
             memory,
             ring: cpu.take_ring().map(|ring| Arc::new(Mutex::new(ring))),
             freezer: freezer.clone(),
@@ -267,27 +315,50 @@ impl Machine {
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         let keeper = Arc::clone(&unit);
         space.set_vacate(Box::new(move |range| keeper.with(|unit| unit.vacate(range))));
-        let name = config.program.file_name().map(|name| name.to_string_lossy().into_owned());
-        let process = Process::new(
-            space,
-            files(config, &unit)?,
-            cpu.clock(),
-            start_facts(config),
-            &name.unwrap_or_default(),
-        );
+        let files = files(config, &unit)?;
+        let process = match comeback {
+            Some(comeback) => comeback.process(space, files, &mut cpu)?,
+            None => {
+                let name = config.program.file_name().map(|name| name.to_string_lossy().into_owned());
+                Process::new(space, files, cpu.clock(), start_facts(config), &name.unwrap_or_default())
+            }
+        };
         let policy = PollPolicy::new(config.poll, has_spare_core());
         let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
         let about = About::new(&config.program.to_string_lossy(), "app");
-        Ok(Self { cpu, calls: Arc::new(calls), unit, bus, freezer, about })
+        Ok(Self { slots, cpu, calls: Arc::new(calls), unit, bus, freezer, about })
     }
 
     /// Runs the vCPU and the poller, each on a confined thread of its own.
-    fn run(self) -> Result<Ended, RunError> {
-        let Self { cpu, calls, unit, bus, freezer, about } = self;
-        let asked = Arc::clone(&unit);
+    fn run(
+        self,
+        config: &AppConfig,
+        writer: Option<Writer>,
+        parent: Option<CheckpointId>,
+    ) -> Result<Ended, RunError> {
+        let Self { slots, cpu, calls, unit, bus, freezer, about } = self;
+        let whole = match (&config.whole, writer) {
+            (Some(wanted), Some(writer)) => {
+                let door = Arc::new(Door::new(&cpu)?);
+                let parts = whole::Parts {
+                    config: SavedConfig::new(config, wanted.every, wanted.stdout.as_deref()),
+                    writer,
+                    level: wanted.level,
+                    door: Arc::clone(&door),
+                    calls: Arc::clone(&calls),
+                    slots,
+                    parent,
+                };
+                Some((Whole::start(parts)?, door))
+            }
+            _ => None,
+        };
+        let (asked, figures) = (Arc::clone(&unit), whole.as_ref().map(|(whole, _)| whole.figures()));
         let _control = control::start(move || {
-            about.status(asked.with(|unit| unit.figures()).map(|figures| (0, figures)))
+            let sessions = asked.with(|unit| unit.figures()).map(|figures| (0, figures));
+            about.status(sessions, figures.as_deref().map(whole::read))
         });
+        let door = whole.as_ref().map(|(_, door)| Arc::clone(door));
         let host = |what| move |source| RunError::Host { what, source };
         // Before those that would wait for it, and longer than they.
         let _copier = freezer.map(Copier::start).transpose()?;
@@ -302,7 +373,7 @@ impl Machine {
         let served = Arc::clone(&unit);
         let vcpu = thread::Builder::new().name("vcpu".to_owned()).spawn(move || {
             sandbox::confine()?;
-            RunLoop::new(cpu, calls, bus, served).run()
+            RunLoop::new(cpu, calls, bus, served).with_door(door).run()
         });
         let ended = vcpu.map_err(host("a thread"))?.join();
         unit.stop();

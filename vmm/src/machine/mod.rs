@@ -22,3 +22,4 @@ pub mod status;
 mod sysfs;
 pub mod tracking;
 pub mod unit;
+pub mod whole;

@@ -6,12 +6,13 @@ use nix::sys::signal::Signal;
 
 use crate::devices::bus::Bus;
 use crate::guest::app::cpu::{Cpu, Event, Exception, PAGE_FAULT};
-use crate::guest::app::syscalls::Flow;
+use crate::guest::app::syscalls::{Flow, is_interrupted};
 use crate::kvm::vcpu::Failure;
 use crate::machine::app::RunError;
 use crate::machine::calls::{Served, SharedCalls, raw};
 use crate::machine::end::{End, Ended, Fault};
 use crate::machine::unit::{SharedUnit, Unit, UnitRegisters};
+use crate::machine::whole::Door;
 use crate::memory::rights::Rights;
 
 /// Bits of a page fault's error code (Intel SDM volume 3, 4.7).
@@ -27,6 +28,8 @@ pub struct RunLoop {
     calls: Arc<SharedCalls>,
     bus: Bus<UnitRegisters>,
     unit: Arc<SharedUnit>,
+    /// Where whole checkpoints are taken.
+    door: Option<Arc<Door>>,
     /// The last fault that the page tables didn't explain, so that it's retried only once.
     retried: Option<(u64, u64)>,
 }
@@ -35,7 +38,14 @@ impl RunLoop {
     /// A program that is about to start.
     #[must_use]
     pub fn new(cpu: Cpu, calls: Arc<SharedCalls>, bus: Bus<UnitRegisters>, unit: Arc<SharedUnit>) -> Self {
-        Self { cpu, calls, bus, unit, retried: None }
+        Self { cpu, calls, bus, unit, door: None, retried: None }
+    }
+
+    /// Stops at this door when somebody asks.
+    #[must_use]
+    pub(crate) fn with_door(mut self, door: Option<Arc<Door>>) -> Self {
+        self.door = door;
+        self
     }
 
     /// Runs the program to its end.
@@ -43,6 +53,18 @@ impl RunLoop {
     /// # Errors
     /// [`RunError::Kvm`] and [`RunError::Stuck`] when KVM can't go on.
     pub fn run(mut self) -> Result<Ended, RunError> {
+        let door = self.door.clone();
+        if let Some(door) = &door {
+            door.enter();
+        }
+        let ended = self.run_to_end();
+        if let Some(door) = &door {
+            door.leave();
+        }
+        ended
+    }
+
+    fn run_to_end(&mut self) -> Result<Ended, RunError> {
         loop {
             let event = self.cpu.run(&mut |address, data| self.bus.read(address, data))?;
             if let Some(end) = self.handle(event)? {
@@ -69,6 +91,12 @@ impl RunLoop {
                 Ok(None)
             }
             Event::Nothing => Ok(None),
+            Event::Interrupted => {
+                if let Some(door) = &self.door {
+                    door.pass(&self.cpu)?;
+                }
+                Ok(None)
+            }
             Event::Failed { failure: Failure::Emulation, instruction } if self.is_sysenter(instruction) => {
                 let what = "executed an invalid instruction".to_owned();
                 let instruction = (instruction, self.mapped(instruction));
@@ -80,6 +108,10 @@ impl RunLoop {
 
     fn call(&mut self, number: u64, args: &[u64; 6], posted: bool) -> Result<Option<End>, RunError> {
         let Served { flow, segments } = self.calls.serve_exit(number, args, posted);
+        if is_interrupted(flow) {
+            self.cpu.make_again(number, segments)?;
+            return Ok(None);
+        }
         match flow {
             Flow::Answer(answer) => self.cpu.answer(raw(answer), segments)?,
             Flow::Exit(status) => return Ok(Some(End::Exited(status))),

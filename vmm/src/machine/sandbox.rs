@@ -128,6 +128,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_clock_getres,
     libc::SYS_clock_nanosleep,
     libc::SYS_nanosleep,
+    libc::SYS_pause,
     libc::SYS_gettimeofday,
     libc::SYS_time,
     libc::SYS_getrandom,

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nix::errno::Errno;
 use rangemap::RangeSet;
@@ -27,6 +27,8 @@ pub struct ProgramMemory {
     window: Reservation,
     plain: RwLock<RangeSet<u64>>,
     regions: RwLock<Vec<Arc<WrittenPages>>>,
+    /// What was changed of all memory, where whole programs are checkpointed.
+    whole: OnceLock<WrittenPages>,
 }
 
 /// Program memory as the host kernel's system calls take it: an address of the VMM and a length.
@@ -65,7 +67,7 @@ impl ProgramMemory {
     /// ENOMEM, when the VMM's own address space is limited (ulimit -v).
     pub fn new() -> io::Result<Self> {
         let window = Reservation::new(to_usize(WINDOW_SIZE), to_usize(LARGE_PAGE))?;
-        Ok(Self { window, plain: RwLock::default(), regions: RwLock::default() })
+        Ok(Self { window, plain: RwLock::default(), regions: RwLock::default(), whole: OnceLock::new() })
     }
 
     /// The span of the VMM's address space that holds the memory; the offset is the guest's address.
@@ -94,6 +96,12 @@ impl ProgramMemory {
     /// Ends [`watch`](Self::watch).
     pub fn unwatch(&self, written: &Arc<WrittenPages>) {
         self.regions_mut().retain(|watched| !Arc::ptr_eq(watched, written));
+    }
+
+    /// From now on, what the VMM changes anywhere is marked in the result: by system calls, and by mappings that
+    /// come, go or move.
+    pub fn watch_all(&self) -> &WrittenPages {
+        self.whole.get_or_init(|| WrittenPages::new(0..WINDOW_SIZE))
     }
 
     /// Whether `range` has a byte of a watched region.
@@ -204,8 +212,17 @@ impl ProgramMemory {
         Err(Errno::ENAMETOOLONG)
     }
 
-    /// Counts `span` as written by the VMM where it's part of a watched region.
+    /// Counts `span` as another memory than before, where all memory is watched: it was mapped or unmapped, or
+    /// something was moved there. Regions that lie there have ended.
+    pub fn renew(&self, span: &Range<u64>) {
+        if let Some(whole) = self.whole.get() {
+            whole.mark(span);
+        }
+    }
+
+    /// Counts `span` as written by the VMM where it's watched.
     pub fn touch(&self, span: &Range<u64>) {
+        self.renew(span);
         for region in self.regions().iter() {
             region.mark(span);
         }

@@ -1,4 +1,5 @@
-//! Which pages of a region the VMM wrote on the program's behalf: KVM's dirty log doesn't see those.
+//! Which pages of a region, or of all memory, the VMM wrote on the program's behalf: KVM's dirty log doesn't see
+//! those.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,8 +34,12 @@ impl WrittenPages {
         if end <= start {
             return;
         }
-        for page in (start - self.range.start) / PAGE..=(end - 1 - self.range.start) / PAGE {
-            self.word(page).fetch_or(1 << (page % 64), Ordering::Relaxed);
+        let (mut page, last) = ((start - self.range.start) / PAGE, (end - 1 - self.range.start) / PAGE);
+        while page <= last {
+            // All of a word's pages at once: a mapping may have millions.
+            let count = (64 - page % 64).min(last - page + 1);
+            self.word(page).fetch_or((u64::MAX >> (64 - count)) << (page % 64), Ordering::Relaxed);
+            page += count;
         }
     }
 
@@ -75,6 +80,16 @@ impl WrittenPages {
     pub fn clear(&self, word: usize, mask: u64) {
         if let Some(word) = self.words.get(word) {
             word.fetch_and(!mask, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes all marks of one word back; which there were.
+    #[must_use]
+    pub fn take(&self, word: usize) -> u64 {
+        // Most words are empty, and a look costs less than a swap.
+        match self.words.get(word) {
+            Some(word) if word.load(Ordering::Relaxed) != 0 => word.swap(0, Ordering::Relaxed),
+            _ => 0,
         }
     }
 

@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
+use crate::guest::app::image::FrozenClock;
 use crate::host::mapping::Reservation;
 use crate::host::tsc;
 use crate::memory::page_table::{SYSTEM_PAGES, SYSTEM_VIRTUAL};
@@ -44,6 +45,16 @@ const SAMPLES: u32 = 5;
 #[derive(Debug)]
 pub struct Clock {
     counter: Option<Counter>,
+    ahead: Ahead,
+}
+
+/// How far the program's clocks are ahead of the host's, in nanoseconds that wrap around: a program that was brought
+/// back goes on with the time that it had.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ahead {
+    monotonic: u64,
+    boottime: u64,
+    used: u64,
 }
 
 /// The line, as it is in the page.
@@ -80,7 +91,7 @@ impl Clock {
     /// Clocks of the host's, each by a system call.
     #[must_use]
     pub fn host() -> Self {
-        Self { counter: None }
+        Self { counter: None, ahead: Ahead::default() }
     }
 
     /// Clocks that the program can read from its counter, which is the host's and makes `khz` thousand ticks a
@@ -98,7 +109,7 @@ impl Clock {
             to_realtime: 0,
             to_boottime: 0,
         });
-        Self { counter }
+        Self { counter, ahead: Ahead::default() }
     }
 
     /// Whether the program reads the time without an exit.
@@ -112,12 +123,13 @@ impl Clock {
     /// # Errors
     /// EINVAL: no such clock.
     pub fn now(&mut self, clock: ClockId) -> Result<TimeSpec, Errno> {
+        let ahead = self.ahead;
         let Some(counter) = &mut self.counter else {
-            return clock_gettime(clock);
+            return ahead.now(clock);
         };
-        let Some(monotonic) = counter.monotonic()? else {
+        let Some(monotonic) = counter.monotonic(ahead)? else {
             self.counter = None;
-            return clock_gettime(clock);
+            return ahead.now(clock);
         };
         let now = match clock {
             ClockId::CLOCK_MONOTONIC | ClockId::CLOCK_MONOTONIC_COARSE => monotonic,
@@ -125,16 +137,72 @@ impl Clock {
                 monotonic.wrapping_add(counter.to_realtime)
             }
             ClockId::CLOCK_BOOTTIME => monotonic.wrapping_add(counter.to_boottime),
-            other => return clock_gettime(other),
+            other => return ahead.now(other),
         };
         Ok(TimeSpec::from_duration(Duration::from_nanos(now)))
+    }
+
+    /// What the clocks show, on the thread whose CPU time is the program's.
+    ///
+    /// # Errors
+    /// What the host's say.
+    pub fn freeze(&mut self) -> Result<FrozenClock, Errno> {
+        Ok(FrozenClock {
+            monotonic: nanoseconds(self.now(ClockId::CLOCK_MONOTONIC)?),
+            boottime: nanoseconds(self.now(ClockId::CLOCK_BOOTTIME)?),
+            used: nanoseconds(self.now(ClockId::CLOCK_THREAD_CPUTIME_ID)?),
+        })
+    }
+
+    /// Goes on from what the clocks showed. Before anybody looks at them, and before the program's thread is there.
+    ///
+    /// # Errors
+    /// What the host's say.
+    pub fn thaw(&mut self, frozen: &FrozenClock) -> Result<(), Errno> {
+        let host = |clock| clock_gettime(clock).map(nanoseconds);
+        self.ahead = Ahead {
+            monotonic: frozen.monotonic.wrapping_sub(host(ClockId::CLOCK_MONOTONIC)?),
+            boottime: frozen.boottime.wrapping_sub(host(ClockId::CLOCK_BOOTTIME)?),
+            used: frozen.used,
+        };
+        Ok(())
+    }
+}
+
+impl Ahead {
+    /// Nanoseconds for one of the clocks.
+    fn of(self, clock: ClockId) -> u64 {
+        match clock {
+            ClockId::CLOCK_MONOTONIC | ClockId::CLOCK_MONOTONIC_COARSE | ClockId::CLOCK_MONOTONIC_RAW => {
+                self.monotonic
+            }
+            ClockId::CLOCK_BOOTTIME => self.boottime,
+            ClockId::CLOCK_THREAD_CPUTIME_ID => self.used,
+            _ => 0,
+        }
+    }
+
+    /// The program's clock by the host's.
+    fn now(self, clock: ClockId) -> Result<TimeSpec, Errno> {
+        let host = clock_gettime(clock)?;
+        let ahead = self.of(clock);
+        if ahead == 0 {
+            return Ok(host);
+        }
+        Ok(TimeSpec::from_duration(Duration::from_nanos(nanoseconds(host).wrapping_add(ahead))))
+    }
+
+    /// How far the program's `clock` is ahead of its CLOCK_MONOTONIC; `before` as for [`offset`].
+    fn offset(self, clock: ClockId, before: u64) -> Result<u64, Errno> {
+        let shift = self.monotonic.wrapping_sub(self.of(clock));
+        Ok(offset(clock, before.wrapping_add(shift))?.wrapping_sub(shift))
     }
 }
 
 impl Counter {
     /// CLOCK_MONOTONIC by the line, or by a new one where it doesn't hold any more. None once the counter turned
     /// out to be no clock.
-    fn monotonic(&mut self) -> Result<Option<u64>, Errno> {
+    fn monotonic(&mut self, ahead: Ahead) -> Result<Option<u64>, Errno> {
         if let Some(now) = self.line.at(tsc::read()) {
             return Ok(Some(now));
         }
@@ -143,7 +211,7 @@ impl Counter {
         let sequence = self.word(page::SEQUENCE).load(Ordering::Relaxed);
         self.word(page::SEQUENCE).store(sequence | 1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        let drawn = self.draw();
+        let drawn = self.draw(ahead);
         let line = if matches!(drawn, Ok(true)) { self.line } else { Line::default() };
         let words = [
             (page::FROM, line.from),
@@ -161,8 +229,9 @@ impl Counter {
     }
 
     /// Draws the next line; false when the counter is no clock.
-    fn draw(&mut self) -> Result<bool, Errno> {
-        let sample = Sample::take()?;
+    fn draw(&mut self, ahead: Ahead) -> Result<bool, Errno> {
+        let mut sample = Sample::take()?;
+        sample.monotonic = sample.monotonic.wrapping_add(ahead.monotonic);
         let mut rate = self.nominal;
         if let Some(before) = self.drawn {
             match sample.rate_since(before, self.nominal) {
@@ -179,8 +248,8 @@ impl Counter {
         }
         self.line = self.line.next(sample, rate, self.holds);
         self.drawn = Some(sample);
-        self.to_realtime = offset(ClockId::CLOCK_REALTIME, self.to_realtime)?;
-        self.to_boottime = offset(ClockId::CLOCK_BOOTTIME, self.to_boottime)?;
+        self.to_realtime = ahead.offset(ClockId::CLOCK_REALTIME, self.to_realtime)?;
+        self.to_boottime = ahead.offset(ClockId::CLOCK_BOOTTIME, self.to_boottime)?;
         Ok(self.odd < ODD_LIMIT)
     }
 
@@ -310,6 +379,26 @@ mod tests {
                 assert!(khz == 1 || before <= shown);
             }
             assert!(khz == 1 || !clock.is_counting());
+        }
+    }
+
+    #[test]
+    fn clocks_go_on_from_where_they_were() {
+        let system = Arc::new(Reservation::anonymous(1 << 21, 1 << 21).unwrap());
+        let frozen = FrozenClock { monotonic: 5_000_000_000, boottime: 1 << 60, used: 77_000_000_000 };
+        for mut clock in [Clock::host(), Clock::counting(system, 3_000_000)] {
+            clock.thaw(&frozen).unwrap();
+            let again = clock.freeze().unwrap();
+            for (before, after) in [
+                (frozen.monotonic, again.monotonic),
+                (frozen.boottime, again.boottime),
+                (frozen.used, again.used),
+            ] {
+                assert!(before <= after && after - before < 60_000_000_000, "{frozen:?} {again:?}");
+            }
+            let shown = clock.now(ClockId::CLOCK_REALTIME).unwrap();
+            let host = clock_gettime(ClockId::CLOCK_REALTIME).unwrap();
+            assert!(shown.tv_sec().abs_diff(host.tv_sec()) < 60, "{shown:?} {host:?}");
         }
     }
 

@@ -8,12 +8,15 @@
 //! its vector to the exception port, by a stub of that vector; the CPU has left its frame on the
 //! interrupt stack.
 
+mod frozen;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kvm_bindings::kvm_regs;
 
 use crate::guest::app::clock::{CLOCK_PAGE, Clock};
+use crate::guest::app::image::Features;
 use crate::guest::app::posted::{self, CallPage};
 use crate::guest::app::process::Segments;
 use crate::host::mapping::Reservation;
@@ -86,8 +89,10 @@ pub enum Event {
     },
     /// The log of what it wrote is nearly full, and must be emptied before it goes on.
     LogFull,
-    /// Nothing that matters to the program (a load was answered, a signal arrived).
+    /// Nothing that matters to the program: a load was answered.
     Nothing,
+    /// A signal or a kick. No instruction is half done.
+    Interrupted,
     /// KVM can't go on.
     Failed {
         /// Why.
@@ -133,6 +138,9 @@ pub struct Cpu {
     has_counter: bool,
     segments: Segments,
     ring: Option<DirtyRing>,
+    features: Features,
+    /// Which vector state the program may use; None where there is no XSAVE.
+    components: Option<u64>,
 }
 
 /// The pages of the system span that the program may use: the syscall stubs, where it posts calls, and its
@@ -186,7 +194,9 @@ impl Cpu {
             vcpu.set_msrs(&[(MSR_LSTAR, SYSTEM_VIRTUAL + POSTING_STUB)])?;
         }
         let ring = vm.dirty_ring(&vcpu)?;
-        let mut cpu = Self { vcpu, system, stub, has_counter, segments: Segments::default(), ring };
+        let features = Features::of(features.as_slice());
+        let segments = Segments::default();
+        let mut cpu = Self { vcpu, system, stub, has_counter, segments, ring, features, components };
         // The counter's upper half is still in rdx. A program takes that for a function to call at its end
         // (System V ABI, AMD64 supplement, 3.4.1).
         let regs = kvm_regs { rcx: entry, rdx: 0, r11: START_FLAGS, rsp: stack, ..cpu.vcpu.regs() };
@@ -209,7 +219,8 @@ impl Cpu {
                 Event::Exception(self.exception(value & 0xff)?)
             }
             Exit::Store { address, value, len } => Event::Store { address, value, len },
-            Exit::Load | Exit::Interrupted => Event::Nothing,
+            Exit::Load => Event::Nothing,
+            Exit::Interrupted => Event::Interrupted,
             // The CPU forbids ports to programs; where CPL 0 is emulated, KVM may let them through.
             Exit::Port => self.forbidden(),
             Exit::RingFull => Event::LogFull,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::guest::app::files::{GuestPath, MappingFacts, ProcessFacts, Usage, random_uuid};
+use crate::guest::app::image::FrozenStart;
 use crate::guest::app::mapping::{Content, Mapping};
 use crate::guest::app::process::PID;
 use crate::guest::app::space::AddressSpace;
@@ -20,6 +21,8 @@ pub struct StartFacts {
     release: String,
     boot_id: String,
     started: Instant,
+    /// For how long it had run before, in another process of the host.
+    before: Duration,
 }
 
 /// What /proc tells of the program at a moment.
@@ -43,7 +46,39 @@ impl StartFacts {
             release: release.unwrap_or_default(),
             boot_id: random_uuid(),
             started: Instant::now(),
+            before: Duration::ZERO,
         }
+    }
+
+    /// As values.
+    #[must_use]
+    pub fn freeze(&self) -> FrozenStart {
+        FrozenStart {
+            executable: self.executable.as_bytes().to_vec(),
+            arguments: self.arguments.clone(),
+            environment: self.environment.clone(),
+            release: self.release.clone(),
+            boot_id: self.boot_id.clone(),
+            up: u64::try_from(self.up().as_nanos()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// From values.
+    #[must_use]
+    pub fn thaw(frozen: &FrozenStart) -> Self {
+        Self {
+            executable: GuestPath::from_clean(&frozen.executable),
+            arguments: frozen.arguments.clone(),
+            environment: frozen.environment.clone(),
+            release: frozen.release.clone(),
+            boot_id: frozen.boot_id.clone(),
+            started: Instant::now(),
+            before: Duration::from_nanos(frozen.up),
+        }
+    }
+
+    fn up(&self) -> Duration {
+        self.before.saturating_add(self.started.elapsed())
     }
 }
 
@@ -107,7 +142,7 @@ impl ProcessFacts for Facts<'_> {
             memory_bytes: self.space.limit(),
             user: user.unwrap_or_default(),
             system: Duration::ZERO,
-            up: self.start.started.elapsed(),
+            up: self.start.up(),
         }
     }
 

@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod elf;
 pub mod facts;
 pub mod files;
+pub mod image;
 pub mod mapping;
 pub mod posted;
 pub mod process;

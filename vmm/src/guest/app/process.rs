@@ -1,6 +1,10 @@
 //! The program as its system calls see it.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::time::ClockId;
 
 use crate::guest::app::clock::Clock;
 use crate::guest::app::facts::{Facts, StartFacts};
@@ -37,6 +41,20 @@ pub struct Process {
     pub nice: i32,
     /// Names of system calls that were refused because they aren't there, each once.
     pub refused: Vec<&'static str>,
+    /// The call that is being served: its number and arguments.
+    pub(super) call: (u64, [u64; 6]),
+    /// The call that waits, or waited when it was interrupted.
+    pub(super) waiting: Option<Waiting>,
+}
+
+/// A call that ends at a certain time. It may be interrupted, and is made again then, as Linux restarts what a signal
+/// without a handler interrupts: it still ends when it was to end at first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Waiting {
+    /// Its number and arguments.
+    pub(super) call: (u64, [u64; 6]),
+    /// When it ends by the program's CLOCK_MONOTONIC.
+    pub(super) until: Duration,
 }
 
 /// The bases of the thread-local segments.
@@ -63,10 +81,25 @@ impl Process {
             limits: Vec::new(),
             nice: 0,
             refused: Vec::new(),
+            call: (0, [0; 6]),
+            waiting: None,
         };
         let len = name.len().min(15);
         process.name[..len].copy_from_slice(&name.as_bytes()[..len]);
         process
+    }
+
+    /// How long the present call still waits that waits for `span`, from when it was made first.
+    ///
+    /// # Errors
+    /// What the host's clock says.
+    pub(super) fn remaining(&mut self, span: Duration) -> Result<Duration, Errno> {
+        let now = Duration::from(self.clock.now(ClockId::CLOCK_MONOTONIC)?);
+        let call = self.call;
+        let waiting = self.waiting.filter(|waiting| waiting.call == call);
+        let until = waiting.map_or(now.saturating_add(span), |waiting| waiting.until);
+        self.waiting = Some(Waiting { call, until });
+        Ok(until.saturating_sub(now))
     }
 
     /// What /proc tells of it.

@@ -1,6 +1,7 @@
 //! What the program wants done with signals. They are not delivered to handlers yet: a signal whose
 //! handler would run is refused to its sender, and the others do what they do by default.
 
+use crate::guest::app::image::FrozenSignals;
 use nix::sys::signal::Signal;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -72,6 +73,32 @@ impl Default for Signals {
 }
 
 impl Signals {
+    /// As values.
+    #[must_use]
+    pub fn freeze(&self) -> FrozenSignals {
+        let set = (0..).zip(&self.actions).filter(|(_, action)| **action != Action::default());
+        let words = |action: &Action| [action.handler, action.flags, action.restorer, action.mask];
+        FrozenSignals {
+            actions: set.map(|(number, action)| (number, words(action))).collect(),
+            blocked: self.blocked,
+            pending: self.pending,
+            alt_stack: (self.alt_stack.base, self.alt_stack.size, self.alt_stack.flags),
+        }
+    }
+
+    /// From values; what no program can set stays as it is.
+    #[must_use]
+    pub fn thaw(frozen: &FrozenSignals) -> Self {
+        let mut signals = Self { blocked: frozen.blocked, pending: frozen.pending, ..Self::default() };
+        for (number, [handler, flags, restorer, mask]) in &frozen.actions {
+            let action = Action { handler: *handler, flags: *flags, restorer: *restorer, mask: *mask };
+            signals.set_action(*number, action);
+        }
+        let (base, size, flags) = frozen.alt_stack;
+        signals.alt_stack = AltStack { base, flags, padding: 0, size };
+        signals
+    }
+
     /// The disposition of signal `number`, if there is such a signal.
     #[must_use]
     pub fn action(&self, number: u64) -> Option<Action> {

@@ -4,7 +4,10 @@
 //! list of mappings here, the page tables, the window (the VMM's own mapping, from which KVM learns of
 //! it), and the plain spans that other threads read memory by.
 
+mod frozen;
 mod moves;
+
+pub use frozen::UnfreezableError;
 
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -32,6 +35,21 @@ const MAX_MAPPINGS: usize = 30_000;
 /// ends first.
 pub type Vacate = Box<dyn Fn(&Range<u64>) + Send>;
 
+/// Content of memory that isn't there yet: a program that was brought back runs before all of its memory is read.
+pub trait Arrival: Send + Sync {
+    /// What `range` held is of no interest any more: nothing comes for it from now on.
+    fn cancel(&self, range: &Range<u64>);
+
+    /// Brings what is to come for `range` now.
+    ///
+    /// # Errors
+    /// EIO when it can't be had.
+    fn hasten(&self, range: &Range<u64>) -> Result<(), Errno>;
+}
+
+/// Whoever brings it.
+pub type Arriving = Arc<dyn Arrival>;
+
 /// The address space.
 pub struct AddressSpace {
     memory: Arc<ProgramMemory>,
@@ -41,6 +59,10 @@ pub struct AddressSpace {
     heap: Range<u64>,
     limit: u64,
     vacate: Option<Vacate>,
+    /// Who brings content that isn't there yet, in a program that was brought back.
+    arriving: Option<Arriving>,
+    /// Whether mappings of files are private memory with the files' bytes, as in a program that was brought back.
+    files_are_copies: bool,
 }
 
 impl std::fmt::Debug for AddressSpace {
@@ -61,7 +83,7 @@ impl AddressSpace {
         tables: PageTables,
         limit: u64,
     ) -> Self {
-        Self { memory, slots, tables, mappings: RangeMap::new(), heap: 0..0, limit, vacate: None }
+        Self { memory, slots, tables, mappings: RangeMap::new(), heap: 0..0, limit, vacate: None, arriving: None, files_are_copies: false }
     }
 
     /// Who ends regions whose memory goes away.
@@ -83,6 +105,12 @@ impl AddressSpace {
     /// All mappings, by address.
     pub fn mappings(&self) -> impl Iterator<Item = (&Range<u64>, &Mapping)> {
         self.mappings.iter()
+    }
+
+    /// Whether mappings of files are copies, which a program has that was brought back.
+    #[must_use]
+    pub fn files_are_copies(&self) -> bool {
+        self.files_are_copies
     }
 
     /// The mapping at `address`.
@@ -272,9 +300,29 @@ impl AddressSpace {
         if !is_program(range) || self.mappings.gaps(range).next().is_some() {
             return Err(SpaceError::Host(Errno::ENOMEM));
         }
-        // A region's tracker can't see pages vanish: to it this is a write of zeros.
-        self.memory.touch(range);
-        self.memory.window().advise(range, MmapAdvise::MADV_DONTNEED).map_err(SpaceError::Host)
+        for piece in self.discardable(range) {
+            self.cancel_arrival(&piece);
+            // A region's tracker can't see pages vanish: to it this is a write of zeros.
+            self.memory.touch(&piece);
+            self.memory.window().advise(&piece, MmapAdvise::MADV_DONTNEED).map_err(SpaceError::Host)?;
+        }
+        Ok(())
+    }
+
+    /// What of `range` may be dropped: it comes back as zeros or from its file, but for copies of files.
+    fn discardable(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+        if !self.files_are_copies {
+            return vec![range.clone()];
+        }
+        let pieces = self.mappings.overlapping(range);
+        let pieces = pieces.filter(|(_, mapping)| !matches!(mapping.content, Content::File { .. }));
+        pieces.map(|(piece, _)| clip(piece, range)).collect()
+    }
+
+    fn cancel_arrival(&self, range: &Range<u64>) {
+        if let Some(arriving) = &self.arriving {
+            arriving.cancel(range);
+        }
     }
 
     fn map_memory(
@@ -376,11 +424,13 @@ impl AddressSpace {
             return Ok(());
         }
         self.leave(range);
+        self.cancel_arrival(range);
         self.tables.map(range, Rights::NONE, false);
         if let Err(errno) = self.memory.window().clear(range.clone()) {
             self.reinstate(range);
             return Err(SpaceError::Host(errno));
         }
+        self.memory.renew(range);
         self.mappings.remove(range.clone());
         self.settle()
     }
@@ -410,6 +460,7 @@ impl AddressSpace {
     /// Lets the program have a range whose window is ready.
     fn enter(&mut self, range: Range<u64>, mapping: Mapping) -> Result<Range<u64>, SpaceError> {
         self.tables.map(&range, mapping.rights, mapping.is_memory());
+        self.memory.renew(&range);
         if mapping.is_plain() {
             self.memory.plain_mut().insert(range.clone());
         }

@@ -78,12 +78,17 @@ impl AddressSpace {
             self.map_memory(Place::Exactly(more.clone()), mapping.rights, mapping.content.clone())?;
         }
         self.leave(&kept);
+        if let Some(arriving) = &self.arriving {
+            // Only what is there moves.
+            arriving.hasten(&kept).map_err(SpaceError::Host)?;
+        }
         self.tables.map(&kept, Rights::NONE, false);
         if let Err(errno) = self.memory.window().relocate(&kept, &moved) {
             self.reinstate(&kept);
             self.release(&more)?;
             return Err(SpaceError::Host(errno));
         }
+        self.memory.renew(&kept);
         self.mappings.remove(kept);
         if let Content::File { delta, .. } = &mut mapping.content {
             *delta = delta.wrapping_add(old.start).wrapping_sub(new.start);

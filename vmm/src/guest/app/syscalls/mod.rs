@@ -47,6 +47,7 @@ pub fn dispatch(process: &mut Process, number: u64, args: &Arguments) -> Flow {
     let Some(call) = usize::try_from(number).ok().and_then(Sysno::new) else {
         return Flow::Answer(Err(Errno::ENOSYS));
     };
+    process.call = (number, *args);
     let flow = match call {
         Sysno::exit | Sysno::exit_group => Flow::Exit((args[0] & 0xff) as u8),
         Sysno::kill | Sysno::tgkill | Sysno::tkill => signals::send(process, call, args),
@@ -63,8 +64,18 @@ pub fn dispatch(process: &mut Process, number: u64, args: &Arguments) -> Flow {
         }
         _ => Flow::Answer(answer(process, call, args)),
     };
+    if !is_interrupted(flow) {
+        process.waiting = None;
+    }
     tracing::trace!(%call, ?args, ?flow, "system call");
     flow
+}
+
+/// Whether a wait was interrupted. No signal reaches the program from outside, so that it was the monitor who did, and
+/// the call is to be made again.
+#[must_use]
+pub fn is_interrupted(flow: Flow) -> bool {
+    flow == Flow::Answer(Err(Errno::EINTR))
 }
 
 /// The calls that always come back.
@@ -82,7 +93,7 @@ fn answer(process: &mut Process, call: Sysno, args: &Arguments) -> Answer {
         Sysno::rt_sigaction => signals::set_action(process, args),
         Sysno::rt_sigpending => signals::pending(process, args),
         Sysno::rt_sigtimedwait => signals::timed_wait(process, args),
-        Sysno::pause => signals::pause(),
+        Sysno::pause => signals::pause(process),
         Sysno::sigaltstack => signals::alt_stack(process, args),
 
         Sysno::clock_gettime => time::clock_gettime(process, args),

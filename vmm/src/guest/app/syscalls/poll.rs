@@ -48,7 +48,7 @@ pub(super) fn ppoll(process: &mut Process, &[list, count, timeout, ..]: &Argumen
     poll_list(process, list, count, timeout)
 }
 
-fn poll_list(process: &Process, list: u64, count: u64, timeout: Option<Duration>) -> Answer {
+fn poll_list(process: &mut Process, list: u64, count: u64, timeout: Option<Duration>) -> Answer {
     let count = usize::try_from(count).ok().filter(|count| *count <= MAX_DESCRIPTORS).ok_or(Errno::EINVAL)?;
     let mut polls: Vec<Poll> = process.memory().read_array(list, count)?;
     wait(process, &mut polls, timeout)?;
@@ -58,7 +58,7 @@ fn poll_list(process: &Process, list: u64, count: u64, timeout: Option<Duration>
 }
 
 /// Fills in what was found.
-fn wait(process: &Process, polls: &mut [Poll], timeout: Option<Duration>) -> Result<(), Errno> {
+fn wait(process: &mut Process, polls: &mut [Poll], timeout: Option<Duration>) -> Result<(), Errno> {
     let files: Vec<Option<Arc<OpenFile>>> =
         polls.iter().map(|poll| process.files.descriptors().get(poll.number).ok()).collect();
     // What the host can wait for, and for whom.
@@ -78,7 +78,11 @@ fn wait(process: &Process, polls: &mut [Poll], timeout: Option<Duration>) -> Res
         }
         ready |= poll.found != 0;
     }
-    let timeout = if ready { Some(Duration::ZERO) } else { timeout };
+    let timeout = match timeout {
+        _ if ready => Some(Duration::ZERO),
+        Some(span) if !span.is_zero() => Some(process.remaining(span)?),
+        other => other,
+    };
     host_ppoll(&mut waiting, timeout.map(TimeSpec::from), None)?;
     for (poll, index) in waiting.iter().zip(indices) {
         polls[index].found = poll.revents().unwrap_or(PollFlags::empty()).bits();
@@ -114,7 +118,7 @@ const SETS: [(PollFlags, PollFlags); 3] = [
     (PollFlags::POLLPRI, PollFlags::POLLPRI),
 ];
 
-fn select_sets(process: &Process, count: u64, addresses: [u64; 3], timeout: Option<Duration>) -> Answer {
+fn select_sets(process: &mut Process, count: u64, addresses: [u64; 3], timeout: Option<Duration>) -> Answer {
     let count = usize::try_from(int(count)).map_err(|_| Errno::EINVAL)?.min(SET_WORDS * 64);
     let words = count.div_ceil(64);
     let mut sets: [Vec<u64>; 3] = Default::default();
@@ -192,7 +196,16 @@ pub(super) fn epoll_wait(process: &mut Process, &[epoll, to, count, timeout, ..]
     let count = usize::try_from(int(count)).ok().filter(|count| *count > 0).ok_or(Errno::EINVAL)?;
     let file = process.files.descriptors().get(int(epoll))?;
     let Object::Epoll(epoll) = file.object() else { return Err(Errno::EINVAL) };
-    let timeout = EpollTimeout::try_from(int(timeout).max(-1)).map_err(|_| Errno::EINVAL)?;
+    let timeout = match u64::try_from(int(timeout)) {
+        // Rounded up: an event loop that wakes up early finds nothing to do.
+        Ok(span @ 1..) => {
+            let rest = process.remaining(Duration::from_millis(span))?;
+            i32::try_from(rest.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+        }
+        Ok(0) => 0,
+        Err(_) => -1,
+    };
+    let timeout = EpollTimeout::try_from(timeout).map_err(|_| Errno::EINVAL)?;
     let mut events = vec![EpollEvent::empty(); count.min(MAX_EVENTS)];
     let found = epoll.wait(&mut events, timeout)?;
     let answer: Vec<Event> = events

@@ -5,7 +5,7 @@ use syscalls::Sysno;
 
 use crate::guest::app::process::{PID, Process};
 use crate::guest::app::signals::{Action, AltStack, Effect, LAST};
-use crate::guest::app::syscalls::time::Time;
+use crate::guest::app::syscalls::time::{self, Time};
 use crate::guest::app::syscalls::{Answer, Arguments, Flow};
 
 /// Bytes of a signal set: what the kernel's interface calls sigsetsize.
@@ -92,7 +92,8 @@ pub(super) fn suspend(process: &mut Process, &[set, size, ..]: &Arguments) -> Fl
             }
         }
     }
-    wait_for_ever()
+    process.signals.blocked = before;
+    Flow::Answer(wait_for_signal(process))
 }
 
 /// Takes a signal of the set that waits; if none does, none will come, and the time passes.
@@ -108,23 +109,20 @@ pub(super) fn timed_wait(process: &mut Process, &[set, to, timeout, size, ..]: &
         return Ok(number);
     }
     if timeout == 0 {
-        wait_for_ever();
+        return wait_for_signal(process);
     }
     let span: Time = process.memory().read(timeout)?;
-    std::thread::sleep(span.duration()?);
+    time::sleep(process, span.duration()?)?;
     Err(Errno::EAGAIN)
 }
 
-pub(super) fn pause() -> Answer {
-    wait_for_ever()
+pub(super) fn pause(process: &mut Process) -> Answer {
+    wait_for_signal(process)
 }
 
 /// The program's only hope is a signal, and nobody sends it one: it waits until cairn is ended.
-fn wait_for_ever() -> ! {
-    tracing::warn!("the program waits for a signal that nobody can send");
-    loop {
-        std::thread::park();
-    }
+fn wait_for_signal(process: &mut Process) -> Answer {
+    time::wait_for_ever(process, "a signal that nobody can send")
 }
 
 /// `siginfo_t` of a signal that the program sent itself: number, error, code (SI_USER), a gap, then the

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, ClockNanosleepFlags, clock_getres as host_getres, clock_gettime as host_gettime};
+use nix::time::{ClockId, ClockNanosleepFlags, clock_getres as host_getres};
 use syscalls::Sysno;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::guest::app::process::Process;
+use crate::guest::app::process::{Process, Waiting};
 use crate::guest::app::syscalls::{Answer, Arguments, unknown};
 
 /// `struct timespec` on x86-64; also `struct timeval`, whose second word counts microseconds.
@@ -23,6 +23,8 @@ pub(super) struct Time {
 
 /// Clock ticks a second, as times counts them (USER_HZ).
 const TICKS: u128 = 100;
+/// How long a wait for a time of day may miss that the clock was set.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const NANOSECONDS: i64 = 1_000_000_000;
 
 impl Time {
@@ -100,29 +102,49 @@ pub(super) fn time(process: &mut Process, &[to, ..]: &Arguments) -> Answer {
 
 pub(super) fn nanosleep(process: &mut Process, &[span, ..]: &Arguments) -> Answer {
     let span: Time = process.memory().read(span)?;
-    std::thread::sleep(span.duration()?);
-    Ok(0)
+    sleep(process, span.duration()?).map(|()| 0)
+}
+
+/// Lets the present call's time pass.
+///
+/// # Errors
+/// EINTR when the monitor interrupts it: the call is made again then, and waits for the rest.
+pub(super) fn sleep(process: &mut Process, span: Duration) -> Result<(), Errno> {
+    let rest = TimeSpec::from(process.remaining(span)?);
+    nix::time::clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::empty(), &rest).map(drop)
 }
 
 pub(super) fn clock_nanosleep(process: &mut Process, &[id, flags, span, ..]: &Arguments) -> Answer {
     let span: Time = process.memory().read(span)?;
-    span.duration()?;
+    let span = span.duration()?;
     let flags = ClockNanosleepFlags::from_bits_truncate(i32::try_from(flags).map_err(|_| Errno::EINVAL)?);
     let clock = clock(id)?;
     if clock == ClockId::CLOCK_THREAD_CPUTIME_ID {
         return Err(Errno::EINVAL);
     }
-    nix::time::clock_nanosleep(clock, flags, &TimeSpec::new(span.seconds, span.fraction)).map(|_| 0)
+    if !flags.contains(ClockNanosleepFlags::TIMER_ABSTIME) {
+        return sleep(process, span).map(|()| 0);
+    }
+    // Some of the program's clocks aren't the host's: what is left is what both agree on, and a clock that somebody
+    // sets meanwhile is looked at again.
+    loop {
+        let now = Duration::from(process.clock.now(clock)?);
+        if span <= now {
+            return Ok(0);
+        }
+        let rest = TimeSpec::from((span - now).min(LOOK_AGAIN));
+        nix::time::clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::empty(), &rest)?;
+    }
 }
 
 pub(super) fn times(process: &mut Process, &[to, ..]: &Arguments) -> Answer {
     let ticks =
         |time: TimeSpec| u64::try_from(Duration::from(time).as_millis() * TICKS / 1000).unwrap_or(u64::MAX);
     if to != 0 {
-        let used = ticks(host_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?);
+        let used = ticks(process.clock.now(ClockId::CLOCK_THREAD_CPUTIME_ID)?);
         process.memory().write(to, &[used, 0, 0, 0])?;
     }
-    Ok(ticks(host_gettime(ClockId::CLOCK_MONOTONIC)?))
+    Ok(ticks(process.clock.now(ClockId::CLOCK_MONOTONIC)?))
 }
 
 /// The CPU time of the thread that runs the vCPU; the rest is zero, and children there are none.
@@ -130,7 +152,7 @@ pub(super) fn getrusage(process: &mut Process, &[who, to, ..]: &Arguments) -> An
     let who = (who & 0xffff_ffff) as u32 as i32;
     let used = match who {
         libc::RUSAGE_SELF | libc::RUSAGE_THREAD => {
-            Time::from(host_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?)
+            Time::from(process.clock.now(ClockId::CLOCK_THREAD_CPUTIME_ID)?)
         }
         libc::RUSAGE_CHILDREN => Time { seconds: 0, fraction: 0 },
         _ => return Err(Errno::EINVAL),
@@ -180,16 +202,25 @@ pub(super) fn futex(process: &mut Process, &[address, operation, value, timeout,
     }
 }
 
-fn wait(process: &Process, timeout: u64, absolute: bool, clock: ClockId) -> Answer {
+fn wait(process: &mut Process, timeout: u64, absolute: bool, clock: ClockId) -> Answer {
     if timeout == 0 {
-        tracing::warn!("the program waits for a futex that nobody can wake: it's its only thread");
-        loop {
-            std::thread::park();
-        }
+        return wait_for_ever(process, "a futex that nobody can wake: it's its only thread");
     }
     let until: Time = process.memory().read(timeout)?;
     let until = until.duration()?;
-    let span = if absolute { until.saturating_sub(Duration::from(host_gettime(clock)?)) } else { until };
-    std::thread::sleep(span);
+    let span =
+        if absolute { until.saturating_sub(Duration::from(process.clock.now(clock)?)) } else { until };
+    sleep(process, span)?;
     Err(Errno::ETIMEDOUT)
+}
+
+/// Nobody is there who could end the wait but the monitor, which has the call made again.
+pub(super) fn wait_for_ever(process: &mut Process, what: &'static str) -> Answer {
+    let call = process.call;
+    if process.waiting.is_none_or(|waiting| waiting.call != call) {
+        tracing::warn!("the program waits for {what}");
+        process.waiting = Some(Waiting { call, until: Duration::MAX });
+    }
+    nix::unistd::pause();
+    Err(Errno::EINTR)
 }

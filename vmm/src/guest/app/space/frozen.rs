@@ -1,0 +1,113 @@
+//! The address space as values and back.
+
+use std::ops::Range;
+
+use nix::sys::mman::MmapAdvise;
+
+use super::{AddressSpace, Arriving, MAX_MAPPINGS};
+use crate::guest::app::image::{FrozenContent, FrozenMapping, FrozenSpace, ThawError};
+use crate::guest::app::mapping::{Content, Mapping, SpaceError};
+use crate::memory::layout::{LARGE_PAGE, PAGE, is_program};
+use crate::memory::rights::Rights;
+
+/// A mapping that can't be part of a checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum UnfreezableError {
+    /// Others may write to it, and what the program writes is theirs at once.
+    #[error("the program has mapped {path} shared and writable, and what it stores there can't be taken back")]
+    SharedFile {
+        /// The file's path.
+        path: String,
+    },
+    /// A device's registers: those of the checkpoint device, so that there is a session.
+    #[error("the program has an open checkpoint session of its own, which can't be part of a checkpoint of the whole")]
+    Device,
+}
+
+impl AddressSpace {
+    /// As values.
+    ///
+    /// # Errors
+    /// [`UnfreezableError`].
+    pub fn freeze(&self) -> Result<FrozenSpace, UnfreezableError> {
+        let mappings = self.mappings.iter().map(|(range, mapping)| frozen(range, mapping));
+        Ok(FrozenSpace {
+            mappings: mappings.collect::<Result<_, _>>()?,
+            heap: [self.heap.start, self.heap.end],
+            limit: self.limit,
+        })
+    }
+
+    /// Makes the mappings of `frozen` in an address space without any. They have no content yet.
+    ///
+    /// # Errors
+    /// [`ThawError`]; the address space is of no use then.
+    pub fn thaw(&mut self, frozen: &FrozenSpace) -> Result<(), ThawError> {
+        const BAD: ThawError = ThawError::Impossible("list of mappings");
+        if MAX_MAPPINGS < frozen.mappings.len() || frozen.heap[1] < frozen.heap[0] {
+            return Err(BAD);
+        }
+        self.files_are_copies = true;
+        let mut last = 0;
+        for mapping in &frozen.mappings {
+            let range = mapping.start..mapping.end;
+            let is_whole = range.start.is_multiple_of(PAGE) && range.end.is_multiple_of(PAGE);
+            if !is_program(&range) || !is_whole || range.start < last {
+                return Err(BAD);
+            }
+            last = range.end;
+            let start = range.start;
+            self.thaw_mapping(range, mapping).map_err(|source| ThawError::Space { start, source })?;
+        }
+        self.heap = frozen.heap[0]..frozen.heap[1];
+        Ok(())
+    }
+
+    /// Who brings what the mappings hold. Whoever drops, moves or replaces memory tells it.
+    pub fn set_arriving(&mut self, arriving: Arriving) {
+        self.arriving = Some(arriving);
+    }
+
+    fn thaw_mapping(&mut self, range: Range<u64>, frozen: &FrozenMapping) -> Result<(), SpaceError> {
+        let [read, write, execute] = frozen.rights;
+        let rights = Rights { read, write, execute };
+        let content = match &frozen.content {
+            FrozenContent::Anonymous => Content::Anonymous,
+            FrozenContent::Heap => Content::Heap,
+            FrozenContent::Stack => Content::Stack,
+            FrozenContent::Vdso => Content::Vdso,
+            FrozenContent::Shared => Content::Shared,
+            FrozenContent::File { path, delta } => {
+                Content::File { path: path.as_str().into(), delta: *delta, shared: false }
+            }
+        };
+        let mut mapping = Mapping::new(rights, content);
+        mapping.charged |= frozen.charged;
+        self.admit(&range, &mapping)?;
+        let window = self.memory.window();
+        window.place_anonymous(range.clone(), rights.host()).map_err(SpaceError::Host)?;
+        if LARGE_PAGE <= range.end - range.start {
+            // Advice only, as when it was mapped first.
+            let _ = window.advise(&range, MmapAdvise::MADV_HUGEPAGE);
+        }
+        self.enter(range, mapping).map(drop)
+    }
+}
+
+fn frozen(range: &Range<u64>, mapping: &Mapping) -> Result<FrozenMapping, UnfreezableError> {
+    let Rights { read, write, execute } = mapping.rights;
+    let content = match &mapping.content {
+        Content::Anonymous => FrozenContent::Anonymous,
+        Content::Heap => FrozenContent::Heap,
+        Content::Stack => FrozenContent::Stack,
+        Content::Vdso => FrozenContent::Vdso,
+        Content::Shared => FrozenContent::Shared,
+        Content::File { path, shared: true, .. } if write => {
+            return Err(UnfreezableError::SharedFile { path: path.to_string() });
+        }
+        Content::File { path, delta, .. } => FrozenContent::File { path: path.to_string(), delta: *delta },
+        Content::Device { .. } => return Err(UnfreezableError::Device),
+    };
+    let charged = mapping.charged;
+    Ok(FrozenMapping { start: range.start, end: range.end, rights: [read, write, execute], charged, content })
+}

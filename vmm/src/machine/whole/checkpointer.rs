@@ -1,0 +1,206 @@
+//! The thread that checkpoints a whole program while it runs.
+//!
+//! The first checkpoint has all of the memory: it's copied while the program runs, behind a dirty log that was just
+//! begun, so that the program stands still only for what it wrote meanwhile. Each later one has what changed since.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cairn_abi::CheckpointId;
+use cairn_store::{Batch, Level, StoreError, Writer};
+
+use super::door::{Door, Gone};
+use super::files::TakenFiles;
+use super::pages::Pages;
+use super::saved::{self, SavedConfig, SavedError};
+use super::take::{Source, TakeError, Taken};
+
+/// What has been done so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Figures {
+    /// Checkpoints in the store by this process.
+    pub checkpoints: u64,
+    /// Those that couldn't be taken or written.
+    pub failed: u64,
+    /// The newest one's id.
+    pub newest: u64,
+    /// Pages that the newest took.
+    pub pages: u64,
+    /// Bytes that it added to the store.
+    pub bytes: u64,
+    /// How long the program stood still for it, nanoseconds.
+    pub pause_ns: u64,
+    /// How long at most, nanoseconds.
+    pub longest_pause_ns: u64,
+    /// How long at all, nanoseconds.
+    pub all_pauses_ns: u64,
+}
+
+/// Why a checkpoint isn't there.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    /// The program has ended.
+    #[error("the program has ended")]
+    Gone,
+    /// It couldn't be taken.
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    /// It couldn't be written.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
+}
+
+impl From<Gone> for Failed {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Saved(error.into())
+    }
+}
+
+/// All that the thread has.
+pub(super) struct Checkpointer {
+    pub(super) door: Arc<Door>,
+    pub(super) source: Arc<Source>,
+    pub(super) writer: Writer,
+    pub(super) level: Level,
+    pub(super) config: SavedConfig,
+    pub(super) figures: Arc<Mutex<Figures>>,
+    /// What the next checkpoint is a change to, once the memory is followed.
+    pub(super) parent: Option<CheckpointId>,
+    /// Buffers for the next one.
+    pub(super) pages: Pages,
+    pub(super) batch: Batch,
+    /// Pages of files that a checkpoint took that didn't come to be.
+    pub(super) files: TakenFiles,
+    /// The last failure that was told.
+    pub(super) told: String,
+}
+
+impl Checkpointer {
+    /// Checkpoints until the program has ended or `stop` is closed.
+    pub(super) fn run(mut self, stop: &Receiver<()>) {
+        let every = self.config.every();
+        let mut next = Instant::now() + every;
+        loop {
+            match stop.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // From the beginning of one to that of the next; what was missed isn't made up for.
+            next = Instant::now() + every;
+            match self.checkpoint() {
+                Ok(()) => self.told.clear(),
+                Err(Failed::Gone) => return,
+                Err(failed) => self.tell(&failed),
+            }
+        }
+    }
+
+    /// Takes one and writes it.
+    fn checkpoint(&mut self) -> Result<(), Failed> {
+        let begun = Instant::now();
+        let (taken, pause) = self.take()?;
+        let pages = taken.pages.len() as u64;
+        let id = CheckpointId(self.writer.newest().map_or(0, |id| id.0) + 1);
+        let written = self.write(id, &taken);
+        let Taken { mut pages: buffer, files, changes, .. } = taken;
+        buffer.clear();
+        self.pages = buffer;
+        let bytes = match written {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.source.tracker.mark_again(&changes);
+                self.files = files;
+                if !goes_on(&error) {
+                    self.parent = None;
+                }
+                return Err(error);
+            }
+        };
+        self.parent = Some(id);
+        let pause_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+        tracing::info!(id = id.0, pages, bytes, ?pause, all = ?begun.elapsed(), "a checkpoint of the program");
+        let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
+        *figures = Figures {
+            checkpoints: figures.checkpoints + 1,
+            failed: figures.failed,
+            newest: id.0,
+            pages,
+            bytes,
+            pause_ns,
+            longest_pause_ns: figures.longest_pause_ns.max(pause_ns),
+            all_pauses_ns: figures.all_pauses_ns + pause_ns,
+        };
+        Ok(())
+    }
+
+    /// Takes what the next one has, and how long the program stood still.
+    fn take(&mut self) -> Result<(Taken, Duration), Failed> {
+        let mut pages = std::mem::take(&mut self.pages);
+        let mut before = Duration::ZERO;
+        if self.parent.is_none() {
+            before = self.take_all(&mut pages)?;
+        }
+        let mut files = std::mem::take(&mut self.files);
+        files.incremental = self.parent.is_some();
+        let source = Arc::clone(&self.source);
+        let (taken, pause) = self.door.at_stop(move |cpu| source.take(cpu, pages, files))?;
+        match taken {
+            Ok(taken) => Ok((taken, pause.max(before))),
+            Err((error, pages, files)) => {
+                (self.pages, self.files) = (pages, files);
+                self.pages.clear();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Begins to follow the memory, and copies all of it while the program runs.
+    fn take_all(&self, pages: &mut Pages) -> Result<Duration, Failed> {
+        let source = Arc::clone(&self.source);
+        let (mapped, pause) = self.door.at_stop(move |_| source.begin())?;
+        let tracker = &self.source.tracker;
+        let all = tracker.all(&mapped?);
+        pages.take(tracker.memory(), tracker.pagemap(), &all.content);
+        pages.index();
+        Ok(pause)
+    }
+
+    fn write(&mut self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
+        self.batch.reset(id, self.parent);
+        saved::write(&mut self.batch, &self.config, taken)?;
+        let committed = self.writer.commit(&self.batch, self.level)?;
+        Ok(committed.bytes)
+    }
+
+    /// Tells a failure once for as long as it's the same.
+    fn tell(&mut self, failed: &Failed) {
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner).failed += 1;
+        let mut text = failed.to_string();
+        let mut cause = std::error::Error::source(failed);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        if text != self.told {
+            tracing::warn!("no checkpoint now, the last one stays valid: {text}");
+            self.told = text;
+        }
+    }
+}
+
+/// Whether the next checkpoint can still be a change to the last one.
+fn goes_on(error: &Failed) -> bool {
+    !matches!(
+        error,
+        Failed::Saved(SavedError::Store(
+            StoreError::Chain { .. } | StoreError::Deleted { .. } | StoreError::Batch { .. }
+        ))
+    )
+}

@@ -1,0 +1,139 @@
+//! Checkpoints of whole programs, which know nothing of it: taken while they run, kept in a store, and brought back in
+//! another process.
+//!
+//! The thread of the vCPU stops between two instructions of the program (`door`); what the process is then goes into
+//! values, and what changed of its memory (`tracker`) into buffers (`pages`). A thread of its own (`checkpointer`)
+//! makes a batch of it and commits it.
+
+mod checkpointer;
+mod comeback;
+mod door;
+mod files;
+mod pages;
+mod saved;
+mod take;
+mod tracker;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use cairn_abi::CheckpointId;
+use cairn_store::{Batch, Level, Options, StoreError, Writer};
+
+pub use checkpointer::Figures;
+pub(crate) use comeback::Comeback;
+pub(crate) use door::Door;
+pub use saved::{SavedConfig, SavedError};
+
+use crate::host::pagemap::Pagemap;
+use crate::kvm::slots::SlotMap;
+use crate::machine::app::RunError;
+use crate::machine::calls::SharedCalls;
+use checkpointer::Checkpointer;
+use files::TakenFiles;
+use pages::Pages;
+use take::Source;
+use tracker::Tracker;
+
+/// Where a whole program's checkpoints go, and how often one is taken.
+#[derive(Clone, Debug)]
+pub struct WholeConfig {
+    /// The store's directory.
+    pub store: PathBuf,
+    /// Between the beginnings of two.
+    pub every: Duration,
+    /// What is kept of it.
+    pub options: Options,
+    /// How certain a checkpoint is before the next one is taken.
+    pub level: Level,
+    /// The file that the program's standard output goes to.
+    pub stdout: Option<PathBuf>,
+}
+
+/// The thread at work. Dropping it waits for what it's writing.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    figures: Arc<Mutex<Figures>>,
+}
+
+/// What the thread is made of.
+pub(crate) struct Parts {
+    pub(crate) config: SavedConfig,
+    pub(crate) writer: Writer,
+    pub(crate) level: Level,
+    pub(crate) door: Arc<Door>,
+    pub(crate) calls: Arc<SharedCalls>,
+    pub(crate) slots: Arc<Mutex<SlotMap>>,
+    /// The checkpoint that the program was brought back from.
+    pub(crate) parent: Option<CheckpointId>,
+}
+
+/// Opens the store to write.
+///
+/// # Errors
+/// What the store says.
+pub(crate) fn open(config: &WholeConfig) -> Result<Writer, StoreError> {
+    Writer::open(&config.store, config.options)
+}
+
+impl Whole {
+    /// Starts to checkpoint a program that doesn't run yet.
+    ///
+    /// # Errors
+    /// [`RunError::Host`].
+    pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
+        let Parts { config, writer, level, door, calls, slots, parent } = parts;
+        let host = |what| move |source: io::Error| RunError::Host { what, source };
+        let pagemap = Pagemap::open().map_err(host("to tell which pages there are"))?;
+        let memory = calls.with(|process| Arc::clone(process.memory()));
+        let tracker = Tracker::new(slots, memory, pagemap);
+        if parent.is_some() {
+            // What is in memory is what the parent has.
+            tracker.begin().map_err(|error| host("to follow the memory")(io::Error::other(error)))?;
+        }
+        let figures = Arc::new(Mutex::new(Figures::default()));
+        let checkpointer = Checkpointer {
+            door,
+            source: Arc::new(Source { calls, tracker }),
+            writer,
+            level,
+            config,
+            figures: Arc::clone(&figures),
+            parent,
+            pages: Pages::default(),
+            batch: Batch::new(CheckpointId(1), None),
+            files: TakenFiles::default(),
+            told: String::new(),
+        };
+        let (stop, stopped) = mpsc::channel();
+        let thread = thread::Builder::new().name("checkpointer".to_owned());
+        let thread = thread.spawn(move || checkpointer.run(&stopped)).map_err(host("a thread"))?;
+        Ok(Self { stop: Some(stop), thread: Some(thread), figures })
+    }
+
+    /// What has been done so far.
+    pub(crate) fn figures(&self) -> Arc<Mutex<Figures>> {
+        Arc::clone(&self.figures)
+    }
+}
+
+/// The figures as they are now.
+pub(crate) fn read(figures: &Mutex<Figures>) -> Figures {
+    *figures.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has told so.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! A whole program's checkpoint in a store: which sections and objects it has.
+//!
+//! | name | what |
+//! |---|---|
+//! | section `program` | [`SavedConfig`]: what is needed to build the machine again |
+//! | section `cpu` | [`FrozenCpu`] |
+//! | section `process` | [`FrozenProcess`] |
+//! | section `files` | [`FilesImage`] |
+//! | object `memory` | the program's address space, all of it; what isn't mapped is of no interest |
+//! | objects `file:...` | files that the program has in memory |
+
+use std::ffi::{CString, OsString};
+use std::num::NonZeroUsize;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cairn_abi::CheckpointId;
+use cairn_store::{Batch, BatchError, Object, ObjectIndex, ObjectName, Snapshot, StoreError, section};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::files::object_name;
+use super::take::Taken;
+use crate::guest::app::files::{FilesImage, Grant};
+use crate::guest::app::image::{FrozenCpu, FrozenProcess, VERSION};
+use crate::machine::app::{AppConfig, DEFAULT_HISTORY};
+use crate::machine::poll_policy::PollMode;
+use crate::machine::tracking::TrackerMode;
+use crate::memory::layout::{PAGE, WINDOW_SIZE};
+
+/// Bytes that a section may have: 30,000 mappings with long paths are a few MiB.
+const MAX_SECTION: usize = 32 << 20;
+/// The address space's object.
+const MEMORY: &str = "memory";
+/// Types of objects, as the store keeps them: the address space, and a file.
+const MEMORY_TAG: u64 = u64::from_le_bytes(*b"memory\0\0");
+const FILE_TAG: u64 = u64::from_le_bytes(*b"file\0\0\0\0");
+
+/// What the machine was built from.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SavedConfig {
+    version: u32,
+    program: Vec<u8>,
+    arguments: Vec<Vec<u8>>,
+    environment: Vec<Vec<u8>>,
+    memory: u64,
+    /// Host, guest, writable.
+    grants: Vec<(Vec<u8>, Vec<u8>, bool)>,
+    directory: Vec<u8>,
+    /// Nanoseconds between two checkpoints.
+    every: u64,
+    /// The file that standard output goes to.
+    stdout: Option<Vec<u8>>,
+}
+
+/// Why a checkpoint can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedError {
+    /// The store says.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What a checkpoint has doesn't fit one.
+    #[error("the checkpoint is larger than one can be")]
+    Batch(#[from] BatchError),
+    /// A part is damaged.
+    #[error("the checkpoint's section '{name}' can't be used")]
+    Section {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: section::SectionError,
+    },
+    /// The checkpoint isn't one of a whole program.
+    #[error("checkpoint {id} is not one of a whole program: it has no '{name}'")]
+    NotWhole {
+        /// The checkpoint.
+        id: u64,
+        /// What is missing.
+        name: &'static str,
+    },
+    /// It was made by another version of Cairn.
+    #[error("the checkpoint was made by another version of cairn (format {found}, this one knows {VERSION})")]
+    Version {
+        /// The checkpoint's.
+        found: u32,
+    },
+    /// Not a text.
+    #[error("the checkpoint's arguments make no sense")]
+    Arguments,
+}
+
+impl SavedConfig {
+    /// Of a machine with this configuration.
+    #[must_use]
+    pub fn new(config: &AppConfig, every: Duration, stdout: Option<&Path>) -> Self {
+        let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+        let texts = |texts: &[CString]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+        let grant = |grant: &Grant| (bytes(&grant.host), bytes(&grant.guest), grant.writable);
+        Self {
+            version: VERSION,
+            program: bytes(&config.program),
+            arguments: texts(&config.arguments),
+            environment: texts(&config.environment),
+            memory: config.memory,
+            grants: config.grants.iter().map(grant).collect(),
+            directory: bytes(&config.directory),
+            every: u64::try_from(every.as_nanos()).unwrap_or(u64::MAX),
+            stdout: stdout.map(bytes),
+        }
+    }
+
+    /// The machine's configuration; what only concerns how it's run is as by default.
+    ///
+    /// # Errors
+    /// [`SavedError::Arguments`].
+    pub fn config(&self) -> Result<AppConfig, SavedError> {
+        let path = |bytes: &[u8]| PathBuf::from(OsString::from_vec(bytes.to_vec()));
+        let texts = |texts: &[Vec<u8>]| -> Result<Vec<CString>, SavedError> {
+            let text = |text: &Vec<u8>| CString::new(text.as_slice()).map_err(|_| SavedError::Arguments);
+            texts.iter().map(text).collect()
+        };
+        let grant = |(host, guest, writable): &(Vec<u8>, Vec<u8>, bool)| Grant {
+            host: path(host),
+            guest: path(guest),
+            writable: *writable,
+        };
+        Ok(AppConfig {
+            program: path(&self.program),
+            arguments: texts(&self.arguments)?,
+            environment: texts(&self.environment)?,
+            memory: self.memory,
+            grants: self.grants.iter().map(grant).collect(),
+            directory: path(&self.directory),
+            poll: PollMode::Auto,
+            history: NonZeroUsize::new(DEFAULT_HISTORY).unwrap_or(NonZeroUsize::MIN),
+            tracker: TrackerMode::Auto,
+            ring_entries: None,
+            history_memory: None,
+            threads: None,
+            whole: None,
+        })
+    }
+
+    /// Between two checkpoints.
+    #[must_use]
+    pub fn every(&self) -> Duration {
+        Duration::from_nanos(self.every)
+    }
+
+    /// The file that standard output goes to.
+    #[must_use]
+    pub fn stdout(&self) -> Option<PathBuf> {
+        self.stdout.as_ref().map(|bytes| PathBuf::from(OsString::from_vec(bytes.clone())))
+    }
+}
+
+/// Puts what was taken into a batch that was begun.
+///
+/// # Errors
+/// [`SavedError`]: too much of something.
+pub(super) fn write(batch: &mut Batch, config: &SavedConfig, taken: &Taken) -> Result<(), SavedError> {
+    let is_base = batch.parent().is_none();
+    section(batch, "program", config)?;
+    section(batch, "cpu", &taken.cpu)?;
+    section(batch, "process", &taken.process)?;
+    section(batch, "files", &taken.image)?;
+    let memory = named(batch, MEMORY.to_owned(), MEMORY_TAG, WINDOW_SIZE / PAGE)?;
+    for (page, bytes) in taken.pages.iter() {
+        match (bytes.iter().all(|byte| *byte == 0), is_base) {
+            (false, _) => batch.page(memory, page, bytes)?,
+            (true, false) => batch.zero(memory, page..page + 1)?,
+            (true, true) => {}
+        }
+    }
+    if !is_base {
+        for run in &taken.changes.zeros {
+            batch.zero(memory, run.clone())?;
+        }
+    }
+    let mut files = Vec::with_capacity(taken.files.files.len());
+    for (name, pages) in &taken.files.files {
+        files.push(named(batch, object_name(name), FILE_TAG, *pages)?);
+    }
+    for (file, page, bytes) in &taken.files.pages {
+        if let Some(object) = files.get(*file as usize) {
+            batch.page(*object, *page, bytes)?;
+        }
+    }
+    Ok(())
+}
+
+fn named(batch: &mut Batch, name: String, tag: u64, pages: u64) -> Result<ObjectIndex, SavedError> {
+    let name = ObjectName::new(&name).map_err(BatchError::from)?;
+    Ok(batch.object(Object { name, tag, address: 0, pages })?)
+}
+
+fn section<T: Serialize>(batch: &mut Batch, name: &'static str, value: &T) -> Result<(), SavedError> {
+    let bytes = section::encode(value).map_err(|source| SavedError::Section { name, source })?;
+    Ok(batch.section(name, bytes)?)
+}
+
+/// A whole program's checkpoint, checked as far as can be without a machine.
+#[derive(Debug)]
+pub(crate) struct Saved {
+    pub(crate) config: SavedConfig,
+    pub(crate) cpu: FrozenCpu,
+    pub(crate) process: FrozenProcess,
+    pub(crate) files: FilesImage,
+    pub(crate) memory: ObjectIndex,
+}
+
+impl Saved {
+    /// The checkpoint of `snapshot`.
+    ///
+    /// # Errors
+    /// [`SavedError`].
+    pub(crate) fn read(id: CheckpointId, snapshot: &Snapshot) -> Result<Self, SavedError> {
+        let config: SavedConfig = read(id, snapshot, "program")?;
+        if config.version != VERSION {
+            return Err(SavedError::Version { found: config.version });
+        }
+        let missing = SavedError::NotWhole { id: id.0, name: MEMORY };
+        Ok(Self {
+            config,
+            cpu: read(id, snapshot, "cpu")?,
+            process: read(id, snapshot, "process")?,
+            files: read(id, snapshot, "files")?,
+            memory: snapshot.find(MEMORY).ok_or(missing)?,
+        })
+    }
+}
+
+fn read<T: DeserializeOwned>(
+    id: CheckpointId,
+    snapshot: &Snapshot,
+    name: &'static str,
+) -> Result<T, SavedError> {
+    let bytes = snapshot.section(name)?.ok_or(SavedError::NotWhole { id: id.0, name })?;
+    section::decode(&bytes, MAX_SECTION).map_err(|source| SavedError::Section { name, source })
+}
