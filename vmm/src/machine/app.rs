@@ -5,6 +5,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use std::{io, thread};
 
 use cairn_abi::{CheckpointId, FEATURE_ASYNC, FEATURE_HINT};
@@ -248,22 +249,42 @@ pub fn run(config: &AppConfig) -> Result<Ended, RunError> {
     Machine::build(&kvm, config, None)?.run(config, writer, None)
 }
 
-/// Brings a program back from the checkpoint `at` of a store, or from the newest, and runs it to its end. `change`
-/// gives the configuration with which it ran what this run has otherwise.
-///
-/// # Errors
-/// [`RunError`]: what is wrong and what to do.
-pub fn restore(
-    store: &Path,
-    at: Option<CheckpointId>,
-    change: impl FnOnce(&SavedConfig, &mut AppConfig) -> Result<(), RunError>,
-) -> Result<Ended, RunError> {
-    let kvm = System::open()?;
-    let comeback = Comeback::open(store, at)?;
-    let mut config = comeback.saved.config.config()?;
-    change(&comeback.saved.config, &mut config)?;
-    let writer = config.whole.as_ref().map(whole::open).transpose()?;
-    Machine::build(&kvm, &config, Some(&comeback))?.run(&config, writer, Some(comeback.id))
+/// A program that is about to be brought back.
+#[derive(Debug)]
+pub struct Restore(Comeback);
+
+impl Restore {
+    /// The checkpoint `at` of a store, or the newest.
+    ///
+    /// # Errors
+    /// [`RunError::NoCheckpoint`], [`RunError::Saved`].
+    pub fn open(store: &Path, at: Option<CheckpointId>) -> Result<Self, RunError> {
+        Comeback::open(store, at).map(Self)
+    }
+
+    /// The file that standard output went to, and how many bytes it had.
+    #[must_use]
+    pub fn stdout(&self) -> Option<(PathBuf, u64)> {
+        self.0.saved.stdout()
+    }
+
+    /// How often checkpoints were taken.
+    #[must_use]
+    pub fn every(&self) -> Duration {
+        self.0.saved.config.every()
+    }
+
+    /// Runs the program to its end, with further checkpoints where `whole` says.
+    ///
+    /// # Errors
+    /// [`RunError`]: what is wrong and what to do.
+    pub fn run(self, whole: Option<WholeConfig>) -> Result<Ended, RunError> {
+        let Self(comeback) = self;
+        let kvm = System::open()?;
+        let config = AppConfig { whole, ..comeback.saved.config.config()? };
+        let writer = config.whole.as_ref().map(whole::open).transpose()?;
+        Machine::build(&kvm, &config, Some(&comeback))?.run(&config, writer, Some(comeback.id))
+    }
 }
 
 /// Opens the program, or a script, on the host.

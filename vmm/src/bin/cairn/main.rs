@@ -4,9 +4,12 @@ mod bench;
 mod boot;
 mod doctor;
 mod exit;
+mod restore;
 mod run;
 mod size;
 mod stats;
+mod stdout;
+mod whole;
 
 use std::process::ExitCode;
 
@@ -29,6 +32,8 @@ struct Cli {
 enum Command {
     /// Run a program as the only one of a virtual machine.
     Run(Box<run::Run>),
+    /// Bring a program back that `cairn run --store DIR --every TIME` ran, from where its last checkpoint was taken.
+    Restore(restore::Restore),
     /// Boot a Linux kernel in a virtual machine.
     Boot(Box<boot::Boot>),
     /// Tell what KVM is here, what it can do, and what things cost on it.
@@ -44,6 +49,7 @@ fn main() -> ExitCode {
     start_log(cli.verbose);
     let done = match cli.command {
         Command::Run(run) => run.run(),
+        Command::Restore(restore) => restore.run(),
         Command::Boot(boot) => boot.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Stats(stats) => stats.run(),

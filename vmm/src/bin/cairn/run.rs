@@ -17,6 +17,8 @@ use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
 
 use crate::size::Size;
+use crate::stdout;
+use crate::whole::WholeArgs;
 
 /// Checkpoints that `--history` accepts at most. Bounds the search for the oldest.
 const MOST_HISTORY: usize = 1 << 16;
@@ -73,6 +75,8 @@ pub(crate) struct Run {
     /// most 8].
     #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    whole: WholeArgs,
     /// The program, looked up in PATH if it has no slash.
     program: OsString,
     /// Its arguments.
@@ -125,20 +129,11 @@ impl From<Poll> for PollMode {
 
 impl Run {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let Ended { end, refused } = app::run(&self.config()?)?;
-        match &end {
-            End::Faulted(fault) => eprintln!("cairn: {fault}"),
-            // A reader that has seen enough is no news.
-            End::Killed(Signal::SIGPIPE) | End::Exited(_) => {}
-            End::Killed(signal) => eprintln!("cairn: the program was killed by {signal}"),
+        let config = self.config()?;
+        if let Some(path) = config.whole.as_ref().and_then(|whole| whole.stdout.as_deref()) {
+            stdout::begin(path)?;
         }
-        if end != End::Exited(0) && !refused.is_empty() {
-            eprintln!(
-                "cairn: the program made system calls that cairn doesn't have, perhaps that's why: {}",
-                refused.join(", ")
-            );
-        }
-        Ok(ExitCode::from(end.status()))
+        Ok(told(&app::run(&config)?))
     }
 
     fn config(self) -> Result<AppConfig> {
@@ -163,8 +158,27 @@ impl Run {
             history: NonZeroUsize::new(self.history).context("--history must be at least 1")?,
             history_memory: self.history_memory.map(|size| size.0),
             threads: self.threads,
+            whole: self.whole.config()?,
         })
     }
+}
+
+/// Tells a person what should be known of a program's end; the exit status.
+pub(crate) fn told(ended: &Ended) -> ExitCode {
+    let Ended { end, refused } = ended;
+    match end {
+        End::Faulted(fault) => eprintln!("cairn: {fault}"),
+        // A reader that has seen enough is no news.
+        End::Killed(Signal::SIGPIPE) | End::Exited(_) => {}
+        End::Killed(signal) => eprintln!("cairn: the program was killed by {signal}"),
+    }
+    if *end != End::Exited(0) && !refused.is_empty() {
+        eprintln!(
+            "cairn: the program made system calls that cairn doesn't have, perhaps that's why: {}",
+            refused.join(", ")
+        );
+    }
+    ExitCode::from(end.status())
 }
 
 /// The program's path: as it is if it has a slash, else the first of its name in PATH.

@@ -109,9 +109,9 @@ impl Checkpointer {
         let pages = taken.pages.len() as u64;
         let id = CheckpointId(self.writer.newest().map_or(0, |id| id.0) + 1);
         let written = self.write(id, &taken);
-        let Taken { mut pages: buffer, files, changes, .. } = taken;
-        buffer.clear();
+        let Taken { pages: buffer, files, changes, .. } = taken;
         self.pages = buffer;
+        self.pages.clear();
         let bytes = match written {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -124,6 +124,11 @@ impl Checkpointer {
             }
         };
         self.parent = Some(id);
+        if let Err(error) = self.source.tracker.settle(&changes.untouched) {
+            // What was written is in doubt: the next one has everything.
+            self.parent = None;
+            return Err(TakeError::from(error).into());
+        }
         let pause_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
         tracing::info!(id = id.0, pages, bytes, ?pause, all = ?begun.elapsed(), "a checkpoint of the program");
         let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
@@ -143,16 +148,15 @@ impl Checkpointer {
     /// Takes what the next one has, and how long the program stood still.
     fn take(&mut self) -> Result<(Taken, Duration), Failed> {
         let mut pages = std::mem::take(&mut self.pages);
-        let mut before = Duration::ZERO;
         if self.parent.is_none() {
-            before = self.take_all(&mut pages)?;
+            self.take_all(&mut pages)?;
         }
         let mut files = std::mem::take(&mut self.files);
         files.incremental = self.parent.is_some();
         let source = Arc::clone(&self.source);
         let (taken, pause) = self.door.at_stop(move |cpu| source.take(cpu, pages, files))?;
         match taken {
-            Ok(taken) => Ok((taken, pause.max(before))),
+            Ok(taken) => Ok((taken, pause)),
             Err((error, pages, files)) => {
                 (self.pages, self.files) = (pages, files);
                 self.pages.clear();
@@ -162,14 +166,13 @@ impl Checkpointer {
     }
 
     /// Begins to follow the memory, and copies all of it while the program runs.
-    fn take_all(&self, pages: &mut Pages) -> Result<Duration, Failed> {
-        let source = Arc::clone(&self.source);
-        let (mapped, pause) = self.door.at_stop(move |_| source.begin())?;
+    fn take_all(&self, pages: &mut Pages) -> Result<(), Failed> {
+        let mapped = self.source.begin()?;
         let tracker = &self.source.tracker;
-        let all = tracker.all(&mapped?);
+        let all = tracker.all(&mapped);
         pages.take(tracker.memory(), tracker.pagemap(), &all.content);
         pages.index();
-        Ok(pause)
+        Ok(())
     }
 
     fn write(&mut self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {

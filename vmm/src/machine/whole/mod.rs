@@ -88,19 +88,20 @@ impl Whole {
     /// # Errors
     /// [`RunError::Host`].
     pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
+        let has_stdout = parts.config.has_stdout();
         let Parts { config, writer, level, door, calls, slots, parent } = parts;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
         let pagemap = Pagemap::open().map_err(host("to tell which pages there are"))?;
         let memory = calls.with(|process| Arc::clone(process.memory()));
         let tracker = Tracker::new(slots, memory, pagemap);
         if parent.is_some() {
-            // What is in memory is what the parent has.
+            // What is in memory is what the parent has, and the program doesn't run yet.
             tracker.begin().map_err(|error| host("to follow the memory")(io::Error::other(error)))?;
         }
         let figures = Arc::new(Mutex::new(Figures::default()));
         let checkpointer = Checkpointer {
             door,
-            source: Arc::new(Source { calls, tracker }),
+            source: Arc::new(Source { calls, tracker, has_stdout }),
             writer,
             level,
             config,

@@ -6,6 +6,7 @@
 //! | section `cpu` | [`FrozenCpu`] |
 //! | section `process` | [`FrozenProcess`] |
 //! | section `files` | [`FilesImage`] |
+//! | section `stdout` | where the file of standard output stood, if there is one |
 //! | object `memory` | the program's address space, all of it; what isn't mapped is of no interest |
 //! | objects `file:...` | files that the program has in memory |
 
@@ -143,16 +144,15 @@ impl SavedConfig {
         })
     }
 
+    /// Whether standard output goes to a file.
+    pub(super) fn has_stdout(&self) -> bool {
+        self.stdout.is_some()
+    }
+
     /// Between two checkpoints.
     #[must_use]
     pub fn every(&self) -> Duration {
         Duration::from_nanos(self.every)
-    }
-
-    /// The file that standard output goes to.
-    #[must_use]
-    pub fn stdout(&self) -> Option<PathBuf> {
-        self.stdout.as_ref().map(|bytes| PathBuf::from(OsString::from_vec(bytes.clone())))
     }
 }
 
@@ -166,6 +166,7 @@ pub(super) fn write(batch: &mut Batch, config: &SavedConfig, taken: &Taken) -> R
     section(batch, "cpu", &taken.cpu)?;
     section(batch, "process", &taken.process)?;
     section(batch, "files", &taken.image)?;
+    section(batch, "stdout", &taken.stdout)?;
     let memory = named(batch, MEMORY.to_owned(), MEMORY_TAG, WINDOW_SIZE / PAGE)?;
     for (page, bytes) in taken.pages.iter() {
         match (bytes.iter().all(|byte| *byte == 0), is_base) {
@@ -209,6 +210,7 @@ pub(crate) struct Saved {
     pub(crate) process: FrozenProcess,
     pub(crate) files: FilesImage,
     pub(crate) memory: ObjectIndex,
+    stdout: Option<u64>,
 }
 
 impl Saved {
@@ -227,8 +229,17 @@ impl Saved {
             cpu: read(id, snapshot, "cpu")?,
             process: read(id, snapshot, "process")?,
             files: read(id, snapshot, "files")?,
+            stdout: read(id, snapshot, "stdout")?,
             memory: snapshot.find(MEMORY).ok_or(missing)?,
         })
+    }
+}
+
+impl Saved {
+    /// The file that standard output went to, and where it stood.
+    pub(crate) fn stdout(&self) -> Option<(PathBuf, u64)> {
+        let bytes = self.config.stdout.as_ref()?;
+        Some((PathBuf::from(OsString::from_vec(bytes.clone())), self.stdout?))
     }
 }
 

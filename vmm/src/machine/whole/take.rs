@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 use rangemap::RangeMap;
 
 use super::files::TakenFiles;
@@ -27,6 +29,9 @@ pub enum TakeError {
     /// KVM's log.
     #[error("what the program wrote can't be told")]
     Log(#[from] SlotError),
+    /// The file of standard output.
+    #[error("where standard output stands can't be told")]
+    Stdout(#[source] Errno),
 }
 
 /// A program as it is between two instructions: all but the pages that didn't change.
@@ -38,6 +43,8 @@ pub(super) struct Taken {
     pub(super) files: TakenFiles,
     pub(super) pages: Pages,
     pub(super) changes: Changes,
+    /// Where the file of standard output stands.
+    pub(super) stdout: Option<u64>,
 }
 
 /// What is asked when the program stands still.
@@ -45,19 +52,19 @@ pub(super) struct Taken {
 pub(super) struct Source {
     pub(super) calls: Arc<SharedCalls>,
     pub(super) tracker: Tracker,
+    /// Whether standard output is a file that goes back with the program.
+    pub(super) has_stdout: bool,
 }
 
 impl Source {
-    /// Follows all memory from now on; answers what is mapped.
+    /// Follows all memory from now on; answers what is mapped. The program may run.
     ///
     /// # Errors
     /// [`TakeError::Log`].
     pub(super) fn begin(&self) -> Result<RangeMap<u64, Backing>, TakeError> {
-        // The process's lock first: no system call writes meanwhile.
-        self.calls.with(|process| {
-            self.tracker.begin()?;
-            Ok(backing(&process.space))
-        })
+        self.tracker.begin()?;
+        // What is mapped from now on counts as changed.
+        Ok(self.calls.with(|process| backing(&process.space)))
     }
 
     /// Takes what changed, in addition to `pages`, which were taken before.
@@ -76,18 +83,25 @@ impl Source {
                 return Err(FreezeError::from(UnfreezableError::Device).into());
             }
             let image = process.files.image(&mut files)?;
+            let stdout = if self.has_stdout { Some(position()?) } else { None };
             let changes = self.tracker.changes(&backing(&process.space))?;
             pages.take(self.tracker.memory(), self.tracker.pagemap(), &changes.content);
             pages.blank(&changes.zeros);
-            Ok((frozen, image, changes))
+            Ok((frozen, image, changes, stdout))
         });
         match taken {
-            Ok((process, image, changes)) => {
-                Ok(Taken { cpu: cpu.clone(), process, image, files, pages, changes })
+            Ok((process, image, changes, stdout)) => {
+                Ok(Taken { cpu: cpu.clone(), process, image, files, pages, changes, stdout })
             }
             Err(error) => Err((error, pages, files)),
         }
     }
+}
+
+/// Where standard output stands; all that the program wrote is before that.
+fn position() -> Result<u64, TakeError> {
+    let position = lseek(std::io::stdout(), 0, Whence::SeekCur).map_err(TakeError::Stdout)?;
+    u64::try_from(position).map_err(|_| TakeError::Stdout(Errno::EOVERFLOW))
 }
 
 /// What the pages of each mapping are.

@@ -10,8 +10,6 @@ use crate::kvm::slots::{SlotError, SlotMap};
 use crate::memory::layout::{PAGE, to_usize};
 use crate::memory::program::ProgramMemory;
 
-/// Runs of so many pages and more are looked at for pages that exist: most of them may have never been touched.
-const LOOK_FROM: u64 = 8;
 
 /// Words without a page that end a piece of the log which is cleared at once.
 const QUIET_WORDS: usize = 16;
@@ -32,6 +30,8 @@ pub(crate) struct Changes {
     pub(crate) content: Vec<Range<u64>>,
     /// Pages that are zeros, or not mapped any more.
     pub(crate) zeros: Vec<Range<u64>>,
+    /// Pages that count as written in a log that has just begun, and were never touched: [`Tracker::settle`].
+    pub(crate) untouched: Vec<Range<u64>>,
 }
 
 /// Follows all memory of a program.
@@ -63,29 +63,88 @@ impl Tracker {
         self.slots().has_regions()
     }
 
-    /// Follows all memory from now on: nothing counts as changed. The program stands still.
+    /// Follows all memory from now on. The program may run; what it wrote before this returns may count as unchanged,
+    /// and what it writes later counts as changed.
     ///
     /// # Errors
     /// [`SlotError`].
     pub(crate) fn begin(&self) -> Result<(), SlotError> {
-        self.memory.watch_all();
+        let marks = self.memory.watch_all();
         self.slots().log_all()?;
-        self.drain(&mut |_, _| {})
+        let spans = self.slots().unclaimed();
+        let mut log = Vec::new();
+        for span in spans {
+            let slots = self.slots();
+            read_log(&slots, &span, &mut log)?;
+            clear(&slots, &span, &log)?;
+            for word in span.start / PAGE / 64..span.end / PAGE / 64 {
+                let _ = marks.take(to_usize(word));
+            }
+        }
+        Ok(())
     }
 
     /// What changed since the last call, or since the beginning, of a program with these mappings. The program stands
     /// still; from now on it counts as unchanged.
     ///
     /// # Errors
-    /// [`SlotError`]; what changed may be lost then, and all counts as changed.
+    /// [`SlotError`]; what changed may be lost then.
     pub(crate) fn changes(&self, mappings: &RangeMap<u64, Backing>) -> Result<Changes, SlotError> {
-        let mut changed: Vec<Range<u64>> = Vec::new();
-        self.drain(&mut |first, word| add_bits(&mut changed, first, word))?;
+        let marks = self.memory.watch_all();
+        let slots = self.slots();
         let mut changes = Changes::default();
-        for run in changed {
-            self.sort_run(&run, mappings, &mut changes);
+        let (mut log, mut logged, mut marked) = (Vec::new(), Vec::new(), Vec::new());
+        for span in slots.unclaimed() {
+            read_log(&slots, &span, &mut log)?;
+            let first = span.start / PAGE;
+            (logged.clear(), marked.clear());
+            for (index, word) in (0..).zip(&log) {
+                let page = first + index * 64;
+                let mark = marks.take(to_usize(page / 64));
+                add_bits(&mut marked, page, mark);
+                add_bits(&mut logged, page, *word & !mark);
+            }
+            let mut written = Changes::default();
+            self.sort(&logged, mappings, &mut written);
+            self.sort(&marked, mappings, &mut changes);
+            // Only what is taken now: the others were never touched, and clearing costs for each page.
+            log.fill(0);
+            for run in written.content.iter().chain(&changes.content) {
+                set_bits(&mut log, first, run);
+            }
+            clear(&slots, &span, &log)?;
+            changes.content.append(&mut written.content);
+            changes.untouched.append(&mut written.zeros);
         }
         Ok(changes)
+    }
+
+    /// Takes pages out of the log that count as written there and were never touched, while the program runs.
+    ///
+    /// # Errors
+    /// [`SlotError`].
+    pub(crate) fn settle(&self, untouched: &[Range<u64>]) -> Result<(), SlotError> {
+        let mut log = Vec::new();
+        let spans = if untouched.is_empty() { Vec::new() } else { self.slots().unclaimed() };
+        for span in spans {
+            let first = span.start / PAGE;
+            let slots = self.slots();
+            log.clear();
+            log.resize(to_usize((span.end / PAGE - first).div_ceil(64)), 0);
+            for run in untouched {
+                set_bits(&mut log, first, run);
+            }
+            if slots.unclaimed().contains(&span) {
+                clear(&slots, &span, &log)?;
+            }
+        }
+        // One that was touched just before its bit was cleared exists now.
+        for run in untouched {
+            for page in self.existing(run) {
+                self.memory.renew(&(page * PAGE..(page + 1) * PAGE));
+            }
+        }
+        Ok(())
     }
 
     /// All that a program with these mappings holds.
@@ -104,55 +163,61 @@ impl Tracker {
         }
     }
 
-    /// Tells each word of the set of changed pages, with its first page's number, and makes it empty.
-    fn drain(&self, tell: &mut dyn FnMut(u64, u64)) -> Result<(), SlotError> {
-        let marks = self.memory.watch_all();
-        let slots = self.slots();
-        let mut log = Vec::new();
-        for span in slots.unclaimed() {
-            let first = span.start / PAGE;
-            log.clear();
-            log.resize(to_usize((span.end / PAGE - first).div_ceil(64)), 0);
-            slots.dirty_log(&span, &mut log)?;
-            clear(&slots, &span, &log)?;
-            for (index, word) in (0..).zip(&log) {
-                let page = first + index * 64;
-                tell(page, *word | marks.take(to_usize(page / 64)));
+    fn sort(&self, runs: &[Range<u64>], mappings: &RangeMap<u64, Backing>, changes: &mut Changes) {
+        for run in runs {
+            let span = run.start * PAGE..run.end * PAGE;
+            for gap in mappings.gaps(&span) {
+                changes.zeros.push(gap.start / PAGE..gap.end / PAGE);
             }
-        }
-        Ok(())
-    }
-
-    fn sort_run(&self, run: &Range<u64>, mappings: &RangeMap<u64, Backing>, changes: &mut Changes) {
-        let span = run.start * PAGE..run.end * PAGE;
-        for gap in mappings.gaps(&span) {
-            push(&mut changes.zeros, gap.start / PAGE..gap.end / PAGE);
-        }
-        for (piece, backing) in mappings.overlapping(&span) {
-            let piece = piece.start.max(span.start) / PAGE..piece.end.min(span.end) / PAGE;
-            self.sort_piece(&piece, *backing, changes);
+            for (piece, backing) in mappings.overlapping(&span) {
+                let piece = piece.start.max(span.start) / PAGE..piece.end.min(span.end) / PAGE;
+                self.sort_piece(&piece, *backing, changes);
+            }
         }
     }
 
     /// Sorts pages of one mapping into those with content and those that were never touched.
     fn sort_piece(&self, piece: &Range<u64>, backing: Backing, changes: &mut Changes) {
-        if backing == Backing::File || piece.end - piece.start < LOOK_FROM {
-            return push(&mut changes.content, piece.clone());
+        if backing == Backing::File {
+            return changes.content.push(piece.clone());
         }
-        let mut exists = vec![false; to_usize(piece.end - piece.start)];
-        let address = self.memory.window().address(piece.start * PAGE);
-        if let Err(error) = self.pagemap.existing(address, &mut exists) {
+        let mut at = piece.start;
+        let mut runs = Vec::new();
+        for page in self.existing(piece) {
+            push(&mut runs, page..page + 1);
+        }
+        for run in runs {
+            if at < run.start {
+                changes.zeros.push(at..run.start);
+            }
+            at = run.end;
+            changes.content.push(run);
+        }
+        if at < piece.end {
+            changes.zeros.push(at..piece.end);
+        }
+    }
+
+    /// Those pages of a run that exist; all of them where that can't be told.
+    fn existing(&self, run: &Range<u64>) -> impl Iterator<Item = u64> + use<> {
+        let mut exists = vec![false; to_usize(run.end - run.start)];
+        if let Err(error) = self.pagemap.existing(self.memory.window().address(run.start * PAGE), &mut exists) {
             tracing::debug!(%error, "which pages exist can't be told: all are read");
-            return push(&mut changes.content, piece.clone());
+            exists.fill(true);
         }
-        for (page, exists) in piece.clone().zip(exists) {
-            push(if exists { &mut changes.content } else { &mut changes.zeros }, page..page + 1);
-        }
+        run.clone().zip(exists).filter_map(|(page, exists)| exists.then_some(page))
     }
 
     fn slots(&self) -> MutexGuard<'_, SlotMap> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reads a slot's log.
+fn read_log(slots: &SlotMap, span: &Range<u64>, log: &mut Vec<u64>) -> Result<(), SlotError> {
+    log.clear();
+    log.resize(to_usize(((span.end - span.start) / PAGE).div_ceil(64)), 0);
+    slots.dirty_log(span, log)
 }
 
 /// Clears what a slot's log says, piece by piece where it says anything: clearing costs for each page that is named, and
@@ -178,6 +243,18 @@ fn add_bits(runs: &mut Vec<Range<u64>>, first: u64, mut word: u64) {
     }
 }
 
+/// Sets the bits of those pages of `run` that are in the bitmap, which begins with page `first`.
+fn set_bits(words: &mut [u64], first: u64, run: &Range<u64>) {
+    let end = run.end.min(first + words.len() as u64 * 64);
+    let mut page = run.start.max(first);
+    while page < end {
+        let (index, bit) = ((page - first) / 64, (page - first) % 64);
+        let count = (64 - bit).min(end - page);
+        words[to_usize(index)] |= (u64::MAX >> (64 - count)) << bit;
+        page += count;
+    }
+}
+
 fn push(runs: &mut Vec<Range<u64>>, run: Range<u64>) {
     match runs.last_mut() {
         Some(last) if last.end == run.start => last.end = run.end,
@@ -197,5 +274,10 @@ mod tests {
         add_bits(&mut runs, 128, 0);
         add_bits(&mut runs, 192, 1);
         assert_eq!(runs, [0..2, 3..4, 63..128, 192..193]);
+        let mut words = [0; 4];
+        for run in &runs {
+            set_bits(&mut words, 64, run);
+        }
+        assert_eq!(words, [u64::MAX, 0, 1, 0]);
     }
 }

@@ -1,0 +1,61 @@
+//! `cairn restore`: a program from its checkpoint.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use cairn_abi::CheckpointId;
+use cairn_store::{Level, Options};
+use cairn_vmm::machine::app;
+use cairn_vmm::machine::whole::WholeConfig;
+use clap::Args;
+
+use crate::whole::duration;
+use crate::{run, stdout};
+
+/// Options of `cairn restore`.
+#[derive(Args, Debug)]
+#[command(max_term_width = 100)]
+pub(crate) struct Restore {
+    /// The directory that `cairn run --store` was given.
+    store: PathBuf,
+    /// The checkpoint, by its number [default: the newest].
+    #[arg(long, value_name = "ID")]
+    at: Option<u64>,
+    /// How often further checkpoints are taken, into the same store [default: as before].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    every: Option<Duration>,
+    /// Take no further checkpoints: the store is only read.
+    #[arg(long, conflicts_with = "every")]
+    no_checkpoints: bool,
+    /// The file that standard output goes to, if it was a file and is elsewhere now.
+    #[arg(long, value_name = "FILE")]
+    stdout: Option<PathBuf>,
+}
+
+impl Restore {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let comeback = app::Restore::open(&self.store, self.at.map(CheckpointId))?;
+        let output = match (self.stdout, comeback.stdout()) {
+            (Some(path), Some((_, position))) => Some((std::path::absolute(path)?, position)),
+            (None, before) => before,
+            (Some(path), None) => anyhow::bail!(
+                "the program's standard output was no file of its own, so that {} can't be where it goes on: run it \
+                 with --stdout FILE",
+                path.display()
+            ),
+        };
+        if let Some((path, position)) = &output {
+            stdout::go_on(path, *position)?;
+        }
+        let whole = (!self.no_checkpoints).then(|| WholeConfig {
+            store: self.store,
+            every: self.every.unwrap_or(comeback.every()),
+            options: Options::default(),
+            level: Level::Written,
+            stdout: output.map(|(path, _)| path),
+        });
+        Ok(run::told(&comeback.run(whole)?))
+    }
+}
