@@ -9,7 +9,6 @@ mod backend;
 mod descriptors;
 mod facts;
 mod host;
-mod image;
 mod layout;
 mod listing;
 mod memory;
@@ -29,7 +28,7 @@ use nix::{errno::Errno, fcntl::OFlag};
 
 pub use backend::{Follow, OpenRequest, PERMISSIONS, Removal, Renaming, Space, Times};
 pub use descriptors::{Descriptors, MAX_DESCRIPTORS};
-pub use image::{FILE_PAGE, FilePages, FilePagesSource, FilesImage, ImageError};
+
 pub use facts::{MappingFacts, ProcessFacts, Usage};
 pub use layout::{Grant, Layout, LayoutError};
 pub use listing::LISTING_BYTES;
