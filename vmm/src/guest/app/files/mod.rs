@@ -9,6 +9,7 @@ mod backend;
 mod descriptors;
 mod facts;
 mod host;
+mod image;
 mod layout;
 mod listing;
 mod memory;
@@ -30,9 +31,10 @@ pub use backend::{Follow, OpenRequest, PERMISSIONS, Removal, Renaming, Space, Ti
 pub use descriptors::{Descriptors, MAX_DESCRIPTORS};
 
 pub use facts::{MappingFacts, ProcessFacts, Usage};
+pub use image::{FILE_PAGE, FilePages, FilePagesSource, FilesImage, ImageError};
 pub use layout::{Grant, Layout, LayoutError};
 pub use listing::LISTING_BYTES;
-pub use memory::{Budget, MAX_NODES, MemoryHandle};
+pub use memory::{Budget, MAX_NODES, MemoryHandle, Part, Reserved};
 pub use open::{DirectoryHandle, Object, OpenFile, PciBarHandle, SynthesizedHandle};
 pub use operations::check_owner;
 pub use path::{GuestPath, NAME_MAX, PATH_MAX};
