@@ -107,7 +107,7 @@ impl Freezer {
 
     fn let_writers_go(&self, copying: Option<&Copying>) {
         loop {
-            match self.userfault.next_writer() {
+            match self.userfault.next_waiting() {
                 Ok(None) => return,
                 Ok(Some(address)) => {
                     if !copying.is_some_and(|copying| copying.copy_at(address)) {

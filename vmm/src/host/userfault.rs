@@ -1,4 +1,5 @@
-//! Userfaultfd with write protection: whoever writes a protected page waits until somebody lets go of it.
+//! Userfaultfd: whoever writes a protected page waits until somebody lets go of it, and whoever touches a page that
+//! isn't there until somebody brings it.
 //!
 //! Kernel documentation: `admin-guide/mm/userfaultfd.rst`. Protection of pages without memory, which costs nothing
 //! to ask for, is there since Linux 6.4.
@@ -10,10 +11,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use linux_raw_sys::general::{
     UFFD_API, UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_WP_UNPOPULATED,
-    UFFDIO_REGISTER_MODE_WP, USERFAULTFD_IOC, uffd_msg, uffdio_api, uffdio_range, uffdio_register,
-    uffdio_writeprotect,
+    UFFDIO_REGISTER_MODE_MISSING, UFFDIO_REGISTER_MODE_WP, USERFAULTFD_IOC, uffd_msg, uffdio_api, uffdio_copy,
+    uffdio_range, uffdio_register, uffdio_writeprotect, uffdio_zeropage,
 };
-use linux_raw_sys::ioctl::{UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT};
+use linux_raw_sys::ioctl::{
+    UFFDIO_API, UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT, UFFDIO_ZEROPAGE,
+};
+
+/// Bytes of the host's page.
+const PAGE: usize = 4096;
 
 /// Who may open it may have writes by the kernel itself wait, which the system call wants privilege for.
 const DEVICE: &str = "/dev/userfaultfd";
@@ -36,6 +42,18 @@ impl Userfault {
     /// EPERM without the privilege (CAP_SYS_PTRACE, `vm.unprivileged_userfaultfd` or rights on
     /// `/dev/userfaultfd`), EINVAL before Linux 6.4.
     pub fn open() -> io::Result<Self> {
+        Self::open_with(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED)
+    }
+
+    /// Opens one for pages that aren't there; also who touches them in the kernel waits.
+    ///
+    /// # Errors
+    /// EPERM without the privilege, as for [`open`](Self::open).
+    pub fn open_for_missing() -> io::Result<Self> {
+        Self::open_with(0)
+    }
+
+    fn open_with(features: u32) -> io::Result<Self> {
         let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
         // SAFETY: the call takes an integer and makes a descriptor; no memory is touched before a span is registered.
         let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
@@ -49,7 +67,6 @@ impl Userfault {
             }
             other => other?,
         };
-        let features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED;
         let mut api = uffdio_api { api: u64::from(UFFD_API), features: u64::from(features), ioctls: 0 };
         let opened = Self { fd };
         opened.call(UFFDIO_API, &mut api)?;
@@ -61,8 +78,53 @@ impl Userfault {
     /// # Errors
     /// What the kernel says: EBUSY when another userfaultfd has a part of it.
     pub fn register(&self, span: &Range<usize>) -> io::Result<()> {
-        let mode = u64::from(UFFDIO_REGISTER_MODE_WP);
+        self.register_for(span, UFFDIO_REGISTER_MODE_WP)
+    }
+
+    /// From now on, who touches a page of `span` that isn't there waits for it: whole pages of this process's private
+    /// anonymous memory.
+    ///
+    /// # Errors
+    /// What the kernel says: EBUSY when another userfaultfd has a part of it.
+    pub fn register_missing(&self, span: &Range<usize>) -> io::Result<()> {
+        self.register_for(span, UFFDIO_REGISTER_MODE_MISSING)
+    }
+
+    fn register_for(&self, span: &Range<usize>, mode: u32) -> io::Result<()> {
+        let mode = u64::from(mode);
         self.call(UFFDIO_REGISTER, &mut uffdio_register { range: range(span), mode, ioctls: 0 })
+    }
+
+    /// Brings a page to `address`; who waits for it goes on. One that is there stays, as does memory that was mapped
+    /// anew and isn't registered.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn bring(&self, address: usize, page: &[u8; PAGE]) -> io::Result<()> {
+        let (dst, src, len) = (address as u64, page.as_ptr().expose_provenance() as u64, PAGE as u64);
+        self.brought(|| self.call(UFFDIO_COPY, &mut uffdio_copy { dst, src, len, mode: 0, copy: 0 }))
+    }
+
+    /// As [`bring`](Self::bring), a page of zeros.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn bring_zeros(&self, address: usize) -> io::Result<()> {
+        let range = range(&(address..address + PAGE));
+        self.brought(|| self.call(UFFDIO_ZEROPAGE, &mut uffdio_zeropage { range, mode: 0, zeropage: 0 }))
+    }
+
+    fn brought(&self, bring: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        loop {
+            match bring() {
+                // The kernel changes the address space just now.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if [Some(libc::EEXIST), Some(libc::ENOENT)].contains(&error.raw_os_error()) => {
+                    return Ok(());
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Ends [`register`](Self::register), and every protection and waiting in the span.
@@ -89,11 +151,11 @@ impl Userfault {
         self.write_protect(span, 0)
     }
 
-    /// The address that somebody waits to write, if anybody does. Each is told once.
+    /// The address that somebody waits to write or to have, if anybody does. Each is told once.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn next_writer(&self) -> io::Result<Option<u64>> {
+    pub fn next_waiting(&self) -> io::Result<Option<u64>> {
         loop {
             let mut message = std::mem::MaybeUninit::<uffd_msg>::zeroed();
             let size = size_of::<uffd_msg>();
@@ -127,7 +189,8 @@ impl Userfault {
 
     fn call<T>(&self, request: u32, argument: &mut T) -> io::Result<()> {
         // SAFETY: each caller in this file pairs the request with its structure, which the kernel reads and fills
-        // in and does not keep. None of them changes what memory holds.
+        // in and does not keep. Only COPY and ZEROPAGE change what memory holds, and only that of pages that nobody
+        // has seen yet: a page that is there stays as it is. COPY reads one page, which its caller has borrowed.
         let result = unsafe {
             libc::ioctl(self.fd.as_raw_fd(), libc::c_ulong::from(request), std::ptr::from_mut(argument))
         };
@@ -164,6 +227,42 @@ mod tests {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     #[test]
+    fn whoever_touches_a_missing_page_waits_for_it() {
+        let Ok(userfault) = Userfault::open_for_missing() else {
+            eprintln!("no userfaultfd for faults of the kernel here: nothing is tested");
+            return;
+        };
+        let memory = Reservation::anonymous(8 << 12, 1 << 12).unwrap();
+        let at = |page: u64| memory.address(page << 12);
+        userfault.register_missing(&(at(0)..at(4))).unwrap();
+        userfault.bring(at(0), &[5; PAGE]).unwrap();
+        std::thread::scope(|scope| {
+            let by_cpu = scope.spawn(|| memory.word(1 << 12).load(Ordering::Relaxed));
+            let by_kernel = scope.spawn(|| {
+                let mut bytes = [1; 8];
+                memory.copy_out(2 << 12, &mut bytes).unwrap();
+                bytes
+            });
+            let mut told = Vec::new();
+            while told.len() < 2 {
+                let fd = PollFd::new(userfault.as_fd(), PollFlags::POLLIN);
+                poll(&mut [fd], PollTimeout::NONE).unwrap();
+                told.extend(userfault.next_waiting().unwrap());
+            }
+            userfault.bring(at(1), &[7; PAGE]).unwrap();
+            userfault.bring_zeros(at(2)).unwrap();
+            assert_eq!(by_cpu.join().unwrap(), 0x0707_0707_0707_0707);
+            assert_eq!(by_kernel.join().unwrap(), [0; 8]);
+        });
+        // What is there stays, and what isn't registered is nobody's business.
+        userfault.bring(at(0), &[6; PAGE]).unwrap();
+        userfault.bring(at(6), &[6; PAGE]).unwrap();
+        assert_eq!([0, 6].map(|page| memory.word(page << 12).load(Ordering::Relaxed) & 0xff), [5, 0]);
+        drop(userfault);
+        assert_eq!(memory.word(3 << 12).load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
     fn a_writer_waits_until_it_is_let_go() {
         let Ok(userfault) = Userfault::open() else {
             eprintln!("no userfaultfd for kernel writes here: nothing is tested");
@@ -174,7 +273,7 @@ mod tests {
         userfault.register(&span(0..16)).unwrap();
         userfault.protect(&span(2..4)).unwrap();
         memory.word(0).store(1, Ordering::Relaxed);
-        assert_eq!(userfault.next_writer().unwrap(), None);
+        assert_eq!(userfault.next_waiting().unwrap(), None);
         std::thread::scope(|scope| {
             let by_cpu = scope.spawn(|| memory.word(3 << 12).store(7, Ordering::Relaxed));
             let by_kernel = scope.spawn(|| memory.copy_in((2 << 12) + 8, &[9; 8]).unwrap());
@@ -182,7 +281,7 @@ mod tests {
             while told.len() < 2 {
                 let fd = PollFd::new(userfault.as_fd(), PollFlags::POLLIN);
                 poll(&mut [fd], PollTimeout::NONE).unwrap();
-                told.extend(userfault.next_writer().unwrap().map(|address| address >> 12));
+                told.extend(userfault.next_waiting().unwrap().map(|address| address >> 12));
             }
             told.sort_unstable();
             assert_eq!(told, [2, 3].map(|page| (span(page..page + 1).start as u64) >> 12));

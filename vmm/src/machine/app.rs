@@ -42,8 +42,8 @@ use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::status::About;
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::tracking::{TrackerMode, Tracking};
-use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegisters};
-use crate::machine::whole::{self, Comeback, Door, SavedConfig, SavedError, Whole, WholeConfig};
+use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegions, UnitRegisters};
+use crate::machine::whole::{self, Bringer, Comeback, Door, SavedConfig, SavedError, Whole, WholeConfig};
 use crate::machine::{auxiliary, control, poller, random, script};
 use crate::memory::layout::STACK_TOP;
 use crate::virtio::PciFunction;
@@ -283,7 +283,9 @@ impl Restore {
         let kvm = System::open()?;
         let config = AppConfig { whole, ..comeback.saved.config.config()? };
         let writer = config.whole.as_ref().map(whole::open).transpose()?;
-        Machine::build(&kvm, &config, Some(&comeback))?.run(&config, writer, Some(comeback.id))
+        let machine = Machine::build(&kvm, &config, Some(&comeback))?;
+        tracing::info!(id = comeback.id.0, "the program goes on");
+        machine.run(&config, writer, Some(comeback.id))
     }
 }
 
@@ -306,6 +308,8 @@ struct Machine {
     bus: Bus<UnitRegisters>,
     freezer: Option<Arc<Freezer>>,
     about: About,
+    /// Brings the memory of a program that was brought back.
+    bringer: Option<Bringer>,
 }
 
 impl Machine {
@@ -316,8 +320,13 @@ impl Machine {
         tracing::info!(?tracking.log, ?tracking.scanning, "how writes are found");
         let Bare { vm, slots, system, mut space, root } = Bare::build(kvm, config.memory, tracking.log)?;
         let memory = Arc::clone(space.memory());
+        let mut bringer = None;
         let (entry, stack) = match comeback {
-            Some(comeback) => comeback.map(&mut space)?,
+            Some(comeback) => {
+                let start = comeback.map(&mut space)?;
+                bringer = comeback.bring()?;
+                start
+            }
             None => load(&mut space, config)?,
         };
         let mut cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry, stack)?;
@@ -334,8 +343,7 @@ impl Machine {
         let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root))?));
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
-        let keeper = Arc::clone(&unit);
-        space.set_vacate(Box::new(move |range| keeper.with(|unit| unit.vacate(range))));
+        space.set_region_owner(Box::new(UnitRegions(Arc::clone(&unit))));
         let files = files(config, &unit)?;
         let process = match comeback {
             Some(comeback) => comeback.process(space, files, &mut cpu)?,
@@ -347,7 +355,7 @@ impl Machine {
         let policy = PollPolicy::new(config.poll, has_spare_core());
         let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
         let about = About::new(&config.program.to_string_lossy(), "app");
-        Ok(Self { slots, cpu, calls: Arc::new(calls), unit, bus, freezer, about })
+        Ok(Self { slots, cpu, calls: Arc::new(calls), unit, bus, freezer, about, bringer })
     }
 
     /// Runs the vCPU and the poller, each on a confined thread of its own.
@@ -357,7 +365,7 @@ impl Machine {
         writer: Option<Writer>,
         parent: Option<CheckpointId>,
     ) -> Result<Ended, RunError> {
-        let Self { slots, cpu, calls, unit, bus, freezer, about } = self;
+        let Self { slots, cpu, calls, unit, bus, freezer, about, bringer: _bringer } = self;
         let whole = match (&config.whole, writer) {
             (Some(wanted), Some(writer)) => {
                 let door = Arc::new(Door::new(&cpu)?);

@@ -4,9 +4,11 @@
 //! list of mappings here, the page tables, the window (the VMM's own mapping, from which KVM learns of
 //! it), and the plain spans that other threads read memory by.
 
+mod arriving;
 mod frozen;
 mod moves;
 
+pub use arriving::{Arrival, Arriving};
 pub use frozen::UnfreezableError;
 
 use std::ops::Range;
@@ -31,24 +33,14 @@ use crate::memory::rights::Rights;
 /// host's own mappings at most, itself and the gap after it, of which the host gives a process 65,530.
 const MAX_MAPPINGS: usize = 30_000;
 
-/// Called before memory of a registered region changes its place or its rights, so that the region
-/// ends first.
-pub type Vacate = Box<dyn Fn(&Range<u64>) + Send>;
+/// Who has registered regions in the program's memory, and hears what is about to become of it.
+pub trait RegionOwner: Send {
+    /// Memory changes its place or its rights: what regions are in `range` end first. No new one can be made there.
+    fn vacate(&self, range: &Range<u64>);
 
-/// Content of memory that isn't there yet: a program that was brought back runs before all of its memory is read.
-pub trait Arrival: Send + Sync {
-    /// What `range` held is of no interest any more: nothing comes for it from now on.
-    fn cancel(&self, range: &Range<u64>);
-
-    /// Brings what is to come for `range` now.
-    ///
-    /// # Errors
-    /// EIO when it can't be had.
-    fn hasten(&self, range: &Range<u64>) -> Result<(), Errno>;
+    /// The content of `range` is dropped: who still has to read it does so first.
+    fn read_all(&self, range: &Range<u64>);
 }
-
-/// Whoever brings it.
-pub type Arriving = Arc<dyn Arrival>;
 
 /// The address space.
 pub struct AddressSpace {
@@ -58,7 +50,7 @@ pub struct AddressSpace {
     mappings: RangeMap<u64, Mapping>,
     heap: Range<u64>,
     limit: u64,
-    vacate: Option<Vacate>,
+    owner: Option<Box<dyn RegionOwner>>,
     /// Who brings content that isn't there yet, in a program that was brought back.
     arriving: Option<Arriving>,
     /// Whether mappings of files are private memory with the files' bytes, as in a program that was brought back.
@@ -83,12 +75,22 @@ impl AddressSpace {
         tables: PageTables,
         limit: u64,
     ) -> Self {
-        Self { memory, slots, tables, mappings: RangeMap::new(), heap: 0..0, limit, vacate: None, arriving: None, files_are_copies: false }
+        Self {
+            memory,
+            slots,
+            tables,
+            mappings: RangeMap::new(),
+            heap: 0..0,
+            limit,
+            owner: None,
+            arriving: None,
+            files_are_copies: false,
+        }
     }
 
     /// Who ends regions whose memory goes away.
-    pub fn set_vacate(&mut self, vacate: Vacate) {
-        self.vacate = Some(vacate);
+    pub fn set_region_owner(&mut self, owner: Box<dyn RegionOwner>) {
+        self.owner = Some(owner);
     }
 
     /// The memory.
@@ -105,12 +107,6 @@ impl AddressSpace {
     /// All mappings, by address.
     pub fn mappings(&self) -> impl Iterator<Item = (&Range<u64>, &Mapping)> {
         self.mappings.iter()
-    }
-
-    /// Whether mappings of files are copies, which a program has that was brought back.
-    #[must_use]
-    pub fn files_are_copies(&self) -> bool {
-        self.files_are_copies
     }
 
     /// The mapping at `address`.
@@ -292,39 +288,6 @@ impl AddressSpace {
         Ok(range.start)
     }
 
-    /// Drops the content of private memory in `range` (MADV_DONTNEED).
-    ///
-    /// # Errors
-    /// ENOMEM when a part isn't mapped.
-    pub fn discard(&mut self, range: &Range<u64>) -> Result<(), SpaceError> {
-        if !is_program(range) || self.mappings.gaps(range).next().is_some() {
-            return Err(SpaceError::Host(Errno::ENOMEM));
-        }
-        for piece in self.discardable(range) {
-            self.cancel_arrival(&piece);
-            // A region's tracker can't see pages vanish: to it this is a write of zeros.
-            self.memory.touch(&piece);
-            self.memory.window().advise(&piece, MmapAdvise::MADV_DONTNEED).map_err(SpaceError::Host)?;
-        }
-        Ok(())
-    }
-
-    /// What of `range` may be dropped: it comes back as zeros or from its file, but for copies of files.
-    fn discardable(&self, range: &Range<u64>) -> Vec<Range<u64>> {
-        if !self.files_are_copies {
-            return vec![range.clone()];
-        }
-        let pieces = self.mappings.overlapping(range);
-        let pieces = pieces.filter(|(_, mapping)| !matches!(mapping.content, Content::File { .. }));
-        pieces.map(|(piece, _)| clip(piece, range)).collect()
-    }
-
-    fn cancel_arrival(&self, range: &Range<u64>) {
-        if let Some(arriving) = &self.arriving {
-            arriving.cancel(range);
-        }
-    }
-
     fn map_memory(
         &mut self,
         place: Place,
@@ -449,12 +412,16 @@ impl AddressSpace {
 
     /// Sees to it that nobody reads `range` by pointers any more.
     fn leave(&mut self, range: &Range<u64>) {
-        if self.memory.is_watched(range)
-            && let Some(vacate) = &self.vacate
-        {
-            vacate(range);
-        }
+        // First this, so that no region is made there after those that are have ended.
         self.memory.plain_mut().remove(range.clone());
+        if let Some(owner) = self.watched_by(range) {
+            owner.vacate(range);
+        }
+    }
+
+    /// Who has regions in `range`, if anybody has.
+    fn watched_by(&self, range: &Range<u64>) -> Option<&dyn RegionOwner> {
+        self.owner.as_deref().filter(|_| self.memory.is_watched(range))
     }
 
     /// Lets the program have a range whose window is ready.
@@ -478,10 +445,11 @@ impl AddressSpace {
         let old = mapping.rights;
         mapping.charged |= rights.write && mapping.is_private();
         mapping.rights = rights;
-        if !mapping.is_plain() {
+        let narrower = !rights.includes(old);
+        if narrower || !mapping.is_plain() {
             self.leave(piece);
         }
-        if !rights.includes(old) {
+        if narrower {
             let window = self.memory.window();
             self.tables.map(piece, rights, false);
             // Through "no access", so that KVM drops what it derived even if the host's rights don't

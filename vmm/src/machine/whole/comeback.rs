@@ -1,10 +1,13 @@
 //! A program on its way back from a store.
 
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Snapshot, Store};
+use cairn_store::{PAGE_SIZE, Snapshot, Store};
+use rangemap::RangeSet;
 
+use super::arrival::{Bringer, Incoming};
 use super::files::StoredFiles;
 use super::saved::{Saved, SavedError};
 use crate::guest::app::cpu::Cpu;
@@ -14,6 +17,7 @@ use crate::guest::app::process::{Process, Segments};
 use crate::guest::app::space::AddressSpace;
 use crate::machine::app::RunError;
 use crate::memory::layout::PAGE;
+use crate::memory::program::ProgramMemory;
 use crate::memory::rights::Rights;
 
 /// A checkpoint of a whole program.
@@ -21,7 +25,8 @@ use crate::memory::rights::Rights;
 pub(crate) struct Comeback {
     pub(crate) id: CheckpointId,
     pub(crate) saved: Saved,
-    snapshot: Snapshot,
+    incoming: OnceLock<Arc<Incoming>>,
+    snapshot: Arc<Snapshot>,
 }
 
 impl Comeback {
@@ -33,37 +38,59 @@ impl Comeback {
         let store = Store::open(directory).map_err(SavedError::from)?;
         let newest = store.checkpoints().last().map(|checkpoint| checkpoint.id);
         let id = at.or(newest).ok_or_else(|| RunError::NoCheckpoint { store: directory.to_owned() })?;
-        let snapshot = store.snapshot(id).map_err(SavedError::from)?;
+        let snapshot = Arc::new(store.snapshot(id).map_err(SavedError::from)?);
         let saved = Saved::read(id, &snapshot)?;
-        Ok(Self { id, saved, snapshot })
+        Ok(Self { id, saved, incoming: OnceLock::new(), snapshot })
     }
 
-    /// Makes the program's mappings with their content; answers where a vCPU may be started that gets its registers
-    /// later.
+    /// Makes the program's mappings; answers where a vCPU may be started that gets its registers later. Their content
+    /// comes when it's touched, and behind that by [`Incoming`]; or at once, where the host has no way to do that.
     ///
     /// # Errors
     /// [`RunError::Thaw`], [`RunError::Saved`].
     pub(crate) fn map(&self, space: &mut AddressSpace) -> Result<(u64, u64), RunError> {
         space.thaw(&self.saved.process.space)?;
-        let mut bytes = [0; 4096];
-        let memory = space.memory();
+        let mappings = self.saved.process.space.mappings.iter();
+        let spans = mappings.map(|mapping| mapping.start..mapping.end).collect();
+        match Incoming::new(space.memory(), &self.snapshot, self.saved.memory, &spans) {
+            Ok(incoming) => {
+                let incoming = self.incoming.get_or_init(|| Arc::new(incoming));
+                space.set_arriving(Arc::<Incoming>::clone(incoming));
+            }
+            Err(error) => {
+                tracing::info!(%error, "no userfaultfd for faults of the kernel: all memory is read first");
+                self.read_all(space.memory())?;
+            }
+        }
+        Ok((0, 0))
+    }
+
+    fn read_all(&self, memory: &ProgramMemory) -> Result<(), RunError> {
+        let host = |source: nix::errno::Errno| RunError::Host { what: "memory", source: source.into() };
+        let present: RangeSet<u64> = self.snapshot.present(self.saved.memory).collect();
+        let mut bytes = [0; PAGE_SIZE];
         for mapping in &self.saved.process.space.mappings {
             let range = mapping.start..mapping.end;
+            let pages = range.start / PAGE..range.end / PAGE;
             let [read, write, execute] = mapping.rights;
-            let rights = Rights { read, write, execute };
-            let host = |source: nix::errno::Errno| RunError::Host { what: "memory", source: source.into() };
             memory.window().protect(&range, Rights::DATA.host()).map_err(host)?;
-            for run in self.snapshot.present(self.saved.memory) {
-                let start = run.start.max(range.start / PAGE);
-                let end = run.end.min(range.end / PAGE);
-                for page in start..end {
+            for run in present.overlapping(&pages) {
+                for page in run.start.max(pages.start)..run.end.min(pages.end) {
                     self.snapshot.read_page(self.saved.memory, page, &mut bytes).map_err(SavedError::from)?;
                     memory.write_bytes(page * PAGE, &bytes).map_err(host)?;
                 }
             }
-            memory.window().protect(&range, rights.host()).map_err(host)?;
+            memory.window().protect(&range, Rights { read, write, execute }.host()).map_err(host)?;
         }
-        Ok((0, 0))
+        Ok(())
+    }
+
+    /// Starts to bring the content that isn't there yet. Before anybody touches it.
+    ///
+    /// # Errors
+    /// [`RunError::Host`].
+    pub(crate) fn bring(&self) -> Result<Option<Bringer>, RunError> {
+        self.incoming.get().map(|incoming| Bringer::start(Arc::clone(incoming))).transpose()
     }
 
     /// The process, with its memory, in files that were built from the same grants; the vCPU gets its registers.
@@ -73,14 +100,16 @@ impl Comeback {
     pub(crate) fn process(
         &self,
         space: AddressSpace,
-        mut files: Files,
+        files: Files,
         cpu: &mut Cpu,
     ) -> Result<Process, RunError> {
-        files.restore(self.saved.files.clone(), &StoredFiles(&self.snapshot))?;
         let mut clock = cpu.clock();
         clock.thaw(&self.saved.process.clock).map_err(ThawError::Clock)?;
         cpu.thaw(&self.saved.cpu)?;
         let [fs, gs] = self.saved.cpu.bases;
-        Ok(Process::thaw(space, files, clock, Segments { fs, gs }, &self.saved.process))
+        let mut process = Process::thaw(space, files, clock, Segments { fs, gs }, &self.saved.process);
+        let (files, facts) = process.files_and_facts();
+        files.restore(&facts, self.saved.files.clone(), &StoredFiles(&self.snapshot))?;
+        Ok(process)
     }
 }

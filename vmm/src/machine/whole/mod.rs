@@ -5,6 +5,7 @@
 //! values, and what changed of its memory (`tracker`) into buffers (`pages`). A thread of its own (`checkpointer`)
 //! makes a batch of it and commits it.
 
+mod arrival;
 mod checkpointer;
 mod comeback;
 mod door;
@@ -25,6 +26,7 @@ use cairn_abi::CheckpointId;
 use cairn_store::{Batch, Level, Options, StoreError, Writer};
 
 pub use checkpointer::Figures;
+pub(crate) use arrival::Bringer;
 pub(crate) use comeback::Comeback;
 pub(crate) use door::Door;
 pub use saved::{SavedConfig, SavedError};

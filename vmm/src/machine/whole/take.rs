@@ -16,6 +16,7 @@ use crate::guest::app::mapping::Content;
 use crate::guest::app::space::{AddressSpace, UnfreezableError};
 use crate::kvm::slots::SlotError;
 use crate::machine::calls::SharedCalls;
+use crate::memory::layout::WINDOW_SIZE;
 
 /// Why there is no checkpoint now. The program goes on, and the next one has all that this one would have had.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,9 @@ pub enum TakeError {
     /// KVM's log.
     #[error("what the program wrote can't be told")]
     Log(#[from] SlotError),
+    /// Memory of a program that was brought back.
+    #[error("the memory that the program had can't be read")]
+    Arrival(#[source] Errno),
     /// The file of standard output.
     #[error("where standard output stands can't be told")]
     Stdout(#[source] Errno),
@@ -62,6 +66,10 @@ impl Source {
     /// # Errors
     /// [`TakeError::Log`].
     pub(super) fn begin(&self) -> Result<RangeMap<u64, Backing>, TakeError> {
+        // What isn't there yet would be taken for zeros.
+        if let Some(arriving) = self.calls.with(|process| process.space.arriving()) {
+            arriving.hasten(&(0..WINDOW_SIZE)).map_err(TakeError::Arrival)?;
+        }
         self.tracker.begin()?;
         // What is mapped from now on counts as changed.
         Ok(self.calls.with(|process| backing(&process.space)))

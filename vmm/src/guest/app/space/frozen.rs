@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use nix::sys::mman::MmapAdvise;
 
-use super::{AddressSpace, Arriving, MAX_MAPPINGS};
+use super::{AddressSpace, MAX_MAPPINGS};
 use crate::guest::app::image::{FrozenContent, FrozenMapping, FrozenSpace, ThawError};
 use crate::guest::app::mapping::{Content, Mapping, SpaceError};
 use crate::memory::layout::{LARGE_PAGE, PAGE, is_program};
@@ -61,11 +61,6 @@ impl AddressSpace {
         }
         self.heap = frozen.heap[0]..frozen.heap[1];
         Ok(())
-    }
-
-    /// Who brings what the mappings hold. Whoever drops, moves or replaces memory tells it.
-    pub fn set_arriving(&mut self, arriving: Arriving) {
-        self.arriving = Some(arriving);
     }
 
     fn thaw_mapping(&mut self, range: Range<u64>, frozen: &FrozenMapping) -> Result<(), SpaceError> {

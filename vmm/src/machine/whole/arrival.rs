@@ -1,0 +1,230 @@
+//! The memory of a program that was brought back, which runs before it is read: pages that are touched come first, by
+//! userfaultfd, and the rest behind them.
+
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use cairn_store::{ObjectIndex, PAGE_SIZE, Snapshot, StoreError};
+use nix::errno::Errno;
+use rangemap::RangeSet;
+
+use crate::guest::app::space::Arrival;
+use crate::host::userfault::Userfault;
+use crate::machine::app::RunError;
+use crate::machine::sandbox;
+use crate::memory::layout::{PAGE, round_down};
+use crate::memory::program::ProgramMemory;
+
+/// Pages that come along with one that is touched: neighbours are often touched next, and are unpacked already.
+const AROUND: u64 = 16;
+/// Pages that come behind between two looks at who waits.
+const STRIDE: u64 = 32;
+/// The exit status when the rest can't be read: as when KVM can't go on with a program.
+const UNREADABLE: i32 = 123;
+
+/// What is to come.
+pub(super) struct Incoming {
+    memory: Arc<ProgramMemory>,
+    snapshot: Arc<Snapshot>,
+    object: ObjectIndex,
+    /// None once all is there.
+    state: Mutex<Option<State>>,
+    stop: AtomicBool,
+}
+
+struct State {
+    userfault: Userfault,
+    /// Page numbers.
+    pending: RangeSet<u64>,
+}
+
+/// The thread that brings it. Dropping it ends the thread.
+#[derive(Debug)]
+pub(crate) struct Bringer {
+    incoming: Arc<Incoming>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Incoming {
+    /// From now on, who touches a page of `mappings` (addresses) that the snapshot has waits for it.
+    ///
+    /// # Errors
+    /// No userfaultfd here, or it refuses: then nothing has changed.
+    pub(super) fn new(
+        memory: &Arc<ProgramMemory>,
+        snapshot: &Arc<Snapshot>,
+        object: ObjectIndex,
+        mappings: &RangeSet<u64>,
+    ) -> io::Result<Self> {
+        let userfault = Userfault::open_for_missing()?;
+        let mut pending: RangeSet<u64> = RangeSet::new();
+        for run in snapshot.present(object) {
+            let (Some(start), Some(end)) = (run.start.checked_mul(PAGE), run.end.checked_mul(PAGE)) else {
+                continue;
+            };
+            for piece in mappings.overlapping(&(start..end)) {
+                pending.insert(piece.start.max(start) / PAGE..piece.end.min(end) / PAGE);
+            }
+        }
+        for mapping in mappings.iter() {
+            let pages = mapping.start / PAGE..mapping.end / PAGE;
+            let mut inside = pending.overlapping(&pages);
+            let Some(first) = inside.next() else { continue };
+            let last = inside.last().unwrap_or(first);
+            let span = first.start.max(pages.start)..last.end.min(pages.end);
+            let address = |page: u64| memory.window().address(page * PAGE);
+            userfault.register_missing(&(address(span.start)..address(span.end)))?;
+        }
+        let state = Mutex::new(Some(State { userfault, pending }));
+        let (memory, snapshot) = (Arc::clone(memory), Arc::clone(snapshot));
+        Ok(Self { memory, snapshot, object, state, stop: AtomicBool::new(false) })
+    }
+
+    /// Brings pages that are pending, of those in `pages`.
+    fn bring(&self, state: &mut State, pages: &Range<u64>) -> Result<(), StoreError> {
+        let mut bytes = [0; PAGE_SIZE];
+        let runs: Vec<Range<u64>> = state.pending.overlapping(pages).cloned().collect();
+        for run in runs {
+            for page in run.start.max(pages.start)..run.end.min(pages.end) {
+                self.snapshot.read_page(self.object, page, &mut bytes)?;
+                let brought = state.userfault.bring(self.memory.window().address(page * PAGE), &bytes);
+                // The kernel is out of memory: whoever touches the page waits, and it is tried again.
+                if let Err(error) = brought {
+                    tracing::debug!(%error, page, "a page can't be brought yet");
+                    return Ok(());
+                }
+                state.pending.remove(page..page + 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves who waits; answers whether anybody did.
+    fn serve(&self, state: &mut State) -> Result<bool, StoreError> {
+        let mut served = false;
+        while let Ok(Some(address)) = state.userfault.next_waiting() {
+            served = true;
+            let base = self.memory.window().address(0) as u64;
+            let page = address.wrapping_sub(base) / PAGE;
+            if state.pending.contains(&page) {
+                let first = round_down(page, AROUND);
+                // The page itself first: somebody waits for it.
+                self.bring(state, &(page..page + 1))?;
+                self.bring(state, &(first..first + AROUND))?;
+            } else {
+                let place = self.memory.window().address(page * PAGE);
+                if let Err(error) = state.userfault.bring_zeros(place) {
+                    tracing::debug!(%error, page, "a page of zeros can't be brought yet");
+                }
+            }
+        }
+        Ok(served)
+    }
+
+    /// One turn: who waits, then some of the rest. Answers whether there is more.
+    fn turn(&self) -> Result<bool, StoreError> {
+        let mut guard = self.lock();
+        let Some(state) = guard.as_mut() else { return Ok(false) };
+        self.serve(state)?;
+        match state.pending.iter().next().map(|run| run.start) {
+            Some(first) => {
+                self.bring(state, &(first..first + STRIDE))?;
+                Ok(true)
+            }
+            None => {
+                // With the descriptor all waiting ends.
+                *guard = None;
+                Ok(false)
+            }
+        }
+    }
+
+    fn run(&self) {
+        let begun = Instant::now();
+        loop {
+            match self.turn() {
+                Ok(true) if !self.stop.load(Ordering::Acquire) => {}
+                Ok(_) => break,
+                Err(error) => give_up(&error),
+            }
+        }
+        tracing::info!(after = ?begun.elapsed(), "all memory is there");
+        // Whoever waits in vain, as the program has ended, goes on.
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<State>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The program waits for memory that can't be had: it can't go on, nor end in any other way.
+fn give_up(error: &StoreError) -> ! {
+    eprintln!("cairn: the rest of the program's memory can't be read: {error}");
+    std::process::exit(UNREADABLE)
+}
+
+impl Arrival for Incoming {
+    fn cancel(&self, range: &Range<u64>) {
+        if let Some(state) = self.lock().as_mut() {
+            let pages = range.start / PAGE..range.end / PAGE;
+            if !pages.is_empty() {
+                state.pending.remove(pages);
+            }
+        }
+    }
+
+    fn hasten(&self, range: &Range<u64>) -> Result<(), Errno> {
+        let mut guard = self.lock();
+        let Some(state) = guard.as_mut() else { return Ok(()) };
+        let pages = range.start / PAGE..range.end / PAGE;
+        if pages.is_empty() {
+            return Ok(());
+        }
+        self.bring(state, &pages).map_err(|error| {
+            tracing::error!(%error, "memory that is to be moved can't be read");
+            Errno::EIO
+        })?;
+        if state.pending.overlaps(&pages) { Err(Errno::ENOMEM) } else { Ok(()) }
+    }
+}
+
+impl Bringer {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// [`RunError::Host`].
+    pub(super) fn start(incoming: Arc<Incoming>) -> Result<Self, RunError> {
+        let brings = Arc::clone(&incoming);
+        let bring = move || match sandbox::confine() {
+            Ok(()) => brings.run(),
+            Err(error) => {
+                eprintln!("cairn: {error}");
+                std::process::exit(UNREADABLE)
+            }
+        };
+        let thread = thread::Builder::new().name("bringer".to_owned()).spawn(bring);
+        let thread = thread.map_err(|source| RunError::Host { what: "a thread", source })?;
+        Ok(Self { incoming, thread: Some(thread) })
+    }
+}
+
+impl Drop for Bringer {
+    fn drop(&mut self) {
+        self.incoming.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has told so.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Incoming").finish_non_exhaustive()
+    }
+}
