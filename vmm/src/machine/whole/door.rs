@@ -67,10 +67,12 @@ impl Door {
     /// # Errors
     /// [`KvmError`] when KVM doesn't tell the registers.
     pub(crate) fn pass(&self, cpu: &Cpu) -> Result<(), KvmError> {
+        // First, as a kick that comes from here on is for the next time. One may be left from a time when nobody asks
+        // any more: it would end every run at once.
+        self.kick.clear();
         if !self.asked.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.kick.clear();
         // None: it must run on a little. Who asked kicks again.
         let Some(registers) = cpu.freeze()? else { return Ok(()) };
         let work = self.lock().work.take();
@@ -108,7 +110,7 @@ impl Door {
             if !self.asked.load(Ordering::Acquire) {
                 return told.try_recv().map_err(|_| Gone);
             }
-            if let Some(thread) = state.thread {
+            if let Some(thread) = state.thread.filter(|_| state.work.is_some()) {
                 self.kick.set();
                 thread.interrupt();
             }
