@@ -4,8 +4,12 @@
 //! kernel's own. Directory permissions are kept and shown but not enforced: the guest is one user, and
 //! the tree is its own.
 
+mod blocks;
+mod budget;
 mod directory;
 mod file;
+mod handle;
+mod image;
 mod node;
 mod tree;
 
@@ -17,7 +21,11 @@ use nix::{
     unistd::{AccessFlags, faccessat, getegid, geteuid},
 };
 
-pub use file::{Budget, MemoryHandle};
+pub use budget::Budget;
+pub(super) use file::MemoryFile;
+pub use file::{Part, Reserved};
+pub use handle::MemoryHandle;
+pub(super) use image::TreeImage;
 
 use super::{
     Caller,
@@ -69,6 +77,15 @@ impl MemoryTree {
     pub(super) fn unnamed(&self) -> Answer<MemoryHandle> {
         let file = self.tree().make_unnamed(0o777)?;
         MemoryHandle::open(file, OFlag::O_RDWR | OFlag::O_CLOEXEC)
+    }
+
+    pub(super) fn mount_point(&self) -> &GuestPath {
+        &self.mount_point
+    }
+
+    /// Its file system number, which no other tree has.
+    pub(super) fn device(&self) -> u64 {
+        self.tree().device()
     }
 
     fn tree(&self) -> MutexGuard<'_, Tree> {
@@ -154,6 +171,10 @@ impl MemoryTree {
 impl Backend for MemoryTree {
     fn writable(&self) -> bool {
         self.writable
+    }
+
+    fn tree(&self) -> Option<&MemoryTree> {
+        self.writable.then_some(self)
     }
 
     fn look(&self, _caller: &Caller<'_>, at: Inside<'_>) -> Answer<Look> {

@@ -3,13 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use nix::{errno::Errno, sys::time::TimeSpec};
+use serde::{Deserialize, Serialize};
 
 use super::{
     super::{
-        backend::{Answer, Times},
+        backend::{Answer, PERMISSIONS, Times},
         status::Time,
     },
     file::MemoryFile,
+    image::{DirectoryImage, NameImage},
 };
 
 /// Number of a node. Never used twice.
@@ -47,7 +49,7 @@ struct Slot {
     cookie: i64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct NodeTimes {
     pub accessed: Time,
     pub modified: Time,
@@ -64,6 +66,18 @@ impl Directory {
             mode,
             times: NodeTimes::now(),
         }
+    }
+
+    /// A directory of an image, without its names.
+    pub(super) fn from_image(parent: Inode, image: &DirectoryImage) -> Self {
+        Self { times: image.times, ..Self::new(parent, image.mode & PERMISSIONS) }
+    }
+
+    pub(super) fn image(&self) -> DirectoryImage {
+        let names = self.order.iter().filter_map(|(cookie, name)| {
+            Some(NameImage { name: name.clone(), inode: self.get(name)?, cookie: *cookie })
+        });
+        DirectoryImage { mode: self.mode, times: self.times, names: names.collect() }
     }
 
     pub(super) fn get(&self, name: &[u8]) -> Option<Inode> {

@@ -7,11 +7,14 @@ use nix::errno::Errno;
 use super::{
     super::{
         backend::{Answer, Removal, Renaming, Times},
+        image::ImageError,
         path::{Inside, check_name},
         status::{Status, Time},
     },
     BLOCK_BYTES, MAX_NODES,
-    file::{Budget, MemoryFile},
+    budget::Budget,
+    file::MemoryFile,
+    image::{FileImage, NameImage, NodeImage, TreeImage, check_names, check_target},
     node::{Directory, Inode, Node, NodeTimes, Symlink},
 };
 
@@ -41,6 +44,22 @@ impl Tree {
 
     pub(super) fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    pub(super) fn device(&self) -> u64 {
+        self.device
+    }
+
+    /// The next node's number and the next name's listing position.
+    pub(super) fn next(&self) -> (Inode, i64) {
+        (self.next_inode, self.next_cookie)
+    }
+
+    /// The nodes by their numbers.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (Inode, &Node)> {
+        let mut inodes: Vec<Inode> = self.nodes.keys().copied().collect();
+        inodes.sort_unstable();
+        inodes.into_iter().filter_map(|inode| Some((inode, self.nodes.get(&inode)?)))
     }
 
     pub(super) fn node(&self, inode: Inode) -> Answer<&Node> {
@@ -223,7 +242,7 @@ impl Tree {
 
     pub(super) fn change_times(&mut self, inode: Inode, times: &Times) -> Answer<()> {
         match self.nodes.get_mut(&inode).ok_or(Errno::ENOENT)? {
-            Node::File(file) => nix::sys::stat::futimens(file.memfd(), &times.accessed, &times.modified),
+            Node::File(file) => file.set_times(times),
             Node::Directory(node) => node.times.change(times),
             Node::Symlink(node) => node.times.change(times),
         }
@@ -309,9 +328,13 @@ impl Tree {
 
     /// A name counts on the budget like a page: the monitor keeps it, and a link's target, in its own memory.
     fn put_name(&mut self, parent: Inode, name: &[u8], inode: Inode) -> Answer<()> {
-        self.budget.take(BLOCK_BYTES)?;
         let cookie = self.next_cookie;
         self.next_cookie += 1;
+        self.put_name_at(parent, name, inode, cookie)
+    }
+
+    fn put_name_at(&mut self, parent: Inode, name: &[u8], inode: Inode, cookie: i64) -> Answer<()> {
+        self.budget.take(BLOCK_BYTES)?;
         let is_directory = self.is_directory(inode);
         self.directory_mut(parent)?.put(name, inode, cookie, is_directory);
         match self.nodes.get_mut(&inode) {
@@ -347,5 +370,73 @@ impl Tree {
         if unnamed {
             self.nodes.remove(&inode);
         }
+    }
+
+    /// A node as plain data.
+    pub(super) fn node_image(
+        &self,
+        node: &Node,
+        file_image: impl FnOnce(&MemoryFile) -> Result<FileImage, ImageError>,
+    ) -> Result<NodeImage, ImageError> {
+        Ok(match node {
+            Node::File(file) => NodeImage::File(file_image(file)?),
+            Node::Symlink(link) => NodeImage::Symlink { target: link.target.clone(), times: link.times },
+            Node::Directory(directory) => NodeImage::Directory(directory.image()),
+        })
+    }
+
+    /// Takes the names of an image. The nodes that no name leads to from the root are left out.
+    pub(super) fn restore(
+        &mut self,
+        image: TreeImage,
+        files: &HashMap<u64, Arc<MemoryFile>>,
+    ) -> Result<(), ImageError> {
+        let mut directories = Vec::new();
+        let mut nodes: HashMap<Inode, NodeImage> = image.nodes.into_iter().collect();
+        match nodes.remove(&ROOT) {
+            Some(NodeImage::Directory(root)) => directories.push((ROOT, ROOT, root)),
+            _ => return Err(ImageError::Invalid("a tree has no root")),
+        }
+        self.nodes.clear();
+        let (mut last_inode, mut last_cookie) = (ROOT, FIRST_COOKIE);
+        while let Some((inode, parent, directory)) = directories.pop() {
+            check_names(&directory)?;
+            self.nodes.insert(inode, Node::Directory(Directory::from_image(parent, &directory)));
+            for NameImage { name, inode: child, cookie } in directory.names {
+                last_inode = last_inode.max(child);
+                last_cookie = last_cookie.max(cookie);
+                if cookie < FIRST_COOKIE {
+                    return Err(ImageError::Invalid("a listing position"));
+                }
+                if !self.nodes.contains_key(&child) {
+                    let node = match nodes.remove(&child) {
+                        Some(NodeImage::Directory(below)) => {
+                            let node = Directory::from_image(inode, &below);
+                            directories.push((child, inode, below));
+                            Node::Directory(node)
+                        }
+                        Some(NodeImage::File(_)) => {
+                            let file = files.get(&child).ok_or(ImageError::Invalid("a file"))?;
+                            Node::File(Arc::clone(file))
+                        }
+                        Some(NodeImage::Symlink { target, times }) => {
+                            check_target(&target)?;
+                            Node::Symlink(Symlink { target, links: 0, times })
+                        }
+                        None => return Err(ImageError::Invalid("a name of no file")),
+                    };
+                    self.nodes.insert(child, node);
+                } else if self.is_directory(child) {
+                    return Err(ImageError::Invalid("a directory has two names"));
+                }
+                let failed = ImageError::host("the names of the program's files");
+                self.put_name_at(inode, &name, child, cookie).map_err(failed)?;
+            }
+            let times = directory.times;
+            self.directory_mut(inode).map_err(|_| ImageError::Invalid("a directory"))?.times = times;
+        }
+        self.next_inode = image.next_inode.max(last_inode.saturating_add(1));
+        self.next_cookie = image.next_cookie.max(last_cookie.saturating_add(1));
+        Ok(())
     }
 }

@@ -21,7 +21,7 @@ fn started_in(directory: &str, grants: impl FnOnce(&Path) -> Vec<Grant>) -> Worl
     let layout = Layout { grants, working_directory, private_bytes: 1 << 20, functions: Vec::new() };
     let (view, start) = layout.build().unwrap();
     let files = Files::new(view, Descriptors::empty(), &start).unwrap();
-    World { host, files }
+    World { host: host.into(), grants: Vec::new(), files }
 }
 
 fn grant(host: &Path, guest: &Path, writable: bool) -> Grant {
