@@ -7,6 +7,7 @@ mod exit;
 mod run;
 mod size;
 mod stats;
+mod store_options;
 
 use std::process::ExitCode;
 
