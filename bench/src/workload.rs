@@ -5,6 +5,7 @@ use cairn_guest::{CheckpointId, Error, Region, RegionMode, Session, SessionFigur
 use crate::cell::Cell;
 use crate::clock::{Rate, ticks};
 use crate::epochs::Epochs;
+use crate::model::{Model, fill};
 use crate::pattern::{WORDS_PER_PAGE, write_epoch};
 use crate::protocol::{Figures, Stops};
 use crate::stats::Samples;
@@ -186,8 +187,7 @@ impl Workload {
     /// Does all epochs again on plain memory, which is timed, and compares it with the two newest checkpoints. Only
     /// now, so that the model takes no memory and no cache while the engine is timed.
     fn verify(&mut self, first_pair: u32) -> Result<(bool, u64), Error> {
-        let mut model = vec![0; words(self.cell)];
-        fill(&mut model);
+        let mut model = Model::new(self.cell.pages() as usize);
         let mut untracked = Samples::new();
         let mut epochs = self.cell.epochs();
         let mut set = Vec::new();
@@ -202,27 +202,21 @@ impl Workload {
             }
             if epoch == newest_epoch {
                 self.session.rollback(self.older)?;
-                verified &= self.session.slice(&self.region) == model;
+                verified &= model.is(self.session.slice(&self.region));
             }
+            model.hold(&set);
             let start = ticks();
-            write_epoch(&mut model, &set, epoch);
+            model.write(&set, epoch);
             untracked.add(self.rate.ns(ticks() - start));
         }
         self.session.rollback(self.newest)?;
-        verified &= self.session.slice(&self.region) == model;
+        verified &= model.is(self.session.slice(&self.region));
         Ok((verified, untracked.quantiles().p50))
     }
 }
 
 fn words(cell: Cell) -> usize {
     cell.pages() as usize * WORDS_PER_PAGE
-}
-
-/// Gives every page content, so that no engine gains from pages that were never written.
-fn fill(memory: &mut [u64]) {
-    for (page, words) in memory.chunks_exact_mut(WORDS_PER_PAGE).enumerate() {
-        words[0] = !(page as u64);
-    }
 }
 
 /// `left - right`, whichever is larger.

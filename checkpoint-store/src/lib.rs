@@ -30,6 +30,7 @@ mod snapshot;
 mod store;
 
 mod active;
+mod compaction;
 mod create;
 mod state;
 mod writer;
@@ -37,6 +38,7 @@ mod writer;
 pub mod section;
 
 pub use batch::{Batch, BatchError};
+pub use compaction::Progress;
 pub use error::{Damage, StoreError};
 pub use object::{MAX_OBJECT_PAGES, NameError, Object, ObjectIndex, ObjectName};
 pub use snapshot::Snapshot;
