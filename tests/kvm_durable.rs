@@ -10,7 +10,7 @@ use cairn_tests::random::Random;
 use cairn_tests::{Printed, cairn_run, guest, run};
 
 /// Kills of one flow in the normal run; the environment variable CAIRN_KILLS asks for more.
-const KILLS: u64 = 8;
+const KILLS: u64 = 6;
 /// Steps that a program which is to be killed would take otherwise: more than it ever comes to.
 const ENDLESS: &str = "1000000";
 

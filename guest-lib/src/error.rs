@@ -198,7 +198,7 @@ pub enum Error {
         /// Where it was.
         stored: u64,
         /// Where it is.
-        address: usize,
+        address: u64,
     },
     /// The session has a checkpoint already.
     #[error("recover() comes before the first checkpoint of a session")]

@@ -11,6 +11,8 @@ use cairn_tests::random::Random;
 const ELEMENTS: usize = 64 << 10;
 /// Bytes of the arena.
 const ARENA: usize = 1 << 20;
+/// The last element says that what was tried out between two steps is in the table, too.
+const TRYING: usize = ELEMENTS - 1;
 /// Elements that one step changes.
 const PER_STEP: usize = 300;
 
@@ -79,11 +81,11 @@ impl Table {
 
     /// Does all steps again, elsewhere, and compares.
     fn check(&self) -> Result<()> {
-        let mut expected = vec![0; ELEMENTS];
-        for step in 1..=self.done() {
-            change(&mut expected, step);
-        }
         let table = self.session.slice(&self.table);
+        let mut expected = made_of(self.done());
+        if table[TRYING] == 1 {
+            try_out(&mut expected);
+        }
         let differs = (0..ELEMENTS).find(|&at| table[at] != expected[at]);
         ensure!(differs.is_none(), "element {differs:?} differs after {} steps", self.done());
         self.session.read(&self.arena, |log| {
@@ -95,6 +97,19 @@ impl Table {
             Ok(())
         })
     }
+}
+
+/// What so many steps make.
+fn made_of(steps: u64) -> Vec<u64> {
+    let mut table = vec![0; ELEMENTS];
+    (1..=steps).for_each(|step| change(&mut table, step));
+    table
+}
+
+/// What is rolled back again.
+fn try_out(table: &mut [u64]) {
+    table[100..3000].fill(77);
+    table[TRYING] = 1;
 }
 
 /// What step `step` changes.
@@ -120,6 +135,9 @@ fn steps(count: u64, flow: Flow) -> Result<()> {
         None => println!("nothing to recover"),
     }
     table.check()?;
+    // It was killed while it tried something out.
+    let steps = made_of(table.done());
+    table.session.slice_mut(&table.table).copy_from_slice(&steps);
     let mut tickets = std::collections::VecDeque::new();
     for _ in 0..count {
         table.step()?;
@@ -152,7 +170,7 @@ fn steps(count: u64, flow: Flow) -> Result<()> {
 /// A durable checkpoint among others: some are taken before, and rolled back to.
 fn back_and_forth(table: &mut Table) -> Result<()> {
     let first = table.session.checkpoint()?;
-    table.session.slice_mut(&table.table)[100..3000].fill(77);
+    try_out(table.session.slice_mut(&table.table));
     let second = table.session.checkpoint()?;
     if table.done().is_multiple_of(2) {
         table.session.checkpoint_durable_at(Level::Written)?;

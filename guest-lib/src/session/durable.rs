@@ -116,17 +116,15 @@ impl Session {
     fn recover_any(&mut self, wanted: Option<CheckpointId>) -> Result<CheckpointId, Error> {
         self.own()?;
         self.store()?;
-        let arenas: Vec<_> = self
-            .regions
-            .iter()
-            .filter(|entry| entry.is_arena)
-            .map(|entry| (entry.name, entry.block.address()))
-            .collect();
-        for (name, address) in arenas {
+        let arenas = self.regions.iter().filter(|entry| entry.is_arena);
+        let arenas: Vec<_> = arenas.map(|entry| (entry.name, entry.block.span(), entry.tag)).collect();
+        for (name, span, tag) in arenas {
             let stored = self.store()?.stored(wanted, &name);
             let stored = stored.map_err(|failure| self.explain(failure, wanted))?;
-            if let Some(stored) = stored.filter(|stored| stored.span.address != address as u64) {
-                let (name, stored) = (name.to_string(), stored.span.address);
+            // Whether it's another one else is said in more words.
+            let same = |stored: &StoredRegion| stored.tag == tag && stored.span.len == span.len;
+            if let Some(stored) = stored.filter(same).filter(|stored| stored.span != span) {
+                let (name, stored, address) = (name.to_string(), stored.span.address, span.address);
                 return Err(Error::ArenaElsewhere { name, stored, address });
             }
         }
