@@ -64,12 +64,13 @@ const UNSAFE_FILES: &[&str] = &[
     "vmm/vdso/main.rs",
 ];
 /// Which package may name which others of the workspace.
-const DEPENDENCIES: [(&str, &[&str]); 7] = [
+const DEPENDENCIES: [(&str, &[&str]); 8] = [
     ("checkpoint-abi", &[]),
     ("checkpoint-engine", &["cairn-abi"]),
+    ("checkpoint-store", &["cairn-abi"]),
     ("guest-kmod-free-shim", &["cairn-abi"]),
     ("guest-lib", &["cairn-abi", "cairn-engine", "cairn-shim"]),
-    ("vmm", &["cairn-abi", "cairn-engine"]),
+    ("vmm", &["cairn-abi", "cairn-engine", "cairn-store"]),
     ("examples", &["cairn-guest"]),
     ("bench", &["cairn-guest", "cairn-examples"]),
 ];

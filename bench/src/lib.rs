@@ -34,6 +34,7 @@ pub mod clock;
 pub mod contender;
 pub mod cpu;
 pub mod epochs;
+mod model;
 pub mod pattern;
 mod random;
 pub mod stats;

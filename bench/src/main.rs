@@ -47,7 +47,7 @@ fn run(options: Run) -> Result<ExitCode> {
         Some(record) => {
             Report::read(record).with_context(|| format!("{} is no record of a run", record.display()))?
         }
-        None => Report { command: Some(command::shown(std::env::args_os())), ..measured(options)? },
+        None => Report { command: Some(command::typed(std::env::args_os())), ..measured(options)? },
     };
     print!("{}", table::render(&report));
     if let Some(json) = json {

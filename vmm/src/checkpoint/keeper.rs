@@ -94,6 +94,11 @@ impl Keeper {
         self.engine.figures()
     }
 
+    /// Finishes an asynchronous checkpoint that is in the making.
+    pub fn finish(&mut self) {
+        self.engine.finish();
+    }
+
     /// Ends the regions that share memory with `range`, which the program is about to lose. Answers which.
     pub fn vacate(&mut self, range: &Range<u64>) -> Vec<RegionId> {
         let mut gone = Vec::new();
@@ -159,8 +164,8 @@ impl Keeper {
         let base = view.pointer(&range).ok_or(Failure::NotMapped)?;
         let pages = usize::try_from(span.len() / PAGE).map_err(|_| Failure::Limit)?;
         // SAFETY: `range` is plain memory, mapped for reading and writing and aligned as the window is.
-        // It stays so as long as it's in the plain spans, and before the address space takes it from
-        // these it has `vacate` end the region. The VMM never makes Rust references to guest memory.
+        // It stays so until the address space, which takes it from the plain spans first, has had
+        // `vacate` end the region. The VMM never makes Rust references to guest memory.
         let memory = unsafe { LiveMemory::new(base, pages) };
         let added = effects::add_region(&mut self.engine, name, memory, mode);
         let added = added.map_err(|error| effects::failure(&error))?;

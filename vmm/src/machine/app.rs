@@ -40,7 +40,7 @@ use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::status::About;
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::tracking::{TrackerMode, Tracking};
-use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegisters};
+use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegions, UnitRegisters};
 use crate::machine::{auxiliary, control, poller, random, script};
 use crate::memory::layout::STACK_TOP;
 use crate::virtio::PciFunction;
@@ -297,8 +297,7 @@ impl Machine {
         let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root))?));
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
-        let keeper = Arc::clone(&unit);
-        space.set_vacate(Box::new(move |range| keeper.with(|unit| unit.vacate(range))));
+        space.set_region_owner(Box::new(UnitRegions(Arc::clone(&unit))));
         let name = config.program.file_name().map(|name| name.to_string_lossy().into_owned());
         let process = Process::new(
             space,

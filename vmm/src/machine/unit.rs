@@ -13,6 +13,7 @@ use crate::checkpoint::Keeper;
 use crate::devices::bus::MmioDevice;
 use crate::devices::checkpoint::device::{CheckpointDevice, Rest};
 use crate::devices::checkpoint::{AddressSpace, Effect};
+use crate::guest::app::space::RegionOwner;
 use crate::kvm::system::KvmError;
 use crate::machine::poll_policy::PollPolicy;
 use crate::memory::layout::PCI_REGISTERS;
@@ -110,6 +111,11 @@ impl Unit {
         for region in self.keeper.vacate(range) {
             self.function.device_mut().forget_region(region);
         }
+    }
+
+    /// Takes what a checkpoint in the making still has to read.
+    pub fn read_all(&mut self) {
+        self.keeper.finish();
     }
 
     /// Makes room in the log of what the program writes.
@@ -268,6 +274,20 @@ impl SharedUnit {
 
     fn lock(&self) -> MutexGuard<'_, Unit> {
         self.unit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The unit's regions, for the program's address space.
+#[derive(Clone, Debug)]
+pub struct UnitRegions(pub Arc<SharedUnit>);
+
+impl RegionOwner for UnitRegions {
+    fn vacate(&self, range: &Range<u64>) {
+        self.0.with(|unit| unit.vacate(range));
+    }
+
+    fn read_all(&self, _: &Range<u64>) {
+        self.0.with(Unit::read_all);
     }
 }
 

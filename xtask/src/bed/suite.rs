@@ -26,6 +26,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "a_program_exhausts_what_it_was_given_and_no_more",
         "thousands of checkpoints take minutes",
     ),
+    ("kvm_asynchronous", "whatever_happens_meanwhile_with_calls_by_exits", "minutes; with_posted_calls runs"),
     ("kvm_command", "elf_headers_with_every_byte_changed", "a hundred starts take a minute"),
     ("kvm_contract", "while_the_host_polls", "a minute; by_both polls as well"),
     ("kvm_contract", "with_another_history", "takes minutes"),

@@ -28,9 +28,14 @@ use crate::memory::rights::Rights;
 /// host's own mappings at most, itself and the gap after it, of which the host gives a process 65,530.
 const MAX_MAPPINGS: usize = 30_000;
 
-/// Called before memory of a registered region changes its place or its rights, so that the region
-/// ends first.
-pub type Vacate = Box<dyn Fn(&Range<u64>) + Send>;
+/// Who has registered regions in the program's memory, and hears what is about to become of it.
+pub trait RegionOwner: Send {
+    /// Memory changes its place or its rights: what regions are in `range` end first. No new one can be made there.
+    fn vacate(&self, range: &Range<u64>);
+
+    /// The content of `range` is dropped: who still has to read it does so first.
+    fn read_all(&self, range: &Range<u64>);
+}
 
 /// The address space.
 pub struct AddressSpace {
@@ -40,7 +45,7 @@ pub struct AddressSpace {
     mappings: RangeMap<u64, Mapping>,
     heap: Range<u64>,
     limit: u64,
-    vacate: Option<Vacate>,
+    owner: Option<Box<dyn RegionOwner>>,
 }
 
 impl std::fmt::Debug for AddressSpace {
@@ -61,12 +66,12 @@ impl AddressSpace {
         tables: PageTables,
         limit: u64,
     ) -> Self {
-        Self { memory, slots, tables, mappings: RangeMap::new(), heap: 0..0, limit, vacate: None }
+        Self { memory, slots, tables, mappings: RangeMap::new(), heap: 0..0, limit, owner: None }
     }
 
     /// Who ends regions whose memory goes away.
-    pub fn set_vacate(&mut self, vacate: Vacate) {
-        self.vacate = Some(vacate);
+    pub fn set_region_owner(&mut self, owner: Box<dyn RegionOwner>) {
+        self.owner = Some(owner);
     }
 
     /// The memory.
@@ -272,6 +277,10 @@ impl AddressSpace {
         if !is_program(range) || self.mappings.gaps(range).next().is_some() {
             return Err(SpaceError::Host(Errno::ENOMEM));
         }
+        if let Some(owner) = self.watched_by(range) {
+            // Pages that a checkpoint has frozen vanish like any other, and nobody waits.
+            owner.read_all(range);
+        }
         // A region's tracker can't see pages vanish: to it this is a write of zeros.
         self.memory.touch(range);
         self.memory.window().advise(range, MmapAdvise::MADV_DONTNEED).map_err(SpaceError::Host)
@@ -399,12 +408,16 @@ impl AddressSpace {
 
     /// Sees to it that nobody reads `range` by pointers any more.
     fn leave(&mut self, range: &Range<u64>) {
-        if self.memory.is_watched(range)
-            && let Some(vacate) = &self.vacate
-        {
-            vacate(range);
-        }
+        // First this, so that no region is made there after those that are have ended.
         self.memory.plain_mut().remove(range.clone());
+        if let Some(owner) = self.watched_by(range) {
+            owner.vacate(range);
+        }
+    }
+
+    /// Who has regions in `range`, if anybody has.
+    fn watched_by(&self, range: &Range<u64>) -> Option<&dyn RegionOwner> {
+        self.owner.as_deref().filter(|_| self.memory.is_watched(range))
     }
 
     /// Lets the program have a range whose window is ready.
@@ -427,10 +440,11 @@ impl AddressSpace {
         let old = mapping.rights;
         mapping.charged |= rights.write && mapping.is_private();
         mapping.rights = rights;
-        if !mapping.is_plain() {
+        let narrower = !rights.includes(old);
+        if narrower || !mapping.is_plain() {
             self.leave(piece);
         }
-        if !rights.includes(old) {
+        if narrower {
             let window = self.memory.window();
             self.tables.map(piece, rights, false);
             // Through "no access", so that KVM drops what it derived even if the host's rights don't
