@@ -1,5 +1,7 @@
 //! An app guest from its configuration to its end.
 
+mod error;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -8,46 +10,47 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{io, thread};
 
-use cairn_abi::{CheckpointId, FEATURE_ASYNC, FEATURE_HINT};
-use cairn_store::{StoreError, Writer};
+use cairn_abi::{CheckpointId, FEATURE_ASYNC, FEATURE_DURABLE, FEATURE_HINT};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
 use crate::checkpoint::{Freezer, Keeper, KeeperConfig, TrackerParts};
-use crate::devices::bus::{Bus, BusError};
+use crate::devices::bus::Bus;
 use crate::devices::checkpoint::device::IDENTITY;
 use crate::devices::checkpoint::{AddressSpace as SpaceId, CheckpointDevice, Limits};
 use crate::guest::app::clock::VDSO;
 use crate::guest::app::cpu::Cpu;
-use crate::guest::app::elf::{Image, LoadError, Loaded};
+use crate::guest::app::elf::{Image, Loaded};
 use crate::guest::app::facts::StartFacts;
+pub use error::{DeviceError, RunError};
+
 pub use crate::guest::app::files::Grant;
-use crate::guest::app::files::{Descriptors, Files, GuestPath, ImageError, Layout, LayoutError, SharedPci};
-use crate::guest::app::image::ThawError;
+use crate::guest::app::files::{Descriptors, Files, GuestPath, Layout, PublishError, SharedPci, resume};
 use crate::guest::app::mapping::SpaceError;
 use crate::guest::app::process::Process;
 use crate::guest::app::space::AddressSpace;
 use crate::guest::app::stack::{MAX_ARGUMENTS, Start};
 use crate::kvm::slots::SlotMap;
-use crate::kvm::system::{KvmError, System};
-use crate::machine::bare::{Bare, BareError};
+use crate::kvm::system::System;
+use crate::machine::bare::Bare;
 use crate::machine::calls::SharedCalls;
 use crate::machine::copier::{self, Copier};
 use crate::machine::end::Ended;
-use crate::machine::helpers::{self, HelperError};
+use crate::machine::helpers;
 use crate::machine::host_costs::HostFigures;
 use crate::machine::poll_policy::{PollMode, PollPolicy};
 use crate::machine::run_loop::RunLoop;
 use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::status::About;
+use crate::machine::storing::{self, StoreConfig};
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::tracking::{TrackerMode, Tracking};
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegions, UnitRegisters};
-use crate::machine::whole::{self, Bringer, Comeback, Door, SavedConfig, SavedError, Whole, WholeConfig};
+use crate::machine::whole::{self, Bringer, Comeback, Door, SavedConfig, Whole, WholeConfig};
 use crate::machine::{auxiliary, control, poller, random, script};
 use crate::memory::layout::STACK_TOP;
+use crate::store::{Owner, SAVER_PATIENCE, Saver, Sink};
 use crate::virtio::PciFunction;
-use crate::virtio::pci::FunctionError;
 
 /// The smallest memory that a guest can be given: its stack, and a little more.
 pub const LEAST_MEMORY: u64 = 16 << 20;
@@ -76,6 +79,8 @@ pub struct AppConfig {
     pub grants: Vec<Grant>,
     /// The working directory, which the program sees read-only.
     pub directory: PathBuf,
+    /// Whether what the program changes in writable grants stays in memory at first, and what becomes of it.
+    pub overlay: Option<Overlay>,
     /// When a host thread polls for requests, and for system calls where they can be posted.
     pub poll: PollMode,
     /// Checkpoints that are retained.
@@ -88,153 +93,21 @@ pub struct AppConfig {
     pub history_memory: Option<u64>,
     /// Threads that work on a large checkpoint; by default [as many as are of use](helpers::start).
     pub threads: Option<NonZeroUsize>,
-    /// Where checkpoints of the whole program go, if any are taken.
+    /// Whether checkpoints of the whole program go there.
     pub whole: Option<WholeConfig>,
+    /// Where checkpoints go that shall survive.
+    pub store: Option<StoreConfig>,
 }
 
-/// Why a guest could not be run, or not to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// No usable KVM.
-    #[error("no guest can run on this host")]
-    Kvm(#[from] KvmError),
-    /// The program isn't there or can't be opened.
-    #[error("{program} can't be run")]
-    Open {
-        /// Its path.
-        program: String,
-        /// How opening ended.
-        #[source]
-        source: io::Error,
-    },
-    /// The program asks for an interpreter that isn't there.
-    #[error(
-        "{program} needs the dynamic linker {interpreter}, which this host doesn't have: install its C library, \
-         or link the program statically"
-    )]
-    Interpreter {
-        /// The program.
-        program: String,
-        /// The interpreter's path.
-        interpreter: String,
-        /// How opening it ended.
-        #[source]
-        source: io::Error,
-    },
-    /// The program can't be loaded.
-    #[error("the program can't be run")]
-    Load(#[from] LoadError),
-    /// The guest's memory is too small to start.
-    #[error(
-        "the guest's memory ({memory} bytes) is too small to start the program: give it more with --memory"
-    )]
-    Memory {
-        /// What it has.
-        memory: u64,
-        /// What failed.
-        #[source]
-        source: SpaceError,
-    },
-    /// Less memory than any guest takes.
-    #[error("a guest needs at least {} MiB of memory, and {memory} bytes are less", LEAST_MEMORY >> 20)]
-    LessThanLeast {
-        /// What was asked for.
-        memory: u64,
-    },
-    /// Arguments and environment are too long.
-    #[error("arguments and environment have {bytes} bytes, at most {MAX_ARGUMENTS} are possible")]
-    Arguments {
-        /// How many.
-        bytes: usize,
-    },
-    /// The host refused memory or a thread.
-    #[error("the host refused {what}")]
-    Host {
-        /// What was asked for.
-        what: &'static str,
-        /// Its answer.
-        #[source]
-        source: io::Error,
-    },
-    /// No threads to help with checkpoints.
-    #[error(transparent)]
-    Helpers(#[from] HelperError),
-    /// The guest's threads can't be confined.
-    #[error("the guest was not started")]
-    Sandbox(#[from] SandboxError),
-    /// KVM can't run the guest any further.
-    #[error("KVM can't go on with the program at instruction {instruction:#x}: {failure}")]
-    Stuck {
-        /// Where.
-        instruction: u64,
-        /// Why.
-        failure: crate::kvm::vcpu::Failure,
-    },
-    /// The program can't be given the files that it should see.
-    #[error("the program's files can't be set up")]
-    Files(#[from] LayoutError),
-    /// The program can't start where it should.
-    #[error("the program can't start in {directory}")]
-    Directory {
-        /// The directory in the guest.
-        directory: GuestPath,
-        /// Why.
-        #[source]
-        source: nix::errno::Errno,
-    },
-    /// The store refuses.
-    #[error("the program's checkpoints can't be kept")]
-    Store(#[from] StoreError),
-    /// A checkpoint can't be read.
-    #[error("the program can't be brought back")]
-    Saved(#[from] SavedError),
-    /// A checkpoint can't be gone on with here.
-    #[error("the program can't go on here")]
-    Thaw(#[from] ThawError),
-    /// Its files aren't as they were.
-    #[error("the program can't go on with the files that it had")]
-    Image(#[from] ImageError),
-    /// The store has no checkpoint yet.
-    #[error("there is no checkpoint in {store} yet")]
-    NoCheckpoint {
-        /// Its directory.
-        store: PathBuf,
-    },
-    /// The devices don't fit.
-    #[error("the machine's devices don't fit together")]
-    Devices(#[from] DeviceError),
-}
-
-impl From<BareError> for RunError {
-    fn from(error: BareError) -> Self {
-        match error {
-            BareError::Kvm(error) => Self::Kvm(error),
-            BareError::Memory(what, source) => Self::Host { what, source },
-        }
-    }
-}
-
-impl RunError {
-    /// Whether more memory would help.
-    #[must_use]
-    pub fn is_too_small(&self) -> bool {
-        match self {
-            Self::Memory { .. } | Self::LessThanLeast { .. } => true,
-            Self::Load(LoadError::Space { source, .. }) => matches!(source, SpaceError::Memory { .. }),
-            _ => false,
-        }
-    }
-}
-
-/// Why the machine's devices don't fit: a fault of the monitor's own tables.
-#[derive(Debug, thiserror::Error)]
-pub enum DeviceError {
-    /// On the bus.
-    #[error(transparent)]
-    Bus(#[from] BusError),
-    /// On PCI.
-    #[error(transparent)]
-    Function(#[from] FunctionError),
+/// Writable directories that change only when the program has ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Overlay {
+    /// Whether the changes are applied to the directories if the program ends by itself with status 0. Otherwise
+    /// they are forgotten.
+    pub commit: bool,
+    /// A directory of the monitor's own for the record of changes that are being applied. What an earlier run left
+    /// there about a granted directory is finished before the program starts.
+    pub records: PathBuf,
 }
 
 /// Runs a program to its end.
@@ -245,8 +118,20 @@ pub fn run(config: &AppConfig) -> Result<Ended, RunError> {
     let kvm = System::open()?;
     let interpreted = script::interpreter(config)?;
     let config = interpreted.as_ref().unwrap_or(config);
-    let writer = config.whole.as_ref().map(whole::open).transpose()?;
-    Machine::build(&kvm, config, None)?.run(config, writer, None)
+    run_machine(Machine::build(&kvm, config, None)?, config, None)
+}
+
+fn run_machine(
+    machine: Machine,
+    config: &AppConfig,
+    parent: Option<CheckpointId>,
+) -> Result<Ended, RunError> {
+    let calls = Arc::clone(&machine.calls);
+    let ended = machine.run(config, parent)?;
+    if let (Some(overlay), 0) = (&config.overlay, ended.end.status()) {
+        publish(&calls, overlay)?;
+    }
+    Ok(ended)
 }
 
 /// A program that is about to be brought back.
@@ -278,15 +163,23 @@ impl Restore {
     ///
     /// # Errors
     /// [`RunError`]: what is wrong and what to do.
-    pub fn run(self, whole: Option<WholeConfig>) -> Result<Ended, RunError> {
+    pub fn run(self, store: Option<StoreConfig>, whole: Option<WholeConfig>) -> Result<Ended, RunError> {
         let Self(comeback) = self;
         let kvm = System::open()?;
-        let config = AppConfig { whole, ..comeback.saved.config.config()? };
-        let writer = config.whole.as_ref().map(whole::open).transpose()?;
+        let config = AppConfig { store, whole, ..comeback.saved.config.config()? };
         let machine = Machine::build(&kvm, &config, Some(&comeback))?;
         tracing::info!(id = comeback.id.0, "the program goes on");
-        machine.run(&config, writer, Some(comeback.id))
+        run_machine(machine, &config, Some(comeback.id))
     }
+}
+
+/// Applies what a program that has ended changed in its overlays.
+fn publish(calls: &SharedCalls, overlay: &Overlay) -> Result<(), PublishError> {
+    if overlay.commit {
+        let published = calls.with(|process| process.files.publish(&overlay.records))?;
+        tracing::info!(?published, "the changes are applied");
+    }
+    Ok(())
 }
 
 /// Opens the program, or a script, on the host.
@@ -310,6 +203,7 @@ struct Machine {
     about: About,
     /// Brings the memory of a program that was brought back.
     bringer: Option<Bringer>,
+    store: Option<Arc<Sink>>,
 }
 
 impl Machine {
@@ -340,7 +234,8 @@ impl Machine {
             costs: tracking.costs,
             log_costs: tracking.log_costs,
         };
-        let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root))?));
+        let store = storing::start(config.store.as_ref())?;
+        let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root), store.clone())?));
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         space.set_region_owner(Box::new(UnitRegions(Arc::clone(&unit))));
@@ -355,24 +250,19 @@ impl Machine {
         let policy = PollPolicy::new(config.poll, has_spare_core());
         let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
         let about = About::new(&config.program.to_string_lossy(), "app");
-        Ok(Self { slots, cpu, calls: Arc::new(calls), unit, bus, freezer, about, bringer })
+        Ok(Self { slots, cpu, calls: Arc::new(calls), unit, bus, freezer, about, store, bringer })
     }
 
     /// Runs the vCPU and the poller, each on a confined thread of its own.
-    fn run(
-        self,
-        config: &AppConfig,
-        writer: Option<Writer>,
-        parent: Option<CheckpointId>,
-    ) -> Result<Ended, RunError> {
-        let Self { slots, cpu, calls, unit, bus, freezer, about, bringer: _bringer } = self;
-        let whole = match (&config.whole, writer) {
-            (Some(wanted), Some(writer)) => {
+    fn run(self, config: &AppConfig, parent: Option<CheckpointId>) -> Result<Ended, RunError> {
+        let Self { slots, cpu, calls, unit, bus, freezer, about, store, bringer: _bringer } = self;
+        let whole = match (&config.whole, &store) {
+            (Some(wanted), Some(sink)) => {
                 let door = Arc::new(Door::new(&cpu)?);
                 let parts = whole::Parts {
-                    config: SavedConfig::new(config, wanted.every, wanted.stdout.as_deref()),
-                    writer,
-                    level: wanted.level,
+                    config: SavedConfig::new(config, wanted),
+                    sink: Arc::clone(sink),
+                    level: config.store.as_ref().and_then(|store| store.level_of_all),
                     door: Arc::clone(&door),
                     calls: Arc::clone(&calls),
                     slots,
@@ -385,7 +275,8 @@ impl Machine {
         let (asked, figures) = (Arc::clone(&unit), whole.as_ref().map(|(whole, _)| whole.figures()));
         let _control = control::start(move || {
             let sessions = asked.with(|unit| unit.figures()).map(|figures| (0, figures));
-            about.status(sessions, figures.as_deref().map(whole::read))
+            let stored = store.as_ref().map(|store| store.figures());
+            about.status(sessions, stored, figures.as_deref().map(whole::read))
         });
         let door = whole.as_ref().map(|(_, door)| Arc::clone(door));
         let host = |what| move |source| RunError::Host { what, source };
@@ -422,12 +313,23 @@ impl Machine {
 /// The program's view of files, with the unit's PCI function in its sysfs.
 fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> {
     raise_descriptor_limit();
+    if let Some(overlay) = &config.overlay {
+        for grant in config.grants.iter().filter(|grant| grant.writable) {
+            if resume(&grant.host, &overlay.records)? {
+                tracing::warn!(
+                    "the changes of an earlier run in {} were not all applied; now they are",
+                    grant.host.display()
+                );
+            }
+        }
+    }
     let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(unit))));
     let layout = Layout {
         grants: config.grants.clone(),
         working_directory: config.directory.clone(),
         private_bytes: config.memory / PRIVATE_FILES,
         functions: vec![function],
+        overlay: config.overlay.is_some(),
     };
     let (view, directory) = layout.build()?;
     let mut files = Files::new(view, Descriptors::standard(), &directory)
@@ -506,9 +408,17 @@ fn write_stack(space: &AddressSpace, config: &AppConfig, auxiliary: &[(u64, u64)
     Ok(pointer)
 }
 
-fn unit(config: &AppConfig, parts: TrackerParts, root: SpaceId) -> Result<Unit, RunError> {
+fn unit(
+    config: &AppConfig,
+    parts: TrackerParts,
+    root: SpaceId,
+    store: Option<Arc<Sink>>,
+) -> Result<Unit, RunError> {
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
-    let features = FEATURE_HINT | if parts.freezer.is_some() { FEATURE_ASYNC } else { 0 };
+    let optional = |feature, there| if there { feature } else { 0 };
+    let features = FEATURE_HINT
+        | optional(FEATURE_ASYNC, parts.freezer.is_some())
+        | optional(FEATURE_DURABLE, store.is_some());
     let limits = Limits { max_regions: MAX_REGIONS, max_bytes: config.memory, history, features };
     let keys = random::keys().map_err(|source| RunError::Host { what: "random bytes", source })?;
     let device = CheckpointDevice::new(limits, keys);
@@ -520,11 +430,13 @@ fn unit(config: &AppConfig, parts: TrackerParts, root: SpaceId) -> Result<Unit, 
         // What a guest can make its host keep stays in proportion to what it was given.
         max_history_bytes: config.history_memory.unwrap_or(config.memory),
         costs: parts.costs,
+        stores: store.is_some(),
     };
     let memory = Arc::clone(&parts.memory);
     let keeper = Keeper::new(parts, keeping, helpers::start(config.threads)?);
     let policy = PollPolicy::new(poll_mode(config.poll), has_spare_core());
-    Ok(Unit::new(function, keeper, memory, root, policy))
+    let saver = Saver::new(store, Owner(0), SAVER_PATIENCE);
+    Ok(Unit::new(function, keeper, saver, memory, root, policy))
 }
 
 /// Whether a thread that polls has a core besides the vCPU's.

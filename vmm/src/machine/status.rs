@@ -8,6 +8,8 @@
 //! session 0
 //!   checkpoints 7
 //!   mirror_bytes 4096
+//! store
+//!   written 7
 //! ```
 //!
 //! A name's end says what its value counts: `_ns` nanoseconds, `_bytes` bytes; all others are plain numbers.
@@ -15,8 +17,8 @@
 use std::fmt::Write;
 use std::time::Instant;
 
-use cairn_abi::reply::SessionFigures;
 use crate::machine::whole::Figures;
+use cairn_abi::reply::{SessionFigures, StoreFigures};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
@@ -36,12 +38,13 @@ impl About {
         Self { program, kind, started: Instant::now() }
     }
 
-    /// All that there is to say, with the figures of the open sessions by their devices' numbers, and those of
+    /// All that there is to say, with the figures of the open sessions by their devices' numbers, and of the store, and of
     /// checkpoints of the whole program where they are taken.
     #[must_use]
     pub fn status(
         &self,
         sessions: impl IntoIterator<Item = (usize, SessionFigures)>,
+        store: Option<StoreFigures>,
         whole: Option<Figures>,
     ) -> String {
         let mut text = format!("program {}\nkind {}\n", self.program, self.kind);
@@ -63,13 +66,20 @@ impl About {
                 let _ = writeln!(text, "  {name} {value}");
             }
         }
+        if let Some(figures) = store {
+            text.push_str("store\n");
+            for (name, value) in of_store(figures) {
+                let _ = writeln!(text, "  {name} {value}");
+            }
+        }
         text
     }
 }
 
 /// As [`named`], of checkpoints of the whole program.
 fn named_whole(figures: Figures) -> [(&'static str, u64); 8] {
-    let Figures { checkpoints, failed, newest, pages, bytes, pause_ns, longest_pause_ns, all_pauses_ns } = figures;
+    let Figures { checkpoints, failed, newest, pages, bytes, pause_ns, longest_pause_ns, all_pauses_ns } =
+        figures;
     [
         ("checkpoints", checkpoints),
         ("failed", failed),
@@ -125,6 +135,32 @@ fn named(figures: SessionFigures) -> [(&'static str, u64); 19] {
         ("pause_ns", pause_ns),
         ("longest_pause_ns", longest_pause_ns),
         ("arming_ns", arming_ns),
+    ]
+}
+
+/// Every figure of the store with its name, likewise.
+fn of_store(figures: StoreFigures) -> [(&'static str, u64); 9] {
+    let StoreFigures {
+        written,
+        synced,
+        committed,
+        bytes_written,
+        bytes_queued,
+        queued,
+        level_of_all,
+        failed,
+        failed_errno,
+    } = figures;
+    [
+        ("written", written),
+        ("synced", synced),
+        ("committed", committed),
+        ("disk_bytes", bytes_written),
+        ("queued", queued.into()),
+        ("queue_bytes", bytes_queued),
+        ("level_of_all", level_of_all.map_or(0, |level| level.to_u32().into())),
+        ("last_failed", failed),
+        ("last_errno", failed_errno.into()),
     ]
 }
 

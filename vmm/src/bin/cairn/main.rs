@@ -9,6 +9,8 @@ mod run;
 mod size;
 mod stats;
 mod stdout;
+mod store;
+mod store_options;
 mod whole;
 
 use std::process::ExitCode;
@@ -40,6 +42,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Tell what the sessions of your running guests have done, and what they hold.
     Stats(stats::Stats),
+    /// Look into a store of checkpoints on disk, check it, and make it smaller.
+    Store(store::Store),
     /// Measure checkpoint cycles beside what user level can do.
     Bench(bench::Bench),
 }
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Command::Boot(boot) => boot.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Stats(stats) => stats.run(),
+        Command::Store(store) => store.run(),
         Command::Bench(bench) => bench.run(),
     };
     done.unwrap_or_else(|error| exit::report(&error))

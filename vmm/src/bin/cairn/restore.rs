@@ -1,13 +1,15 @@
 //! `cairn restore`: a program from its checkpoint.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use cairn_abi::CheckpointId;
-use cairn_store::{Level, Options};
+use cairn_store::Options;
 use cairn_vmm::machine::app;
+use cairn_vmm::machine::storing::StoreConfig;
 use cairn_vmm::machine::whole::WholeConfig;
 use clap::Args;
 
@@ -26,8 +28,11 @@ pub(crate) struct Restore {
     /// How often further checkpoints are taken, into the same store [default: as before].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     every: Option<Duration>,
+    /// Checkpoints that the store keeps at least [default: the newest].
+    #[arg(long, value_name = "N")]
+    keep: Option<NonZeroUsize>,
     /// Take no further checkpoints: the store is only read.
-    #[arg(long, conflicts_with = "every")]
+    #[arg(long, conflicts_with_all = ["every", "keep"])]
     no_checkpoints: bool,
     /// The file that standard output goes to, if it was a file and is elsewhere now.
     #[arg(long, value_name = "FILE")]
@@ -49,13 +54,16 @@ impl Restore {
         if let Some((path, position)) = &output {
             stdout::go_on(path, *position)?;
         }
-        let whole = (!self.no_checkpoints).then(|| WholeConfig {
-            store: self.store,
-            every: self.every.unwrap_or(comeback.every()),
-            options: Options::default(),
-            level: Level::Written,
-            stdout: output.map(|(path, _)| path),
-        });
-        Ok(run::told(&comeback.run(whole)?))
+        if self.no_checkpoints {
+            return Ok(run::told(&comeback.run(None, None)?));
+        }
+        let store = StoreConfig {
+            directory: self.store,
+            options: Options { keep: self.keep, ..Options::default() },
+            level_of_all: None,
+        };
+        let every = self.every.unwrap_or(comeback.every());
+        let whole = WholeConfig { every, stdout: output.map(|(path, _)| path) };
+        Ok(run::told(&comeback.run(Some(store), Some(whole))?))
     }
 }

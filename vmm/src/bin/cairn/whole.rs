@@ -1,11 +1,9 @@
 //! Options of checkpoints of whole programs.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use cairn_store::{Level, Options};
 use cairn_vmm::machine::whole::WholeConfig;
 use clap::Args;
 
@@ -15,39 +13,31 @@ const LEAST: Duration = Duration::from_millis(10);
 /// Options of `cairn run` that are about checkpoints of the whole program.
 #[derive(Args, Debug)]
 pub(crate) struct WholeArgs {
-    /// Keep checkpoints of the whole program in this directory, for `cairn restore` to bring it back. Needs --every.
-    #[arg(long, value_name = "DIR", requires = "every")]
-    store: Option<PathBuf>,
-    /// How often one is taken, such as 500ms or 2s. The program knows nothing of it.
+    /// Keep checkpoints of the whole program in the store, one each so often, such as 500ms or 2s: `cairn restore`
+    /// brings it back from the last one. The program knows nothing of it. What it writes into directories with rw
+    /// goes back with it, and is applied to them when it has ended with status 0.
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "store")]
     every: Option<Duration>,
     /// Where the program's standard output goes. A program that is brought back goes on writing where it was when
     /// the checkpoint was taken; what stands behind is cut off.
     #[arg(long, value_name = "FILE", requires = "every")]
     stdout: Option<PathBuf>,
-    /// Checkpoints that are kept in the store [default: all].
-    #[arg(long, value_name = "N", requires = "every")]
-    keep: Option<NonZeroUsize>,
-    /// Have each checkpoint on the disk, so that it survives a power failure, before the next one is taken.
-    #[arg(long, requires = "every")]
-    sync: bool,
 }
 
 impl WholeArgs {
+    /// Whether whole programs are checkpointed.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.every.is_some()
+    }
+
     /// What is asked for, if anything.
     pub(crate) fn config(self) -> Result<Option<WholeConfig>> {
-        let (Some(store), Some(every)) = (self.store, self.every) else { return Ok(None) };
+        let Some(every) = self.every else { return Ok(None) };
         if every < LEAST {
             bail!("--every must be at least {LEAST:?}");
         }
         let stdout = self.stdout.map(std::path::absolute).transpose();
-        Ok(Some(WholeConfig {
-            store,
-            every,
-            options: Options { keep: self.keep, ..Options::default() },
-            level: if self.sync { Level::Synced } else { Level::Written },
-            stdout: stdout.context("--stdout names no file")?,
-        }))
+        Ok(Some(WholeConfig { every, stdout: stdout.context("--stdout names no file")? }))
     }
 }
 

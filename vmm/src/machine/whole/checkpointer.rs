@@ -8,13 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Batch, Level, StoreError, Writer};
+use cairn_store::Level;
 
 use super::door::{Door, Gone};
 use super::files::TakenFiles;
 use super::pages::Pages;
 use super::saved::{self, SavedConfig, SavedError};
 use super::take::{Source, TakeError, Taken};
+use crate::store::Sink;
+
+/// Between two looks at whether a checkpoint is committed; being told of it ends the wait.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What has been done so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -46,9 +50,12 @@ pub(super) enum Failed {
     /// It couldn't be taken.
     #[error(transparent)]
     Take(#[from] TakeError),
-    /// It couldn't be written.
+    /// It couldn't be put together.
     #[error(transparent)]
     Saved(#[from] SavedError),
+    /// It couldn't be written, as the log says.
+    #[error("the store failed")]
+    Store,
 }
 
 impl From<Gone> for Failed {
@@ -57,17 +64,11 @@ impl From<Gone> for Failed {
     }
 }
 
-impl From<StoreError> for Failed {
-    fn from(error: StoreError) -> Self {
-        Self::Saved(error.into())
-    }
-}
-
 /// All that the thread has.
 pub(super) struct Checkpointer {
     pub(super) door: Arc<Door>,
     pub(super) source: Arc<Source>,
-    pub(super) writer: Writer,
+    pub(super) sink: Arc<Sink>,
     pub(super) level: Level,
     pub(super) config: SavedConfig,
     pub(super) figures: Arc<Mutex<Figures>>,
@@ -75,7 +76,6 @@ pub(super) struct Checkpointer {
     pub(super) parent: Option<CheckpointId>,
     /// Buffers for the next one.
     pub(super) pages: Pages,
-    pub(super) batch: Batch,
     /// Pages of files that a checkpoint took that didn't come to be.
     pub(super) files: TakenFiles,
     /// The last failure that was told.
@@ -107,7 +107,7 @@ impl Checkpointer {
         let begun = Instant::now();
         let (taken, pause) = self.take()?;
         let pages = taken.pages.len() as u64;
-        let id = CheckpointId(self.writer.newest().map_or(0, |id| id.0) + 1);
+        let id = CheckpointId(self.sink.newest().map_or(0, |id| id.0) + 1);
         let written = self.write(id, &taken);
         let Taken { pages: buffer, files, changes, .. } = taken;
         self.pages = buffer;
@@ -117,7 +117,8 @@ impl Checkpointer {
             Err(error) => {
                 self.source.tracker.mark_again(&changes);
                 self.files = files;
-                if !goes_on(&error) {
+                if self.sink.base().parent.is_none() {
+                    // Nothing to be a change to any more.
                     self.parent = None;
                 }
                 return Err(error);
@@ -175,11 +176,21 @@ impl Checkpointer {
         Ok(())
     }
 
-    fn write(&mut self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
-        self.batch.reset(id, self.parent);
-        saved::write(&mut self.batch, &self.config, taken)?;
-        let committed = self.writer.commit(&self.batch, self.level)?;
-        Ok(committed.bytes)
+    /// Has a checkpoint committed, and answers how many bytes the store has got.
+    fn write(&self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
+        let base = self.sink.base();
+        let mut batch = self.sink.batch(id, self.parent);
+        if let Err(error) = saved::write(&mut batch, &self.config, taken) {
+            self.sink.give_back(batch);
+            return Err(error.into());
+        }
+        let before = self.sink.figures().bytes_written;
+        // Nobody else has the store, so that nothing has failed since.
+        self.sink.submit(batch, self.level, base).map_err(|_| Failed::Store)?;
+        while self.sink.level_of(id, Some(self.level), PATIENCE).map_err(|_| Failed::Store)?
+            < Some(self.level)
+        {}
+        Ok(self.sink.figures().bytes_written - before)
     }
 
     /// Tells a failure once for as long as it's the same.
@@ -196,14 +207,4 @@ impl Checkpointer {
             self.told = text;
         }
     }
-}
-
-/// Whether the next checkpoint can still be a change to the last one.
-fn goes_on(error: &Failed) -> bool {
-    !matches!(
-        error,
-        Failed::Saved(SavedError::Store(
-            StoreError::Chain { .. } | StoreError::Deleted { .. } | StoreError::Batch { .. }
-        ))
-    )
 }

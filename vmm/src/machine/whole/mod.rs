@@ -23,10 +23,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Batch, Level, Options, StoreError, Writer};
+use cairn_store::Level;
 
-pub use checkpointer::Figures;
 pub(crate) use arrival::Bringer;
+pub use checkpointer::Figures;
 pub(crate) use comeback::Comeback;
 pub(crate) use door::Door;
 pub use saved::{SavedConfig, SavedError};
@@ -35,23 +35,18 @@ use crate::host::pagemap::Pagemap;
 use crate::kvm::slots::SlotMap;
 use crate::machine::app::RunError;
 use crate::machine::calls::SharedCalls;
+use crate::store::{Owner, Sink};
 use checkpointer::Checkpointer;
 use files::TakenFiles;
 use pages::Pages;
 use take::Source;
 use tracker::Tracker;
 
-/// Where a whole program's checkpoints go, and how often one is taken.
+/// How checkpoints of the whole program are taken, into the machine's store.
 #[derive(Clone, Debug)]
 pub struct WholeConfig {
-    /// The store's directory.
-    pub store: PathBuf,
     /// Between the beginnings of two.
     pub every: Duration,
-    /// What is kept of it.
-    pub options: Options,
-    /// How certain a checkpoint is before the next one is taken.
-    pub level: Level,
     /// The file that the program's standard output goes to.
     pub stdout: Option<PathBuf>,
 }
@@ -67,8 +62,9 @@ pub(crate) struct Whole {
 /// What the thread is made of.
 pub(crate) struct Parts {
     pub(crate) config: SavedConfig,
-    pub(crate) writer: Writer,
-    pub(crate) level: Level,
+    pub(crate) sink: Arc<Sink>,
+    /// How certain each shall be.
+    pub(crate) level: Option<Level>,
     pub(crate) door: Arc<Door>,
     pub(crate) calls: Arc<SharedCalls>,
     pub(crate) slots: Arc<Mutex<SlotMap>>,
@@ -76,13 +72,8 @@ pub(crate) struct Parts {
     pub(crate) parent: Option<CheckpointId>,
 }
 
-/// Opens the store to write.
-///
-/// # Errors
-/// What the store says.
-pub(crate) fn open(config: &WholeConfig) -> Result<Writer, StoreError> {
-    Writer::open(&config.store, config.options)
-}
+/// Who makes checkpoints for the store: no session.
+const OWNER: Owner = Owner(u32::MAX);
 
 impl Whole {
     /// Starts to checkpoint a program that doesn't run yet.
@@ -91,8 +82,11 @@ impl Whole {
     /// [`RunError::Host`].
     pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
         let has_stdout = parts.config.has_stdout();
-        let Parts { config, writer, level, door, calls, slots, parent } = parts;
+        let Parts { config, sink, level, door, calls, slots, parent } = parts;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
+        if !sink.claim(OWNER) {
+            return Err(host("the store")(io::Error::other("somebody else has it")));
+        }
         let pagemap = Pagemap::open().map_err(host("to tell which pages there are"))?;
         let memory = calls.with(|process| Arc::clone(process.memory()));
         let tracker = Tracker::new(slots, memory, pagemap);
@@ -104,13 +98,12 @@ impl Whole {
         let checkpointer = Checkpointer {
             door,
             source: Arc::new(Source { calls, tracker, has_stdout }),
-            writer,
-            level,
+            sink,
+            level: level.unwrap_or(Level::Written),
             config,
             figures: Arc::clone(&figures),
             parent,
             pages: Pages::default(),
-            batch: Batch::new(CheckpointId(1), None),
             files: TakenFiles::default(),
             told: String::new(),
         };

@@ -152,8 +152,10 @@ mod tests {
         set(BASE + 305, 8);
         pages.take(&memory, &pagemap, &[BASE + 298..BASE + 312]);
         assert_eq!(pages.len(), 602);
-        let found: HashMap<u64, u64> =
-            pages.iter().map(|(page, bytes)| (page, u64::from_le_bytes(*bytes.first_chunk().unwrap()))).collect();
+        let found: HashMap<u64, u64> = pages
+            .iter()
+            .map(|(page, bytes)| (page, u64::from_le_bytes(*bytes.first_chunk().unwrap())))
+            .collect();
         for page in BASE..BASE + 600 {
             let expected = match page - BASE {
                 299 => 7,

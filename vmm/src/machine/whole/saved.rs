@@ -25,9 +25,10 @@ use super::files::object_name;
 use super::take::Taken;
 use crate::guest::app::files::{FilesImage, Grant};
 use crate::guest::app::image::{FrozenCpu, FrozenProcess, VERSION};
-use crate::machine::app::{AppConfig, DEFAULT_HISTORY};
+use crate::machine::app::{AppConfig, DEFAULT_HISTORY, Overlay};
 use crate::machine::poll_policy::PollMode;
 use crate::machine::tracking::TrackerMode;
+use crate::machine::whole::WholeConfig;
 use crate::memory::layout::{PAGE, WINDOW_SIZE};
 
 /// Bytes that a section may have: 30,000 mappings with long paths are a few MiB.
@@ -53,6 +54,8 @@ pub struct SavedConfig {
     every: u64,
     /// The file that standard output goes to.
     stdout: Option<Vec<u8>>,
+    /// Whether its changes are applied at its end, and where the record of that is.
+    overlay: Option<(bool, Vec<u8>)>,
 }
 
 /// Why a checkpoint can't be read or written.
@@ -94,8 +97,7 @@ pub enum SavedError {
 
 impl SavedConfig {
     /// Of a machine with this configuration.
-    #[must_use]
-    pub fn new(config: &AppConfig, every: Duration, stdout: Option<&Path>) -> Self {
+    pub(crate) fn new(config: &AppConfig, whole: &WholeConfig) -> Self {
         let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
         let texts = |texts: &[CString]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
         let grant = |grant: &Grant| (bytes(&grant.host), bytes(&grant.guest), grant.writable);
@@ -107,8 +109,9 @@ impl SavedConfig {
             memory: config.memory,
             grants: config.grants.iter().map(grant).collect(),
             directory: bytes(&config.directory),
-            every: u64::try_from(every.as_nanos()).unwrap_or(u64::MAX),
-            stdout: stdout.map(bytes),
+            every: u64::try_from(whole.every.as_nanos()).unwrap_or(u64::MAX),
+            stdout: whole.stdout.as_deref().map(bytes),
+            overlay: config.overlay.as_ref().map(|overlay| (overlay.commit, bytes(&overlay.records))),
         }
     }
 
@@ -140,6 +143,11 @@ impl SavedConfig {
             ring_entries: None,
             history_memory: None,
             threads: None,
+            overlay: self
+                .overlay
+                .as_ref()
+                .map(|(commit, records)| Overlay { commit: *commit, records: path(records) }),
+            store: None,
             whole: None,
         })
     }

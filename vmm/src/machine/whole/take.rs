@@ -20,7 +20,7 @@ use crate::memory::layout::WINDOW_SIZE;
 
 /// Why there is no checkpoint now. The program goes on, and the next one has all that this one would have had.
 #[derive(Debug, thiserror::Error)]
-pub enum TakeError {
+pub(super) enum TakeError {
     /// Something that the process has.
     #[error(transparent)]
     Process(#[from] FreezeError),

@@ -10,7 +10,6 @@ use crate::kvm::slots::{SlotError, SlotMap};
 use crate::memory::layout::{PAGE, to_usize};
 use crate::memory::program::ProgramMemory;
 
-
 /// Words without a page that end a piece of the log which is cleared at once.
 const QUIET_WORDS: usize = 16;
 
@@ -201,7 +200,8 @@ impl Tracker {
     /// Those pages of a run that exist; all of them where that can't be told.
     fn existing(&self, run: &Range<u64>) -> impl Iterator<Item = u64> + use<> {
         let mut exists = vec![false; to_usize(run.end - run.start)];
-        if let Err(error) = self.pagemap.existing(self.memory.window().address(run.start * PAGE), &mut exists) {
+        if let Err(error) = self.pagemap.existing(self.memory.window().address(run.start * PAGE), &mut exists)
+        {
             tracing::debug!(%error, "which pages exist can't be told: all are read");
             exists.fill(true);
         }

@@ -94,7 +94,9 @@ impl Cpu {
             (None, None) => {}
             (Some(here), Some(before)) if before & !here == 0 => self.vcpu.set_components(before)?,
             (here, before) => {
-                let name = |components: Option<u64>| components.map_or("no XSAVE".to_owned(), |bits| format!("{bits:#x}"));
+                let name = |components: Option<u64>| {
+                    components.map_or("no XSAVE".to_owned(), |bits| format!("{bits:#x}"))
+                };
                 let text = format!("vector state {} (here: {})", name(before), name(here));
                 return Err(FeaturesError::Missing(text).into());
             }

@@ -8,14 +8,23 @@ const MAX_LEAVES: usize = 16;
 
 /// The CPUID leaves that tell of instructions: function and subleaf (Intel SDM volume 2, CPUID; AMD64 APM volume
 /// 3, appendix E). Those that tell of the machine, such as addresses and caches, are left out.
-const LEAVES: [(u32, u32); 6] =
-    [(1, 0), (7, 0), (7, 1), (0xd, 1), (0x8000_0001, 0), (0x8000_0008, 0)];
+const LEAVES: [(u32, u32); 6] = [(1, 0), (7, 0), (7, 1), (0xd, 1), (0x8000_0001, 0), (0x8000_0008, 0)];
 
 /// The bits of EAX, EBX, ECX and EDX of each of [`LEAVES`] that stand for instructions of programs. The others are
 /// the kernel's business, such as interrupts, debugging and mitigations.
 const FEATURE_BITS: [[u32; 4]; 6] = [
-    [0, 0, !bits(&[2, 3, 4, 5, 6, 7, 8, 10, 11, 14, 15, 16, 17, 18, 21, 24, 27, 31]), bits(&[0, 4, 8, 15, 23, 24, 25, 26])],
-    [0, !bits(&[1, 2, 6, 7, 10, 12, 13, 14, 15, 20, 22, 25]), !bits(&[2, 3, 4, 7, 13, 16, 17, 18, 19, 20, 21, 24, 26, 29, 30, 31]), bits(&[2, 3, 4, 8, 14, 23])],
+    [
+        0,
+        0,
+        !bits(&[2, 3, 4, 5, 6, 7, 8, 10, 11, 14, 15, 16, 17, 18, 21, 24, 27, 31]),
+        bits(&[0, 4, 8, 15, 23, 24, 25, 26]),
+    ],
+    [
+        0,
+        !bits(&[1, 2, 6, 7, 10, 12, 13, 14, 15, 20, 22, 25]),
+        !bits(&[2, 3, 4, 7, 13, 16, 17, 18, 19, 20, 21, 24, 26, 29, 30, 31]),
+        bits(&[2, 3, 4, 8, 14, 23]),
+    ],
     [bits(&[4, 5, 10, 11, 12, 22, 23]), 0, 0, bits(&[4, 5, 10])],
     [bits(&[0, 1, 2]), 0, 0, 0],
     [0, 0, bits(&[0, 5, 6, 7, 8, 11, 16, 21]), bits(&[11, 22, 27, 29, 30, 31])],
@@ -132,7 +141,8 @@ impl Features {
 }
 
 fn name(function: u32, index: u32, register: usize, bit: u32) -> String {
-    let known = NAMES.iter().find(|known| (known.0, known.1, known.2, known.3) == (function, index, register, bit));
+    let known =
+        NAMES.iter().find(|known| (known.0, known.1, known.2, known.3) == (function, index, register, bit));
     match known {
         Some((.., name)) => (*name).to_owned(),
         None => {

@@ -128,7 +128,9 @@ impl Process {
         let until = Duration::from_nanos;
         process.waiting =
             frozen.waiting.map(|waiting| Waiting { call: waiting.call, until: until(waiting.until) });
-        if let Some((_, [soft, _])) = process.limits.iter().find(|(number, _)| *number == u64::from(libc::RLIMIT_NOFILE)) {
+        if let Some((_, [soft, _])) =
+            process.limits.iter().find(|(number, _)| *number == u64::from(libc::RLIMIT_NOFILE))
+        {
             let soft = *soft;
             process.files.descriptors_mut().set_limit(soft);
         }

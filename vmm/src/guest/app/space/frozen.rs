@@ -14,13 +14,17 @@ use crate::memory::rights::Rights;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UnfreezableError {
     /// Others may write to it, and what the program writes is theirs at once.
-    #[error("the program has mapped {path} shared and writable, and what it stores there can't be taken back")]
+    #[error(
+        "the program has mapped {path} shared and writable, and what it stores there can't be taken back"
+    )]
     SharedFile {
         /// The file's path.
         path: String,
     },
     /// A device's registers: those of the checkpoint device, so that there is a session.
-    #[error("the program has an open checkpoint session of its own, which can't be part of a checkpoint of the whole")]
+    #[error(
+        "the program has an open checkpoint session of its own, which can't be part of a checkpoint of the whole"
+    )]
     Device,
 }
 

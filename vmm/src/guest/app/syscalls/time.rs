@@ -208,8 +208,7 @@ fn wait(process: &mut Process, timeout: u64, absolute: bool, clock: ClockId) -> 
     }
     let until: Time = process.memory().read(timeout)?;
     let until = until.duration()?;
-    let span =
-        if absolute { until.saturating_sub(Duration::from(process.clock.now(clock)?)) } else { until };
+    let span = if absolute { until.saturating_sub(Duration::from(process.clock.now(clock)?)) } else { until };
     sleep(process, span)?;
     Err(Errno::ETIMEDOUT)
 }
