@@ -159,6 +159,12 @@ impl Restore {
         self.0.saved.config.every()
     }
 
+    /// Its store at `directory`, of which as much is kept as before, or `keep` checkpoints.
+    #[must_use]
+    pub fn store(&self, directory: PathBuf, keep: Option<NonZeroUsize>) -> StoreConfig {
+        self.0.saved.config.store(directory, keep)
+    }
+
     /// Runs the program to its end, with further checkpoints where `whole` says.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use cairn_vmm::guest::linux::loader::LoadError;
 use cairn_vmm::kvm::system::KvmError;
 use cairn_vmm::machine::app::RunError;
 use cairn_vmm::machine::linux::error::BootError;
+use cairn_vmm::machine::whole::SavedError;
 
 /// A store is damaged.
 pub(crate) const DAMAGED: u8 = 121;
@@ -44,7 +45,9 @@ fn code(error: &anyhow::Error) -> u8 {
     if let Some(StoreError::Damaged(_)) = error.downcast_ref::<StoreError>() {
         return DAMAGED;
     }
+    let is_damage = |error: &SavedError| matches!(error, SavedError::Store(StoreError::Damaged(_)));
     match error.downcast_ref::<RunError>() {
+        Some(RunError::Saved(error)) if is_damage(error) => DAMAGED,
         Some(RunError::Kvm(_) | RunError::Sandbox(_)) => NO_KVM,
         Some(RunError::Open { source, .. }) if source.kind() == ErrorKind::NotFound => NOT_FOUND,
         Some(error) if error.is_too_small() => TOO_SMALL,
@@ -54,7 +57,13 @@ fn code(error: &anyhow::Error) -> u8 {
             | RunError::Load(_)
             | RunError::Arguments { .. },
         ) => NOT_RUNNABLE,
-        Some(RunError::Store(_)) => OTHER,
+        Some(
+            RunError::Store(_)
+            | RunError::Saved(_)
+            | RunError::Thaw(_)
+            | RunError::Image(_)
+            | RunError::NoCheckpoint { .. },
+        ) => OTHER,
         Some(_) => GUEST_FAILED,
         None if error.downcast_ref::<KvmError>().is_some() => NO_KVM,
         None => OTHER,

@@ -7,18 +7,28 @@ use std::time::Duration;
 
 use anyhow::Result;
 use cairn_abi::CheckpointId;
-use cairn_store::Options;
 use cairn_vmm::machine::app;
-use cairn_vmm::machine::storing::StoreConfig;
 use cairn_vmm::machine::whole::WholeConfig;
 use clap::Args;
 
 use crate::whole::duration;
 use crate::{run, stdout};
 
+/// What the help says after the options.
+const MORE_HELP: &str = "\
+The program goes on in this process, with the memory, the registers and the files that it had. Standard input,
+output and error are this process's; what went to a terminal or a pipe before isn't taken back. Its clocks go on from
+where they were, but for the time of day.
+
+Exit status: as for cairn run.
+
+Example:
+  cairn run --store ck --every 500ms --stdout out.txt -- python3 long.py
+  cairn restore ck";
+
 /// Options of `cairn restore`.
 #[derive(Args, Debug)]
-#[command(max_term_width = 100)]
+#[command(max_term_width = 100, after_help = MORE_HELP)]
 pub(crate) struct Restore {
     /// The directory that `cairn run --store` was given.
     store: PathBuf,
@@ -28,7 +38,7 @@ pub(crate) struct Restore {
     /// How often further checkpoints are taken, into the same store [default: as before].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     every: Option<Duration>,
-    /// Checkpoints that the store keeps at least [default: the newest].
+    /// Checkpoints that the store keeps at least [default: as before].
     #[arg(long, value_name = "N")]
     keep: Option<NonZeroUsize>,
     /// Take no further checkpoints: the store is only read.
@@ -57,11 +67,7 @@ impl Restore {
         if self.no_checkpoints {
             return Ok(run::told(&comeback.run(None, None)?));
         }
-        let store = StoreConfig {
-            directory: self.store,
-            options: Options { keep: self.keep, ..Options::default() },
-            level_of_all: None,
-        };
+        let store = comeback.store(self.store, self.keep);
         let every = self.every.unwrap_or(comeback.every());
         let whole = WholeConfig { every, stdout: output.map(|(path, _)| path) };
         Ok(run::told(&comeback.run(Some(store), Some(whole))?))

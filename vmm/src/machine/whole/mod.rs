@@ -35,6 +35,7 @@ use crate::host::pagemap::Pagemap;
 use crate::kvm::slots::SlotMap;
 use crate::machine::app::RunError;
 use crate::machine::calls::SharedCalls;
+use crate::machine::sandbox;
 use crate::store::{Owner, Sink};
 use checkpointer::Checkpointer;
 use files::TakenFiles;
@@ -109,7 +110,11 @@ impl Whole {
         };
         let (stop, stopped) = mpsc::channel();
         let thread = thread::Builder::new().name("checkpointer".to_owned());
-        let thread = thread.spawn(move || checkpointer.run(&stopped)).map_err(host("a thread"))?;
+        let checkpoint = move || match sandbox::confine() {
+            Ok(()) => checkpointer.run(&stopped),
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "no checkpoints are taken"),
+        };
+        let thread = thread.spawn(checkpoint).map_err(host("a thread"))?;
         Ok(Self { stop: Some(stop), thread: Some(thread), figures })
     }
 

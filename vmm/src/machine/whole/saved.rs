@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Batch, BatchError, Object, ObjectIndex, ObjectName, Snapshot, StoreError, section};
+use cairn_store::{Batch, BatchError, Level, Object, ObjectIndex, ObjectName, Options, Snapshot, StoreError, section};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,7 @@ use crate::guest::app::files::{FilesImage, Grant};
 use crate::guest::app::image::{FrozenCpu, FrozenProcess, VERSION};
 use crate::machine::app::{AppConfig, DEFAULT_HISTORY, Overlay};
 use crate::machine::poll_policy::PollMode;
+use crate::machine::storing::StoreConfig;
 use crate::machine::tracking::TrackerMode;
 use crate::machine::whole::WholeConfig;
 use crate::memory::layout::{PAGE, WINDOW_SIZE};
@@ -56,6 +57,8 @@ pub struct SavedConfig {
     stdout: Option<Vec<u8>>,
     /// Whether its changes are applied at its end, and where the record of that is.
     overlay: Option<(bool, Vec<u8>)>,
+    /// What the store keeps: checkpoints, bytes; and whether each is to be on the disk.
+    keep: (Option<u64>, Option<u64>, bool),
 }
 
 /// Why a checkpoint can't be read or written.
@@ -111,6 +114,10 @@ impl SavedConfig {
             directory: bytes(&config.directory),
             every: u64::try_from(whole.every.as_nanos()).unwrap_or(u64::MAX),
             stdout: whole.stdout.as_deref().map(bytes),
+            keep: config.store.as_ref().map_or((None, None, false), |store| {
+                let keep = store.options.keep.map(|keep| keep.get() as u64);
+                (keep, store.options.keep_bytes, store.level_of_all == Some(Level::Synced))
+            }),
             overlay: config.overlay.as_ref().map(|overlay| (overlay.commit, bytes(&overlay.records))),
         }
     }
@@ -155,6 +162,17 @@ impl SavedConfig {
     /// Whether standard output goes to a file.
     pub(super) fn has_stdout(&self) -> bool {
         self.stdout.is_some()
+    }
+
+    /// The store at `directory`, of which as much is kept as before, or `keep` checkpoints.
+    pub(crate) fn store(&self, directory: PathBuf, keep: Option<NonZeroUsize>) -> StoreConfig {
+        let (before, keep_bytes, synced) = self.keep;
+        let before = before.and_then(|keep| NonZeroUsize::new(usize::try_from(keep).ok()?));
+        StoreConfig {
+            directory,
+            options: Options { keep: keep.or(before), keep_bytes, ..Options::default() },
+            level_of_all: synced.then_some(Level::Synced),
+        }
     }
 
     /// Between two checkpoints.

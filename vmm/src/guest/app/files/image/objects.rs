@@ -111,10 +111,15 @@ fn object(
                 place_of(files, handle.file()).ok_or(ImageError::Invalid("a file of no tree"))?;
             ObjectImage::Memory { tree, inode, flags: flags.bits(), offset }
         }
-        Object::Directory(handle) => match (file.current_path(), handle.seek(0, libc::SEEK_CUR)) {
-            (Ok(_), Ok(position)) => ObjectImage::Directory { flags: handle.flags().bits(), position },
-            _ => ObjectImage::Lost,
-        },
+        Object::Directory(handle) => {
+            // One that is only a place to start from, as the working directory is, can't be listed.
+            let seeks = !handle.flags().contains(OFlag::O_PATH);
+            let position = if seeks { handle.seek(0, libc::SEEK_CUR) } else { Ok(0) };
+            match (file.current_path(), position) {
+                (Ok(_), Ok(position)) => ObjectImage::Directory { flags: handle.flags().bits(), position },
+                _ => ObjectImage::Lost,
+            }
+        }
         Object::Synthesized(handle) => ObjectImage::Again {
             flags: handle.flags().bits(),
             offset: handle.seek(0, libc::SEEK_CUR).map_err(failed())?,
@@ -163,8 +168,10 @@ pub(super) fn restore(
             ObjectImage::Directory { flags, position } => {
                 let file =
                     files.reopen(facts, &path, OFlag::from_bits_retain(*flags) | OFlag::O_DIRECTORY)?;
-                let seek = file.directory().and_then(|handle| handle.seek(*position, libc::SEEK_SET));
-                seek.map_err(ImageError::host(format!("the listing of {path}")))?;
+                if *position != 0 {
+                    let seek = file.directory().and_then(|handle| handle.seek(*position, libc::SEEK_SET));
+                    seek.map_err(ImageError::host(format!("the listing of {path}")))?;
+                }
                 Some(file)
             }
         });

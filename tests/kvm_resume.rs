@@ -1,0 +1,202 @@
+//! Programs that know nothing of checkpoints, killed with `kill -9` again and again and brought back: what they print is
+//! what they print natively.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cairn_tests::random::Random;
+use cairn_tests::{Printed, built, cairn_run, guest, run};
+
+/// What `cairn -v` says of each checkpoint.
+const TAKEN: &str = "a checkpoint of the program";
+
+/// A store, the file of standard output, and the directory that both are in.
+struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir_in("/var/tmp").unwrap() }
+    }
+
+    fn store(&self) -> PathBuf {
+        self.directory.path().join("store")
+    }
+
+    fn output(&self) -> PathBuf {
+        self.directory.path().join("out")
+    }
+
+    /// `cairn run` with a checkpoint every `every`.
+    fn run(&self, every: &str, options: &[&str]) -> Command {
+        let (store, output) = (self.store(), self.output());
+        let mut all = vec!["-v", "--store", store.to_str().unwrap(), "--every", every];
+        all.extend(["--stdout", output.to_str().unwrap()]);
+        all.extend(options);
+        let mut command = cairn_run(&all);
+        command.current_dir(self.directory.path());
+        command
+    }
+
+    fn restore(&self, options: &[&str]) -> Command {
+        let mut command = Command::new(built("cairn-vmm", "cairn"));
+        command.arg("restore").arg("-v").args(options).arg(self.store());
+        command.env_remove("RUST_LOG").current_dir(self.directory.path());
+        command
+    }
+}
+
+fn start(command: &mut Command) -> (Child, BufReader<ChildStderr>) {
+    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let told = BufReader::new(child.stderr.take().unwrap());
+    (child, told)
+}
+
+/// Reads what is told until a checkpoint was taken; false at the program's end.
+fn wait_for_checkpoint(told: &mut BufReader<ChildStderr>, all: &mut String) -> bool {
+    loop {
+        let before = all.len();
+        if told.read_line(all).unwrap() == 0 {
+            return false;
+        }
+        if all[before..].contains(TAKEN) {
+            return true;
+        }
+    }
+}
+
+/// Runs a program under `--every`, kills it up to `kills` times at random moments, and brings it back each time. What
+/// it printed, how it ended, and how often it was killed.
+fn kill_and_restore(place: &Place, every: &str, program: &[&str], kills: u32) -> (Printed, u32) {
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
+    let mut random = Random(u64::from(seed) << 8 | 1);
+    let mut all = format!("seed {seed}\n");
+    let (mut child, mut told) = start(place.run(every, &[]).args(program));
+    let mut killed = 0;
+    while killed < kills && wait_for_checkpoint(&mut told, &mut all) {
+        // Any moment will do: between checkpoints, in the midst of one, before the memory is all there.
+        std::thread::sleep(Duration::from_millis(random.below(300)));
+        child.kill().unwrap();
+        if child.wait().unwrap().code().is_some() {
+            break;
+        }
+        killed += 1;
+        (child, told) = start(&mut place.restore(&[]));
+    }
+    while wait_for_checkpoint(&mut told, &mut all) {}
+    let status = child.wait().unwrap().code();
+    (Printed { status, out: fs::read(place.output()).unwrap(), err: all.into_bytes() }, killed)
+}
+
+/// Checks that a program prints natively and through kills the same.
+fn goes_on(every: &str, program: &[&str], kills: u32) {
+    let native = Printed::from(run(Command::new(program[0]).args(&program[1..]), b"").unwrap());
+    assert_eq!(native.status, Some(0), "{native:?}");
+    let (printed, killed) = kill_and_restore(&Place::new(), every, program, kills);
+    assert!(0 < killed, "{program:?} ended before it was killed: {printed:?}");
+    let told = String::from_utf8_lossy(&printed.err).into_owned();
+    let same = printed.status == Some(0) && printed.out == native.out;
+    assert!(same, "{program:?}, killed {killed} times: {}\n{told}", native.difference(&printed));
+}
+
+fn is_there(program: &str) -> bool {
+    let there = Path::new(program).exists();
+    if !there {
+        eprintln!("skipped: there is no {program}");
+    }
+    there
+}
+
+#[test]
+fn registers_are_what_they_were() {
+    goes_on("50ms", &[guest("guest-resume").to_str().unwrap(), "registers", "40"], 6);
+}
+
+#[test]
+fn memory_that_comes_and_goes_is_what_it_was() {
+    goes_on("50ms", &[guest("guest-resume").to_str().unwrap(), "memory", "3000"], 6);
+}
+
+#[test]
+fn sleeps_and_clocks_go_on() {
+    goes_on("60ms", &[guest("guest-resume").to_str().unwrap(), "time", "20"], 4);
+}
+
+#[test]
+fn python_computes_on() {
+    if !is_there("/usr/bin/python3") {
+        return;
+    }
+    let program = "import hashlib\nh = b'seed'; kept = []\nfor i in range(1500000):\n h = hashlib.sha256(h).digest()\n \
+                   if i % 1000 == 0: kept.append(h.hex())\n if i % 50000 == 0: print(i, h.hex(), flush=True)\n\
+                   print(len(kept), hash(tuple(len(k) for k in kept)), h.hex())\n";
+    goes_on("100ms", &["/usr/bin/python3", "-S", "-c", program], 6);
+}
+
+#[test]
+fn sqlite_goes_on_in_memory() {
+    if !is_there("/usr/bin/sqlite3") {
+        return;
+    }
+    let statements = "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT);\
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000) \
+        INSERT INTO t SELECT i, hex(i * 7919) FROM n;\
+        CREATE INDEX tb ON t(b);\
+        SELECT count(*), sum(length(b)), max(b) FROM t;\
+        SELECT sum(x.a * y.a) FROM t x JOIN t y ON y.b = x.b WHERE x.a % 3 = 0;\
+        SELECT b FROM t WHERE a % 20011 = 0 ORDER BY b;";
+    goes_on("100ms", &["/usr/bin/sqlite3", ":memory:", statements], 5);
+}
+
+#[test]
+fn what_cant_go_on_says_why() {
+    let place = Place::new();
+    let program = guest("guest-resume");
+    let program = program.to_str().unwrap();
+    let refused = |options: &[&str], expected: &[&str]| {
+        let output = run(&mut place.restore(options), b"").unwrap();
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        let ended = output.status.code().is_some_and(|code| code != 0 && code != 101);
+        let told = expected.iter().all(|text| err.contains(text));
+        assert!(ended && told, "{options:?}: {}\n{err}\nexpected {expected:?}", output.status);
+    };
+    refused(&[], &["store"]);
+    let granted = place.directory.path().join("granted");
+    fs::create_dir(&granted).unwrap();
+    let options = ["--dir", granted.to_str().unwrap()];
+    let (mut child, mut told) = start(place.run("50ms", &options).args([program, "time", "1000"]));
+    assert!(wait_for_checkpoint(&mut told, &mut String::new()));
+    // The store has one writer.
+    refused(&[], &["in use by"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    refused(&["--at", "999999"], &["999999"]);
+    fs::remove_dir(&granted).unwrap();
+    refused(&[], &["granted"]);
+    fs::create_dir(&granted).unwrap();
+    // Less output than the program had written.
+    let (mut child, mut told) = start(&mut place.restore(&[]));
+    while fs::metadata(place.output()).unwrap().len() < 20 {
+        assert!(wait_for_checkpoint(&mut told, &mut String::new()));
+    }
+    assert!(wait_for_checkpoint(&mut told, &mut String::new()));
+    assert!(wait_for_checkpoint(&mut told, &mut String::new()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    fs::write(place.output(), "").unwrap();
+    refused(&[], &["isn't the program's output any more"]);
+    // Any damage is found, if not at once then when the memory is read: nothing wrong ever runs on.
+    for entry in fs::read_dir(place.store()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("segment")) {
+            let mut bytes = fs::read(&path).unwrap();
+            bytes.iter_mut().skip(300).step_by(997).for_each(|byte| *byte ^= 0x55);
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    refused(&[], &["cairn: "]);
+}
