@@ -220,6 +220,10 @@ fn step(random: &mut Random, mappings: &mut Vec<Mapping>) -> Option<u64> {
         4 => {
             let count = mapping.pages.len() * 2 % (usize::try_from(MOST_PAGES).ok()? + 1);
             let count = count.max(1);
+            // Of one kind, so that it's one mapping for the kernel too.
+            if !mapping.protect(WRITE) {
+                return None;
+            }
             // SAFETY: the mapping is this program's, and its new place is taken over.
             let moved = unsafe {
                 libc::mremap(mapping.word(0, 0).cast(), mapping.bytes(), count * PAGE, libc::MREMAP_MAYMOVE)

@@ -178,6 +178,12 @@ impl Arrival for Incoming {
         }
     }
 
+    fn retain_settled(&self, pages: &mut Vec<Range<u64>>) {
+        if let Some(state) = self.lock().as_ref() {
+            *pages = pages.iter().flat_map(|run| state.pending.gaps(run).collect::<Vec<_>>()).collect();
+        }
+    }
+
     fn hasten(&self, range: &Range<u64>) -> Result<(), Errno> {
         let mut guard = self.lock();
         let Some(state) = guard.as_mut() else { return Ok(()) };

@@ -112,7 +112,9 @@ impl Whole {
         let thread = thread::Builder::new().name("checkpointer".to_owned());
         let checkpoint = move || match sandbox::confine() {
             Ok(()) => checkpointer.run(&stopped),
-            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "no checkpoints are taken"),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "no checkpoints are taken")
+            }
         };
         let thread = thread.spawn(checkpoint).map_err(host("a thread"))?;
         Ok(Self { stop: Some(stop), thread: Some(thread), figures })

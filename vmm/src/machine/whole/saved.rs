@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Batch, BatchError, Level, Object, ObjectIndex, ObjectName, Options, Snapshot, StoreError, section};
+use cairn_store::{
+    Batch, BatchError, Level, Object, ObjectIndex, ObjectName, Options, Snapshot, StoreError, section,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 

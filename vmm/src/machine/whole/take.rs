@@ -92,7 +92,12 @@ impl Source {
             }
             let image = process.files.image(&mut files)?;
             let stdout = if self.has_stdout { Some(position()?) } else { None };
-            let changes = self.tracker.changes(&backing(&process.space))?;
+            let mut changes = self.tracker.changes(&backing(&process.space))?;
+            if let Some(arriving) = process.space.arriving() {
+                // A call marks all that it may write to. What isn't there yet is what it was, not zeros.
+                arriving.retain_settled(&mut changes.zeros);
+                arriving.retain_settled(&mut changes.untouched);
+            }
             pages.take(self.tracker.memory(), self.tracker.pagemap(), &changes.content);
             pages.blank(&changes.zeros);
             Ok((frozen, image, changes, stdout))

@@ -15,6 +15,9 @@ pub trait Arrival: Send + Sync {
     /// What `range` held is of no interest any more: nothing comes for it from now on.
     fn cancel(&self, range: &Range<u64>);
 
+    /// Takes out of `pages`, ranges of page numbers, what is still to come.
+    fn retain_settled(&self, pages: &mut Vec<Range<u64>>);
+
     /// Brings what is to come for `range` now.
     ///
     /// # Errors
