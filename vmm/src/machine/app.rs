@@ -283,9 +283,11 @@ impl Machine {
     /// Runs the vCPU and the poller, each on a confined thread of its own.
     fn run(self) -> Result<Ended, RunError> {
         let Self { cpu, calls, unit, bus, freezer, about } = self;
-        let asked = Arc::clone(&unit);
+        let (asked, counting) = (Arc::clone(&unit), Arc::clone(&calls));
         let _control = control::start(move || {
-            about.status(asked.with(|unit| unit.figures()).map(|figures| (0, figures)))
+            let (counted, figures) = asked.with(|unit| (unit.counted(), unit.figures()));
+            let counted = counting.counted().into_iter().chain(counted);
+            about.status(counted, figures.map(|figures| (0, figures)))
         });
         let host = |what| move |source| RunError::Host { what, source };
         // Before those that would wait for it, and longer than they.

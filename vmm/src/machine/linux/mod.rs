@@ -107,7 +107,7 @@ impl Machine {
         let asked = Arc::clone(&world);
         let _control = control::start(move || {
             let figures = sessions.iter().enumerate();
-            about.status(figures.filter_map(|(at, one)| Some((at, one.figures(asked.pauses())?))))
+            about.status([], figures.filter_map(|(at, one)| Some((at, one.figures(asked.pauses())?))))
         });
         let ending = Ending::new(&world);
         let outside = Outside::open(held, &ending, &ports.serials[0])
