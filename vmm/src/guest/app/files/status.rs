@@ -22,7 +22,7 @@ pub struct Time {
 }
 
 /// What stat(2) tells of a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Number of the file system.
     pub device: u64,

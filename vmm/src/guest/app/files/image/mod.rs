@@ -270,6 +270,6 @@ type TreeFiles = HashMap<u64, Arc<MemoryFile>>;
 
 /// Where a memory file is in an image.
 fn place_of(files: &Files, file: &MemoryFile) -> Option<(u32, u64)> {
-    let number = files.view.trees().position(|(_, tree): (_, &MemoryTree)| tree.device() == file.device())?;
+    let number = files.view.trees().position(|(_, tree): (_, &MemoryTree)| tree.number() == file.tree())?;
     Some((u32::try_from(number).ok()?, file.number()))
 }

@@ -112,6 +112,17 @@ impl Blocks {
         own
     }
 
+    /// What the file holds of what the base could show.
+    pub(super) fn own_of_base(&self) -> impl Iterator<Item = &Range<u64>> {
+        self.own.iter()
+    }
+
+    /// Takes over from an image that these blocks are the file's own; none when the base has no part in them.
+    pub(super) fn restore_own(&mut self, blocks: Range<u64>) -> Option<()> {
+        let fits = !blocks.is_empty() && blocks.end <= self.base_blocks();
+        fits.then(|| self.own.insert(blocks))
+    }
+
     /// Blocks that an image must be given: all that a mapping may have changed, and those that were.
     pub(super) fn news(&self, size: u64) -> Vec<Range<u64>> {
         if self.mapped { self.own(size) } else { self.changed.iter().cloned().collect() }

@@ -17,7 +17,7 @@ use nix::{
         time::TimeSpec,
         uio::{pread, pwrite},
     },
-    unistd::ftruncate,
+    unistd::{Whence, ftruncate, lseek},
 };
 
 use super::{
@@ -34,11 +34,21 @@ use super::{
 #[derive(Debug)]
 pub(in crate::guest::app::files) struct MemoryFile {
     memfd: OwnedFd,
-    device: u64,
     inode: u64,
     links: AtomicU64,
     blocks: Mutex<Blocks>,
-    budget: Arc<Budget>,
+    home: Arc<Home>,
+}
+
+/// What the files of one tree share.
+#[derive(Debug)]
+pub(in crate::guest::app::files) struct Home {
+    /// The tree's own number, which no other tree of the guest has.
+    pub tree: u64,
+    /// File system number in stat.
+    pub device: u64,
+    /// What their bytes count on.
+    pub budget: Arc<Budget>,
 }
 
 /// A write that the budget agreed to.
@@ -60,29 +70,22 @@ pub struct Part {
 
 impl MemoryFile {
     /// An empty file without a name.
-    pub(super) fn new(budget: &Arc<Budget>, device: u64, inode: u64) -> Answer<Self> {
+    pub(super) fn new(home: &Arc<Home>, inode: u64) -> Answer<Self> {
         // To the guest its file system is full when the monitor's descriptors are used up.
         let memfd = memfd_create("cairn-guest-file", MFdFlags::MFD_CLOEXEC).map_err(|error| match error {
             Errno::EMFILE | Errno::ENFILE => Errno::ENOSPC,
             other => other,
         })?;
-        if !budget.leaves_descriptors(&memfd) {
+        if !home.budget.leaves_descriptors(&memfd) {
             return Err(Errno::ENOSPC);
         }
-        Ok(Self {
-            memfd,
-            device,
-            inode,
-            links: AtomicU64::new(0),
-            blocks: Mutex::default(),
-            budget: Arc::clone(budget),
-        })
+        Ok(Self { memfd, inode, links: AtomicU64::new(0), blocks: Mutex::default(), home: Arc::clone(home) })
     }
 
     /// A file that shows a host's file until it is written to, with that file's number, size, mode and times.
-    pub(super) fn over(budget: &Arc<Budget>, device: u64, inode: u64, base: Base) -> Answer<Self> {
+    pub(super) fn over(home: &Arc<Home>, inode: u64, base: Base) -> Answer<Self> {
         let status = base.status;
-        let mut file = Self::new(budget, device, inode)?;
+        let mut file = Self::new(home, inode)?;
         ftruncate(&file.memfd, status.size)?;
         fchmod(&file.memfd, Mode::from_bits_truncate(status.mode & PERMISSIONS))?;
         file.links = AtomicU64::new(status.links);
@@ -100,13 +103,22 @@ impl MemoryFile {
         self.inode
     }
 
-    /// The file system number of its tree, which no other tree has.
-    pub(in crate::guest::app::files) fn device(&self) -> u64 {
-        self.device
+    /// The number of its tree.
+    pub(in crate::guest::app::files) fn tree(&self) -> u64 {
+        self.home.tree
+    }
+
+    /// Device and number of the host's file beneath.
+    pub(super) fn beneath(&self) -> Option<(u64, u64)> {
+        self.blocks().base.as_ref().map(|base| (base.status.device, base.status.inode))
+    }
+
+    pub(super) fn home(&self) -> &Home {
+        &self.home
     }
 
     pub(super) fn budget(&self) -> &Budget {
-        &self.budget
+        &self.home.budget
     }
 
     pub(super) fn links(&self) -> u64 {
@@ -149,7 +161,7 @@ impl MemoryFile {
         let host = Status::from(&fstat(&self.memfd)?);
         let links = self.links();
         Ok(match beneath {
-            None => Status { device: self.device, inode: self.inode, links, ..host },
+            None => Status { device: self.home.device, inode: self.inode, links, ..host },
             Some(status) if !modified => Status { links, ..status },
             Some(Status { device, inode, user, group, mode, .. }) => {
                 // What a memory file can't have, its host's file keeps.
@@ -168,7 +180,7 @@ impl MemoryFile {
             return Ok(());
         }
         let target = end.checked_next_multiple_of(BLOCK_BYTES).ok_or(Errno::EFBIG)?;
-        self.budget.take(target - blocks.charged_end)?;
+        self.home.budget.take(target - blocks.charged_end)?;
         blocks.charged_end = target;
         Ok(())
     }
@@ -177,7 +189,7 @@ impl MemoryFile {
     pub(super) fn reserve_span(&self, bytes: &Range<u64>) -> Answer<Reserved> {
         self.reserve(bytes.end)?;
         let taken = self.blocks().cost(&blocks_of(bytes));
-        self.budget.take(taken)?;
+        self.home.budget.take(taken)?;
         Ok(Reserved { start: bytes.start, taken })
     }
 
@@ -188,7 +200,7 @@ impl MemoryFile {
         let touched = if count == 0 { 0..0 } else { blocks_of(&bytes) };
         let mut blocks = self.blocks();
         let used = blocks.cost(&touched);
-        self.budget.give_back(reserved.taken.saturating_sub(used));
+        self.home.budget.give_back(reserved.taken.saturating_sub(used));
         for gap in blocks.shown(&touched) {
             let edges = [gap.start * BLOCK_BYTES..bytes.start, bytes.end..gap.end * BLOCK_BYTES];
             for edge in edges {
@@ -208,7 +220,7 @@ impl MemoryFile {
             return Ok(());
         }
         let status = Status::from(&fstat(&self.memfd)?);
-        self.budget.take(blocks.cost(&span))?;
+        self.home.budget.take(blocks.cost(&span))?;
         let modified = blocks.modified;
         for gap in gaps {
             self.copy_up(&blocks, &(gap.start * BLOCK_BYTES..gap.end * BLOCK_BYTES))?;
@@ -218,24 +230,60 @@ impl MemoryFile {
         self.put_times(status.accessed, status.modified)
     }
 
+    /// Owner and group of the host's file beneath.
+    pub(in crate::guest::app::files) fn owner_beneath(&self) -> Option<(u32, u32)> {
+        self.blocks().base.as_ref().map(|base| (base.status.user, base.status.group))
+    }
+
+    /// Writes all bytes into an empty file of the host, but for holes at its end. Answers what it must be like
+    /// otherwise.
+    pub(in crate::guest::app::files) fn copy_to(&self, to: BorrowedFd<'_>) -> Answer<Status> {
+        let host = Status::from(&fstat(&self.memfd)?);
+        let blocks = self.blocks();
+        let size = host.size.unsigned_abs();
+        if let Some(base) = &blocks.base {
+            for shown in blocks.shown(&(0..base.end.div_ceil(BLOCK_BYTES))) {
+                let end = (shown.end * BLOCK_BYTES).min(base.end);
+                copy(base.fd.as_fd(), to, shown.start * BLOCK_BYTES..end)?;
+            }
+        }
+        for range in self.data(blocks.own(size))? {
+            let end = (range.end * BLOCK_BYTES).min(size);
+            copy(self.memfd.as_fd(), to, range.start * BLOCK_BYTES..end)?;
+        }
+        Ok(host)
+    }
+
+    /// The blocks among `own` that have data in the memory file.
+    pub(super) fn data(&self, own: Vec<Range<u64>>) -> Answer<Vec<Range<u64>>> {
+        let seek = |at: u64, whence| lseek(&self.memfd, i64::try_from(at).map_err(|_| Errno::EFBIG)?, whence);
+        let mut found = Vec::new();
+        for range in own {
+            let mut at = range.start;
+            while at < range.end {
+                let start = match seek(at * BLOCK_BYTES, Whence::SeekData) {
+                    Ok(start) => start.unsigned_abs() / BLOCK_BYTES,
+                    Err(Errno::ENXIO) => break,
+                    Err(error) => return Err(error),
+                };
+                let hole = seek(start * BLOCK_BYTES, Whence::SeekHole)?;
+                let end = hole.unsigned_abs().div_ceil(BLOCK_BYTES);
+                if range.end <= start {
+                    break;
+                }
+                found.push(start.max(at)..end.min(range.end));
+                at = end;
+            }
+        }
+        Ok(found)
+    }
+
     /// Copies bytes that the base shows into the memory file.
     fn copy_up(&self, blocks: &Blocks, bytes: &Range<u64>) -> Answer<()> {
-        let Some(base) = &blocks.base else { return Ok(()) };
-        let mut at = bytes.start;
-        let end = bytes.end.min(base.end);
-        let mut buffer = [0; 1 << 14];
-        while at < end {
-            let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-            let offset = i64::try_from(at).map_err(|_| Errno::EFBIG)?;
-            let count = pread(&base.fd, &mut buffer[..want], offset)?;
-            if count == 0 {
-                // The host has cut its file; what is missing reads as zeros, and publishing tells.
-                return Ok(());
-            }
-            put(self.memfd.as_fd(), &buffer[..count], at)?;
-            at += u64::try_from(count).map_err(|_| Errno::EIO)?;
+        match &blocks.base {
+            Some(base) => copy(base.fd.as_fd(), self.memfd.as_fd(), bytes.start..bytes.end.min(base.end)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Where the bytes of a span are to be read; none when all are in the memory file.
@@ -247,6 +295,9 @@ impl MemoryFile {
         }
         let size = self.size()?;
         let (mut at, end) = (bytes.start, bytes.end.min(size));
+        if end <= at {
+            return Ok(None);
+        }
         let mut parts = Vec::new();
         let mut push = |beneath, bytes: Range<u64>| {
             if !bytes.is_empty() {
@@ -270,7 +321,7 @@ impl MemoryFile {
         let mut blocks = self.blocks();
         let back = blocks.cut(size);
         blocks.modified = true;
-        self.budget.give_back(back);
+        self.home.budget.give_back(back);
         Ok(())
     }
 }
@@ -279,8 +330,25 @@ impl Drop for MemoryFile {
     fn drop(&mut self) {
         let blocks = self.blocks.get_mut().unwrap_or_else(PoisonError::into_inner);
         let back = blocks.cut(0);
-        self.budget.give_back(back);
+        self.home.budget.give_back(back);
     }
+}
+
+/// Copies bytes to the same place of another file.
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes: Range<u64>) -> Answer<()> {
+    let mut at = bytes.start;
+    let mut buffer = [0; 1 << 14];
+    while at < bytes.end {
+        let want = usize::try_from(bytes.end - at).unwrap_or(usize::MAX).min(buffer.len());
+        let count = pread(from, &mut buffer[..want], i64::try_from(at).map_err(|_| Errno::EFBIG)?)?;
+        if count == 0 {
+            // The host has cut its file; what is missing reads as zeros, and publishing tells.
+            return Ok(());
+        }
+        put(to, &buffer[..count], at)?;
+        at += u64::try_from(count).map_err(|_| Errno::EIO)?;
+    }
+    Ok(())
 }
 
 /// Writes all of `bytes` at an offset.

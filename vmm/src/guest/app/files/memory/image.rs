@@ -3,27 +3,29 @@
 use std::{
     collections::{HashMap, HashSet},
     ops::Range,
+    os::fd::AsFd,
     sync::Arc,
 };
 
 use nix::{
     errno::Errno,
     sys::{
-        stat::{Mode, fchmod},
+        stat::{Mode, fchmod, fstat},
         uio::pread,
     },
-    unistd::{Whence, ftruncate, lseek},
+    unistd::ftruncate,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     super::{
         backend::{Answer, PERMISSIONS},
-        image::{FILE_PAGE, FilePages, FilePagesSource, ImageError, MOST_NODES},
-        path::{PATH_MAX, check_name},
-        status::Time,
+        image::{FILE_PAGE, FilePages, FilePagesSource, Identity, ImageError, MOST_NODES},
+        path::{PATH_MAX, check_name, parts},
+        status::{Status, Time},
     },
-    MemoryTree,
+    BLOCK_BYTES, MemoryTree,
+    blocks::Base,
     file::{MemoryFile, put},
     node::{Inode, NodeTimes},
     tree::Tree,
@@ -36,6 +38,17 @@ pub(in crate::guest::app::files) struct TreeImage {
     pub(super) next_cookie: i64,
     pub(super) nodes: Vec<(Inode, NodeImage)>,
     unnamed: Vec<FileImage>,
+    /// Of an overlay: the host's names that it has a node for, or had.
+    pub(super) taken: Vec<TakenImage>,
+}
+
+/// A name of the host in an overlay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct TakenImage {
+    pub path: Vec<u8>,
+    pub inode: Inode,
+    pub parent: Inode,
+    pub status: Status,
 }
 
 /// A node.
@@ -43,7 +56,16 @@ pub(in crate::guest::app::files) struct TreeImage {
 pub(super) enum NodeImage {
     Directory(DirectoryImage),
     File(FileImage),
-    Symlink { target: Vec<u8>, times: NodeTimes },
+    Symlink {
+        target: Vec<u8>,
+        times: NodeTimes,
+    },
+    /// A file of the host as the host has it.
+    Lower {
+        path: Vec<u8>,
+        status: Status,
+        links: u64,
+    },
 }
 
 /// A directory, its names in the order of their listing.
@@ -52,6 +74,19 @@ pub(super) struct DirectoryImage {
     pub mode: u32,
     pub times: NodeTimes,
     pub names: Vec<NameImage>,
+    /// Directories in it; over a directory of the host, how many more than there.
+    pub subdirectories: i64,
+    pub origin: Option<OriginImage>,
+}
+
+/// The host's directory that shows through one of an overlay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct OriginImage {
+    pub path: Vec<u8>,
+    pub status: Status,
+    pub hidden: Vec<Vec<u8>>,
+    pub touched: bool,
+    pub new_mode: bool,
 }
 
 /// A name in a directory.
@@ -60,6 +95,7 @@ pub(super) struct NameImage {
     pub name: Vec<u8>,
     pub inode: Inode,
     pub cookie: i64,
+    pub of_host: bool,
 }
 
 /// A file. Its bytes are beside the image.
@@ -74,6 +110,18 @@ pub(super) struct FileImage {
     mapped: bool,
     /// Its pages that aren't zeros for certain.
     data: Vec<(u64, u64)>,
+    pub(super) links: u64,
+    base: Option<BaseImage>,
+}
+
+/// The host's file that shows through one of an overlay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct BaseImage {
+    path: Vec<u8>,
+    status: Status,
+    end: u64,
+    own: Vec<(u64, u64)>,
+    changed: bool,
 }
 
 impl MemoryTree {
@@ -84,7 +132,8 @@ impl MemoryTree {
         open: &[Arc<MemoryFile>],
         pages: &mut dyn FilePages,
     ) -> Result<TreeImage, ImageError> {
-        let tree = self.tree();
+        let mut tree = self.tree();
+        tree.forget_untouched();
         let mut nodes = Vec::new();
         let mut named = HashSet::new();
         for (inode, node) in tree.in_order() {
@@ -92,13 +141,19 @@ impl MemoryTree {
             named.insert(inode);
         }
         let mut unnamed = Vec::new();
-        for file in open.iter().filter(|file| file.device() == tree.device()) {
+        for file in open.iter().filter(|file| file.tree() == tree.home().tree) {
             if named.insert(file.number()) {
                 unnamed.push(file_image(file, number, pages)?);
             }
         }
-        let (next_inode, next_cookie) = tree.next();
-        Ok(TreeImage { next_inode, next_cookie, nodes, unnamed })
+        let taken = tree.taken.iter().map(|(path, taken)| TakenImage {
+            path: path.clone(),
+            inode: taken.inode,
+            parent: taken.parent,
+            status: taken.status,
+        });
+        let taken = taken.collect();
+        Ok(TreeImage { next_inode: tree.next_inode, next_cookie: tree.next_cookie, nodes, unnamed, taken })
     }
 
     /// Takes everything from an image. Answers the files by their numbers.
@@ -118,13 +173,73 @@ impl MemoryTree {
             _ => None,
         });
         for file in of_tree.chain(&image.unnamed) {
-            let restored = Arc::new(restore_file(&tree, file, number, pages)?);
+            let restored = Arc::new(self.restore_file(&tree, file, number, pages)?);
             if files.insert(file.inode, restored).is_some() {
                 return Err(ImageError::Invalid("a file is there twice"));
             }
         }
-        tree.restore(image, &files)?;
+        tree.restore(&self.mount_point, image, &files)?;
         Ok(files)
+    }
+
+    fn restore_file(
+        &self,
+        tree: &Tree,
+        image: &FileImage,
+        number: usize,
+        pages: &dyn FilePagesSource,
+    ) -> Result<MemoryFile, ImageError> {
+        let failed = || ImageError::host("a file of the program can't be made again");
+        let file = match &image.base {
+            Some(base) => {
+                let file = MemoryFile::over(tree.home(), image.inode, self.base(tree, base)?);
+                let file = file.map_err(failed())?;
+                let own: u64 = base.own.iter().map(|(start, end)| end.saturating_sub(*start)).sum();
+                let bytes = own.checked_mul(BLOCK_BYTES).ok_or(ImageError::Invalid("a file's blocks"))?;
+                file.home().budget.take(bytes).map_err(failed())?;
+                let mut blocks = file.blocks();
+                for (start, end) in &base.own {
+                    blocks.restore_own(*start..*end).ok_or(ImageError::Invalid("a file's blocks"))?;
+                }
+                blocks.modified = base.changed;
+                drop(blocks);
+                file
+            }
+            None => MemoryFile::new(tree.home(), image.inode).map_err(failed())?,
+        };
+        let size = i64::try_from(image.size).map_err(|_| ImageError::Invalid("a file's size"))?;
+        file.reserve(image.size).map_err(failed())?;
+        ftruncate(file.memfd(), size).map_err(failed())?;
+        let mut bytes = [0; FILE_PAGE];
+        for page in image.data.iter().flat_map(|(start, end)| *start..*end) {
+            let at = page.checked_mul(BLOCK_BYTES).filter(|at| *at < image.size);
+            let at = at.ok_or(ImageError::Invalid("bytes behind a file's end"))?;
+            pages.page(&pages_name(number, image.inode), page, &mut bytes)?;
+            let count = usize::try_from(image.size - at).unwrap_or(FILE_PAGE).min(FILE_PAGE);
+            put(file.memfd().as_fd(), &bytes[..count], at).map_err(failed())?;
+        }
+        fchmod(file.memfd(), Mode::from_bits_truncate(image.mode & PERMISSIONS)).map_err(failed())?;
+        file.put_times(image.accessed, image.modified).map_err(failed())?;
+        file.blocks().mapped = image.mapped;
+        if image.base.is_some() {
+            file.set_links(image.links);
+        }
+        Ok(file)
+    }
+
+    /// The host's file beneath one, which must be what it was.
+    fn base(&self, tree: &Tree, image: &BaseImage) -> Result<Base, ImageError> {
+        let path = self.mount_point.join(&image.path);
+        let gone = |source| ImageError::Gone { path: path.clone(), source };
+        check_host_path(&image.path)?;
+        let (fd, status) = tree.lower().and_then(|lower| lower.open(&image.path)).map_err(gone)?;
+        if !Identity::from(&status).is_still(&Identity::from(&image.status)) {
+            return Err(ImageError::Changed { path });
+        }
+        if status.size.unsigned_abs() < image.end {
+            return Err(ImageError::Invalid("a file shows more than there is"));
+        }
+        Ok(Base { fd, path: image.path.clone(), status, end: image.end })
     }
 }
 
@@ -135,10 +250,10 @@ fn pages_name(tree: usize, inode: Inode) -> String {
 
 fn file_image(file: &MemoryFile, tree: usize, pages: &mut dyn FilePages) -> Result<FileImage, ImageError> {
     let failed = || ImageError::host("a file of the program can't be put into a checkpoint");
-    let status = file.status().map_err(failed())?;
+    let status = Status::from(&fstat(file.memfd()).map_err(failed())?);
     let size = file.size().map_err(failed())?;
     let mut blocks = file.blocks();
-    let data = data(file, blocks.own(size)).map_err(failed())?;
+    let data = file.data(blocks.own(size)).map_err(failed())?;
     let news = if pages.incremental() { both(&data, &blocks.news(size)) } else { data.clone() };
     let taker = pages.file(&pages_name(tree, file.number()), size.div_ceil(FILE_PAGE as u64))?;
     let mut bytes = [0; FILE_PAGE];
@@ -154,57 +269,16 @@ fn file_image(file: &MemoryFile, tree: usize, pages: &mut dyn FilePages) -> Resu
         accessed: status.accessed,
         modified: status.modified,
         mapped: blocks.mapped,
+        links: file.links(),
+        base: blocks.base.as_ref().map(|base| BaseImage {
+            path: base.path.clone(),
+            status: base.status,
+            end: base.end,
+            own: blocks.own_of_base().map(|range| (range.start, range.end)).collect(),
+            changed: blocks.modified,
+        }),
         data: data.iter().map(|range| (range.start, range.end)).collect(),
     })
-}
-
-fn restore_file(
-    tree: &Tree,
-    image: &FileImage,
-    number: usize,
-    pages: &dyn FilePagesSource,
-) -> Result<MemoryFile, ImageError> {
-    let failed = || ImageError::host("a file of the program can't be made again");
-    let file = MemoryFile::new(tree.budget(), tree.device(), image.inode).map_err(failed())?;
-    let size = i64::try_from(image.size).map_err(|_| ImageError::Invalid("a file's size"))?;
-    file.reserve(image.size).map_err(failed())?;
-    ftruncate(file.memfd(), size).map_err(failed())?;
-    let mut bytes = [0; FILE_PAGE];
-    for page in image.data.iter().flat_map(|(start, end)| *start..*end) {
-        let at = page.checked_mul(FILE_PAGE as u64).filter(|at| *at < image.size);
-        let at = at.ok_or(ImageError::Invalid("bytes behind a file's end"))?;
-        pages.page(&pages_name(number, image.inode), page, &mut bytes)?;
-        let count = usize::try_from(image.size - at).unwrap_or(FILE_PAGE).min(FILE_PAGE);
-        put(std::os::fd::AsFd::as_fd(file.memfd()), &bytes[..count], at).map_err(failed())?;
-    }
-    fchmod(file.memfd(), Mode::from_bits_truncate(image.mode & PERMISSIONS)).map_err(failed())?;
-    file.put_times(image.accessed, image.modified).map_err(failed())?;
-    file.blocks().mapped = image.mapped;
-    Ok(file)
-}
-
-/// The blocks among `own` that have data in the memory file.
-fn data(file: &MemoryFile, own: Vec<Range<u64>>) -> Answer<Vec<Range<u64>>> {
-    let page = FILE_PAGE as u64;
-    let seek = |at: u64, whence| lseek(file.memfd(), i64::try_from(at).map_err(|_| Errno::EFBIG)?, whence);
-    let mut found = Vec::new();
-    for range in own {
-        let mut at = range.start;
-        while at < range.end {
-            let start = match seek(at * page, Whence::SeekData) {
-                Ok(start) => start.unsigned_abs() / page,
-                Err(Errno::ENXIO) => break,
-                Err(error) => return Err(error),
-            };
-            let end = seek(start * page, Whence::SeekHole)?.unsigned_abs().div_ceil(page);
-            if range.end <= start {
-                break;
-            }
-            found.push(start.max(at)..end.min(range.end));
-            at = end;
-        }
-    }
-    Ok(found)
 }
 
 /// What is in both lists of ranges, which ascend.
@@ -248,6 +322,13 @@ pub(super) fn check_names(directory: &DirectoryImage) -> Result<(), ImageError> 
         check_name(name).is_err() || matches!(name, b"" | b"." | b"..") || name.contains(&b'/')
     };
     if directory.names.iter().any(wrong) { Err(ImageError::Invalid("a name")) } else { Ok(()) }
+}
+
+/// Checks a path below the granted directory: names without dots.
+pub(super) fn check_host_path(path: &[u8]) -> Result<(), ImageError> {
+    let clean: Vec<&[u8]> = parts(path).filter(|name| !matches!(*name, b"." | b"..")).collect();
+    let fits = path.len() < PATH_MAX && clean.join(&b'/') == path;
+    if fits { Ok(()) } else { Err(ImageError::Invalid("a path of the host")) }
 }
 
 /// Checks a symbolic link's target.

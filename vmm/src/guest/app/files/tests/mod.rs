@@ -6,6 +6,8 @@ mod hostile;
 mod image;
 mod layout;
 mod oracle;
+mod overlay;
+mod publish;
 mod read_only;
 mod resolution;
 mod synthesized;
@@ -30,12 +32,21 @@ const PRIVATE_BYTES: u64 = 1 << 20;
 struct World {
     host: Arc<tempfile::TempDir>,
     grants: Vec<Grant>,
+    /// `/rw` is an overlay.
+    overlay: bool,
     files: Files,
 }
 
 impl World {
     fn new() -> Self {
         Self::with_grants(|_| Vec::new())
+    }
+
+    /// As [`World::new`], but `/rw` is an overlay over what `fill` puts into the host's directory.
+    fn over(fill: impl FnOnce(&Path)) -> Self {
+        let world = Self::new();
+        fill(&world.on_host("rw"));
+        Self { files: files(&world.grants, true), overlay: true, ..world }
     }
 
     /// As [`World::new`], with more grants below the temporary directory.
@@ -52,13 +63,14 @@ impl World {
         };
         let mut grants = vec![grant("rw", true), grant("ro", false)];
         grants.extend(more(host.path()));
-        let files = files(&grants);
-        Self { host: Arc::new(host), grants, files }
+        let files = files(&grants, false);
+        Self { host: Arc::new(host), grants, overlay: false, files }
     }
 
     /// Another guest over the same directories of the host.
     fn again(&self) -> Self {
-        Self { host: Arc::clone(&self.host), grants: self.grants.clone(), files: files(&self.grants) }
+        let files = files(&self.grants, self.overlay);
+        Self { host: Arc::clone(&self.host), grants: self.grants.clone(), overlay: self.overlay, files }
     }
 
     /// A path on the host, below the temporary directory.
@@ -120,6 +132,10 @@ impl World {
         self.run(path, |files, at| files.view().change_mode(&files.caller(&NoProcess), at, mode))
     }
 
+    fn change_times(&self, path: &str, follow: Follow, times: &super::Times) -> Result<(), Errno> {
+        self.run(path, |files, at| files.view().change_times(&files.caller(&NoProcess), at, follow, times))
+    }
+
     fn access(&self, path: &str, mode: u32) -> Result<(), Errno> {
         self.run(path, |files, at| files.view().access(&files.caller(&NoProcess), at, Follow::Yes, mode))
     }
@@ -164,12 +180,13 @@ impl World {
     }
 }
 
-fn files(grants: &[Grant]) -> Files {
+fn files(grants: &[Grant], overlay: bool) -> Files {
     let layout = Layout {
         grants: grants.to_vec(),
         working_directory: PathBuf::from("/"),
         private_bytes: PRIVATE_BYTES,
         functions: Vec::new(),
+        overlay,
     };
     let (view, start) = layout.build().unwrap();
     Files::new(view, Descriptors::empty(), &start).unwrap()

@@ -79,7 +79,7 @@ fn with_function() -> World {
     let layout = Layout { private_bytes: PRIVATE_BYTES, functions: vec![function], ..Layout::default() };
     let (view, start) = layout.build().unwrap();
     let files = Files::new(view, Descriptors::empty(), &start).unwrap();
-    World { host: tempfile::tempdir().unwrap().into(), grants: Vec::new(), files }
+    World { host: tempfile::tempdir().unwrap().into(), grants: Vec::new(), overlay: false, files }
 }
 
 #[test]
