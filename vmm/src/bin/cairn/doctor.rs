@@ -112,7 +112,7 @@ fn print_tracker(system: &System) -> Result<(), MeasureError> {
     line("tracker", &Comparison::new(&figures).to_string());
     line(
         "measured in",
-        &format!("{:.1} ms, which the first start after the host's takes", took.as_secs_f64() * 1e3),
+        &format!("{:.1} ms (the first guest after the host's start does it)", took.as_secs_f64() * 1e3),
     );
     if let Some(file) = figures.keep() {
         line("kept", &format!("these figures, until the host starts again, in {}", file.display()));
