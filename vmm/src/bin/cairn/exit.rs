@@ -54,6 +54,7 @@ fn code(error: &anyhow::Error) -> u8 {
             | RunError::Load(_)
             | RunError::Arguments { .. },
         ) => NOT_RUNNABLE,
+        Some(RunError::Store(_)) => OTHER,
         Some(_) => GUEST_FAILED,
         None if error.downcast_ref::<KvmError>().is_some() => NO_KVM,
         None => OTHER,
@@ -67,6 +68,10 @@ fn boot_code(error: &BootError) -> u8 {
         BootError::Load(LoadError::TooSmall { .. }) => TOO_SMALL,
         BootError::Load(_) | BootError::Program(_) => NOT_RUNNABLE,
         BootError::Stuck { .. } => GUEST_FAILED,
-        BootError::File { .. } | BootError::Disk(_) | BootError::Devices(_) | BootError::Host { .. } => OTHER,
+        BootError::File { .. }
+        | BootError::Disk(_)
+        | BootError::Devices(_)
+        | BootError::Store(_)
+        | BootError::Host { .. } => OTHER,
     }
 }

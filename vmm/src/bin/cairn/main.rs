@@ -8,6 +8,7 @@ mod run;
 mod size;
 mod stats;
 mod store;
+mod store_options;
 
 use std::process::ExitCode;
 
