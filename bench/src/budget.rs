@@ -66,6 +66,7 @@ pub fn needed_mib(engine: Contender, region_mib: u32, dirty_mib: u32) -> u64 {
         Contender::Fork => 2 * dirty,
         Contender::Cairn
         | Contender::CairnHinted
+        | Contender::CairnAsync
         | Contender::Mprotect
         | Contender::UffdWp
         | Contender::UserCompare => region + 2 * dirty,

@@ -88,6 +88,7 @@ pub fn quick() -> Vec<Cell> {
         (Pattern::Hot, 1),
         (Pattern::Hot, 10),
         (Pattern::Hot, 100),
+        (Pattern::Runs, 100),
         (Pattern::Random, 10),
         (Pattern::Sweep, 10),
         (Pattern::Reset, 0),
@@ -163,15 +164,15 @@ mod tests {
 
     #[test]
     fn a_quick_run_has_what_figures_are_asked_for() {
-        use Pattern::{Dense, Hot, Idle, Random, Reset, Sweep};
+        use Pattern::{Dense, Hot, Idle, Random, Reset, Runs, Sweep};
         let patterns: Vec<_> = quick().into_iter().map(|cell| cell.pattern).collect();
-        assert_eq!(patterns, [Dense, Idle, Hot, Hot, Hot, Random, Sweep, Reset]);
+        assert_eq!(patterns, [Dense, Idle, Hot, Hot, Hot, Runs, Random, Sweep, Reset]);
     }
 
     #[test]
     fn a_full_run_has_all_combinations_once() {
         let cells = all(&Pattern::ALL, &[64, 1024]).unwrap();
-        assert_eq!(cells.len(), 2 * (6 * 3 + 3));
+        assert_eq!(cells.len(), 2 * (7 * 3 + 3));
         assert!(cells.iter().enumerate().all(|(at, cell)| !cells[..at].contains(cell)));
     }
 

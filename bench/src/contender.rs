@@ -13,6 +13,8 @@ pub enum Contender {
     Cairn,
     /// The same in a region whose program says what it writes.
     CairnHinted,
+    /// As [`Contender::Cairn`], with checkpoints that are copied while the program goes on.
+    CairnAsync,
     /// As [`EngineKind::FullCopy`].
     FullCopy,
     /// As [`EngineKind::Mprotect`].
@@ -35,9 +37,10 @@ pub struct Unknown {
 
 impl Contender {
     /// All of them, the device first.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Cairn,
         Self::CairnHinted,
+        Self::CairnAsync,
         Self::FullCopy,
         Self::Mprotect,
         Self::Fork,
@@ -50,6 +53,7 @@ impl Contender {
     pub const fn name(self) -> &'static str {
         match self {
             Self::CairnHinted => "cairn-hinted",
+            Self::CairnAsync => "cairn-async",
             plain => plain.kind().name(),
         }
     }
@@ -58,7 +62,7 @@ impl Contender {
     #[must_use]
     pub const fn kind(self) -> EngineKind {
         match self {
-            Self::Cairn | Self::CairnHinted => EngineKind::Cairn,
+            Self::Cairn | Self::CairnHinted | Self::CairnAsync => EngineKind::Cairn,
             Self::FullCopy => EngineKind::FullCopy,
             Self::Mprotect => EngineKind::Mprotect,
             Self::Fork => EngineKind::Fork,
@@ -73,6 +77,22 @@ impl Contender {
         match self {
             Self::CairnHinted => RegionMode::Hinted,
             _ => RegionMode::Tracked,
+        }
+    }
+
+    /// Whether its checkpoints are begun, and copied while the program goes on.
+    #[must_use]
+    pub const fn is_asynchronous(self) -> bool {
+        matches!(self, Self::CairnAsync)
+    }
+
+    /// Why it has no figures where the state is put back to one checkpoint again and again, if it has none.
+    #[must_use]
+    pub const fn no_resets(self) -> Option<&'static str> {
+        match self {
+            Self::CairnHinted => Some("the parser doesn't say what it writes"),
+            Self::CairnAsync => Some("the one checkpoint is taken before"),
+            _ => None,
         }
     }
 
@@ -109,6 +129,12 @@ mod tests {
         for contender in Contender::ALL {
             assert_eq!(contender.to_string().parse(), Ok(contender));
         }
-        assert!("Cairn".parse::<Contender>().unwrap_err().to_string().contains("cairn-hinted, full-copy"));
+        assert!(
+            "Cairn"
+                .parse::<Contender>()
+                .unwrap_err()
+                .to_string()
+                .contains("cairn-hinted, cairn-async, full-copy")
+        );
     }
 }

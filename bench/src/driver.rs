@@ -78,9 +78,9 @@ impl Plan {
         let mut outcomes: HashMap<_, _> =
             unavailable.iter().map(|(&engine, why)| (engine, Outcome::Unavailable(why.clone()))).collect();
         progress.advance(outcomes.len() as u64 * STEPS_PER_ENGINE);
-        if cell.pattern == Pattern::Reset && self.engines.contains(&Contender::CairnHinted) {
-            let why = "the parser doesn't say what it writes".to_owned();
-            if outcomes.insert(Contender::CairnHinted, Outcome::NotInCell(why)).is_none() {
+        for &engine in self.engines.iter().filter(|_| cell.pattern == Pattern::Reset) {
+            let Some(why) = engine.no_resets() else { continue };
+            if outcomes.insert(engine, Outcome::NotInCell(why.to_owned())).is_none() {
                 progress.advance(STEPS_PER_ENGINE);
             }
         }

@@ -9,6 +9,8 @@ use crate::zipf::Zipf;
 pub const PHASE: u32 = 16;
 /// Pages by which that set moves then: it meets itself again after many changes only, for any share of a tenth or less.
 const PHASE_STEP: u32 = 7;
+/// Pages of a run, 8 MiB: several of the large pages that an operating system may map.
+const RUN: u32 = 2048;
 
 /// The page sets of successive epochs. Two streams made alike yield the same sets.
 #[derive(Clone, Debug)]
@@ -23,6 +25,8 @@ pub struct Epochs {
 enum Source {
     /// The first pages, which are all or none.
     First,
+    /// Runs of [`RUN`] pages, spread evenly.
+    Runs,
     /// Spread evenly, so many pages further after each [`PHASE`] epochs.
     Spread {
         step: u32,
@@ -57,6 +61,7 @@ impl Epochs {
         let source = match pattern {
             Pattern::Dense | Pattern::Idle | Pattern::Reset => Source::First,
             Pattern::Hot => Source::Spread { step: 0, epoch: 0 },
+            Pattern::Runs => Source::Runs,
             Pattern::Phase => Source::Spread { step: PHASE_STEP, epoch: 0 },
             Pattern::Sweep => Source::Window { start: 0 },
             Pattern::Append => Source::Tail { start: 0 },
@@ -71,6 +76,12 @@ impl Epochs {
         let (dirty, pages) = (self.dirty, self.pages);
         match &mut self.source {
             Source::First => set.extend(0..dirty),
+            Source::Runs => {
+                let runs = dirty.div_ceil(RUN);
+                // No run reaches into the next, as all together have no more pages than there are.
+                let page = |index| spread(index / RUN, runs, pages - dirty) + index;
+                set.extend((0..dirty).map(page));
+            }
             Source::Spread { step, epoch } => {
                 let start = scaled(*epoch / PHASE, *step, pages);
                 set.extend((0..dirty).map(|index| wrapped(start, spread(index, dirty, pages), pages)));
@@ -174,6 +185,14 @@ mod tests {
         assert_ne!(random[0], random[1]);
         let sweep = sets(Pattern::Sweep, 10, 4, 3);
         assert_eq!(sweep, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]]);
+    }
+
+    #[test]
+    fn runs_are_long_and_stay() {
+        let runs = sets(Pattern::Runs, 5 * RUN, 2 * RUN + 100, 2);
+        assert_eq!(runs[0], runs[1]);
+        let expected = [0..2048, 4062..6110, 8125..8225].into_iter().flatten();
+        assert_eq!(runs[0], expected.collect::<Vec<_>>());
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub const WORDS_PER_PAGE: usize = crate::PAGE_BYTES / size_of::<u64>();
 pub enum Pattern {
     /// The same set each time, spread evenly over the region.
     Hot,
+    /// The same set each time, in long runs of neighbours that are spread evenly.
+    Runs,
     /// A new set each time, drawn evenly from all pages.
     Random,
     /// A window that moves on by its own length each time, round the end.
@@ -51,8 +53,9 @@ pub struct UnknownPattern(String);
 
 impl Pattern {
     /// All patterns.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Hot,
+        Self::Runs,
         Self::Random,
         Self::Sweep,
         Self::Zipf,
@@ -68,6 +71,7 @@ impl Pattern {
     pub fn name(self) -> &'static str {
         match self {
             Self::Hot => "hot",
+            Self::Runs => "runs",
             Self::Random => "random",
             Self::Sweep => "sweep",
             Self::Zipf => "zipf",
@@ -83,7 +87,9 @@ impl Pattern {
     #[must_use]
     pub fn dirty(self) -> Dirty {
         match self {
-            Self::Hot | Self::Random | Self::Sweep | Self::Zipf | Self::Append | Self::Phase => Dirty::Any,
+            Self::Hot | Self::Runs | Self::Random | Self::Sweep | Self::Zipf | Self::Append | Self::Phase => {
+                Dirty::Any
+            }
             Self::Dense => Dirty::All,
             Self::Idle => Dirty::Fixed(0),
             Self::Reset => Dirty::Fixed(PAGES_TOUCHED),
@@ -95,6 +101,7 @@ impl Pattern {
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Hot => "the same pages each time",
+            Self::Runs => "the same pages each time, in runs of 8 MiB",
             Self::Random => "other pages each time",
             Self::Sweep => "a window that moves on",
             Self::Zipf => "few pages often, many seldom",

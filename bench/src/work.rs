@@ -1,9 +1,10 @@
 //! What a worker does in its cell: epochs with checkpoints, or inputs with resets.
 
-use cairn_guest::{RegionMode, Session};
+use cairn_guest::Session;
 
 use crate::cell::Cell;
 use crate::clock::Rate;
+use crate::contender::Contender;
 use crate::pattern::Pattern;
 use crate::protocol::Figures;
 use crate::resets::{Resets, Stuck};
@@ -27,11 +28,11 @@ impl Work {
     ///
     /// # Errors
     /// [`Stuck`]
-    pub fn new(session: Session, mode: RegionMode, cell: Cell, rate: Rate) -> Result<Self, Stuck> {
+    pub fn new(session: Session, contender: Contender, cell: Cell, rate: Rate) -> Result<Self, Stuck> {
         let kind = if cell.pattern == Pattern::Reset {
             Kind::Resets(Box::new(Resets::new(session, cell, rate)?))
         } else {
-            Kind::Epochs(Box::new(Workload::new(session, mode, cell, rate)?))
+            Kind::Epochs(Box::new(Workload::new(session, contender, cell, rate)?))
         };
         Ok(Self { cell, kind })
     }

@@ -80,7 +80,7 @@ impl Worker {
             Order::Prepare { cell, ticks_per_second, warm_up_ns } => {
                 let rate = Rate::new(ticks_per_second).ok_or(Refusal::Rate(ticks_per_second))?;
                 let session = self.session.take().ok_or(Refusal::SecondCell)?;
-                let mut work = Work::new(session, self.kind.mode(), cell, rate)?;
+                let mut work = Work::new(session, self.kind, cell, rate)?;
                 let cycle_ns = warm_up(&mut work, rate, warm_up_ns)?;
                 self.work = Some(work);
                 Ok(Answer::Prepared { cycle_ns })

@@ -1,9 +1,10 @@
 //! A cell at work in one session: cycles, rollbacks, and the check that what came back is right.
 
-use cairn_guest::{CheckpointId, Error, Region, RegionMode, Session, SessionFigures};
+use cairn_guest::{CheckpointId, Error, Region, RegionMode, Session, SessionFigures, Ticket};
 
 use crate::cell::Cell;
 use crate::clock::{Rate, ticks};
+use crate::contender::Contender;
 use crate::epochs::Epochs;
 use crate::model::{Model, fill};
 use crate::pattern::{WORDS_PER_PAGE, write_epoch};
@@ -20,7 +21,7 @@ pub const ROLLBACKS_MAX: u64 = 500;
 pub struct Workload {
     session: Session,
     region: Region<u64>,
-    mode: RegionMode,
+    contender: Contender,
     cell: Cell,
     rate: Rate,
     epochs: Epochs,
@@ -29,9 +30,12 @@ pub struct Workload {
     /// The page sets of the planned cycles, one after the other.
     plan: Vec<u32>,
     planned: u32,
+    /// The newest checkpoint, but for one that is being copied.
     newest: CheckpointId,
     /// The checkpoint before the newest.
     older: CheckpointId,
+    /// One that is being copied.
+    begun: Option<Ticket>,
     /// The session's figures after the first checkpoint, but what arming had cost before the region was there.
     first: SessionFigures,
     cycles: Samples,
@@ -44,7 +48,8 @@ impl Workload {
     ///
     /// # Errors
     /// The session's.
-    pub fn new(mut session: Session, mode: RegionMode, cell: Cell, rate: Rate) -> Result<Self, Error> {
+    pub fn new(mut session: Session, contender: Contender, cell: Cell, rate: Rate) -> Result<Self, Error> {
+        let mode = contender.mode();
         let unarmed = session.figures()?.arming_ns;
         let region = session.region_with("bench", words(cell), mode)?;
         if mode == RegionMode::Hinted {
@@ -57,7 +62,7 @@ impl Workload {
             first,
             session,
             region,
-            mode,
+            contender,
             cell,
             rate,
             epochs: cell.epochs(),
@@ -66,6 +71,7 @@ impl Workload {
             planned: 0,
             newest,
             older: newest,
+            begun: None,
             cycles: Samples::new(),
             checkpoints: Samples::new(),
             writes: Samples::new(),
@@ -114,6 +120,7 @@ impl Workload {
     /// # Errors
     /// The session's.
     pub fn finish(mut self, rollback_ns: u64) -> Result<Figures, Error> {
+        self.settle()?;
         let kept = self.session.figures()?;
         let (cycles, cycle_ns) = (self.cycles.len(), self.cycles.quantiles());
         let cycle_spread_ns = Some(self.cycles.spread());
@@ -140,9 +147,19 @@ impl Workload {
         let start = ticks();
         self.write(set);
         let written = ticks();
-        let newest = self.session.checkpoint()?;
-        let end = ticks();
-        self.older = std::mem::replace(&mut self.newest, newest);
+        let end = if self.contender.is_asynchronous() {
+            let ticket = self.session.checkpoint_async()?;
+            let end = ticks();
+            // The one before is done: its id is there to be had.
+            self.settle()?;
+            self.begun = Some(ticket);
+            end
+        } else {
+            let newest = self.session.checkpoint()?;
+            let end = ticks();
+            self.older = std::mem::replace(&mut self.newest, newest);
+            end
+        };
         self.epoch += 1;
         self.cycles.add(self.rate.ns(end - start));
         self.checkpoints.add(self.rate.ns(end - written));
@@ -150,9 +167,18 @@ impl Workload {
         Ok(())
     }
 
+    /// Waits for a checkpoint that is being copied.
+    fn settle(&mut self) -> Result<(), Error> {
+        if let Some(ticket) = self.begun.take() {
+            let newest = self.session.wait(ticket)?;
+            self.older = std::mem::replace(&mut self.newest, newest);
+        }
+        Ok(())
+    }
+
     /// Writes an epoch, and says so first where the engine goes by that.
     fn write(&mut self, set: &[u32]) {
-        if self.mode == RegionMode::Hinted {
+        if self.contender.mode() == RegionMode::Hinted {
             for page in set {
                 let first = *page as usize * WORDS_PER_PAGE;
                 self.session.hint(&self.region, first..=first);
@@ -172,6 +198,7 @@ impl Workload {
             self.cycle(kept)?;
             self.write(undone);
             self.epoch += 1;
+            self.settle()?;
             let before = ticks();
             self.session.rollback(self.newest)?;
             let after = ticks();
@@ -232,34 +259,36 @@ mod tests {
     use super::*;
     use crate::pattern::Pattern;
 
-    fn workload(pattern: Pattern) -> Workload {
+    fn workload(contender: Contender, pattern: Pattern) -> Workload {
         let session = Options::new().engine(EngineKind::FullCopy).history(2).open().unwrap();
         let rate = Rate::new(1_000_000_000).unwrap();
-        Workload::new(session, RegionMode::Hinted, Cell::new(pattern, 1, 100).unwrap(), rate).unwrap()
+        Workload::new(session, contender, Cell::new(pattern, 1, 100).unwrap(), rate).unwrap()
     }
 
     #[test]
     fn every_pattern_is_measured_and_verified() {
         for pattern in Pattern::ALL.into_iter().filter(|pattern| *pattern != Pattern::Reset) {
-            let mut workload = workload(pattern);
-            workload.plan(3);
-            workload.run().unwrap();
-            workload.forget_samples();
-            for _ in 0..2 {
-                workload.plan(4);
+            for contender in [Contender::CairnHinted, Contender::CairnAsync] {
+                let mut workload = workload(contender, pattern);
+                workload.plan(3);
                 workload.run().unwrap();
+                workload.forget_samples();
+                for _ in 0..2 {
+                    workload.plan(4);
+                    workload.run().unwrap();
+                }
+                let figures = workload.finish(0).unwrap();
+                assert!(figures.verified, "{pattern}");
+                assert_eq!((figures.cycles, figures.rollbacks), (8, ROLLBACKS_MIN), "{pattern}");
+                assert!(figures.cycle_ns.p50 >= figures.checkpoint_ns.p50, "{pattern}");
             }
-            let figures = workload.finish(0).unwrap();
-            assert!(figures.verified, "{pattern}");
-            assert_eq!((figures.cycles, figures.rollbacks), (8, ROLLBACKS_MIN), "{pattern}");
-            assert!(figures.cycle_ns.p50 >= figures.checkpoint_ns.p50, "{pattern}");
         }
     }
 
     #[test]
     fn a_restored_byte_that_is_wrong_is_noticed() {
         // A word that no epoch writes, wrong in every checkpoint.
-        let mut workload = workload(Pattern::Hot);
+        let mut workload = workload(Contender::CairnHinted, Pattern::Hot);
         let last = words(workload.cell) - 1;
         workload.session.slice_mut(&workload.region)[last] = 1;
         workload.plan(1);
@@ -269,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_plan_is_run_once() {
-        let mut workload = workload(Pattern::Sweep);
+        let mut workload = workload(Contender::CairnHinted, Pattern::Sweep);
         workload.plan(2);
         workload.run().unwrap();
         workload.run().unwrap();

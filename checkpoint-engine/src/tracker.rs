@@ -59,9 +59,9 @@ pub trait Tracker {
     /// Some of `pages` aren't protected; these are open.
     fn protect(&mut self, region: RegionId, pages: &PageSet) -> Result<(), TrackError>;
 
-    /// [Protects](Self::protect) `pages`, and holds back whoever writes one of `held`, until it is
-    /// [thawed](FrozenPages::thaw): the write then goes on, and is reported by the next collect. `held` are all of
-    /// `pages`, and others between them that cost less to hold than to leave out.
+    /// Holds back whoever writes one of `held`, until it is [thawed](FrozenPages::thaw): the write then goes on, and is
+    /// reported by the next collect. `held` are all of `pages`, and others between them that cost less to hold than to
+    /// leave out. `pages` are open until they are [taken](FrozenPages::taken), and nothing is collected before.
     ///
     /// `None` if nobody can be held back here, and nothing was done: the engine then takes the pages at once.
     ///
@@ -98,10 +98,14 @@ pub trait Tracker {
 /// Whatever thread copies the pages thaws them, so this works beside the tracker. Whoever is held back may hold
 /// locks: this must need none of those.
 pub trait FrozenPages: std::fmt::Debug + Send {
+    /// The pages in `range`, which are held, were taken: those of them that are in `pages`, the set that was frozen,
+    /// are protected now, as far as can be, and all are thawed. Called once for each page at most.
+    fn taken(&self, range: Range<usize>, pages: &PageSet);
+
     /// Lets those go on who wait to write `pages`, and lets others write them. They may be thawed already.
     fn thaw(&self, pages: Range<usize>);
 
-    /// Counts `pages` as open: their checkpoint failed.
+    /// Counts `pages` as open, taken or not: their checkpoint failed.
     fn reopen(&self, pages: &PageSet);
 }
 

@@ -53,6 +53,12 @@ pub fn page(report: &Report) -> String {
          notice later writes; CPU time is that of a cycle.</p>\n",
     );
     text.push_str(&ratios::table(&cells, &engines, |row| row.rollback_ns));
+    text.push_str(
+        "<h2>Calls of checkpoints</h2>\n<p>What the program waits for: of <code>fork</code> its call, of \
+         <code>cairn-async</code> the call that holds writers off. What is copied afterwards is in the whole cycles, as far \
+         as the next one waits for it.</p>\n",
+    );
+    text.push_str(&ratios::table(&cells, &engines, |row| row.checkpoint_ns));
     text.push_str(&plots(report, &engines));
     text.push_str("<h2>All figures</h2>\n");
     for (region_mib, pattern) in table::kinds(report) {

@@ -170,13 +170,14 @@ pub(crate) fn style_of(engine: &str) -> String {
 fn mark(engine: &str, x: f64, y: f64) -> String {
     let (m, big) = (MARK, MARK * 1.3);
     match place_of(engine) {
-        // Circle, hourglass, square, triangle, diamond, triangle upside down, plus.
+        // Circle, hourglass, the same lying, square, triangle, diamond, triangle upside down, plus.
         0 => format!("M{:.1} {y:.1}a{m} {m} 0 1 0 {} 0a{m} {m} 0 1 0 -{} 0Z", x - m, 2.0 * m, 2.0 * m),
         1 => format!("M{:.1} {:.1}h{d}l-{d} {d}h{d}Z", x - m, y - m, d = 2.0 * m),
-        2 => format!("M{:.1} {:.1}h{}v{}h-{}Z", x - m, y - m, 2.0 * m, 2.0 * m, 2.0 * m),
-        3 => format!("M{x:.1} {:.1}l{big} {}h-{}Z", y - big, 2.0 * m, 2.0 * big),
-        4 => format!("M{x:.1} {:.1}l{big} {big}l-{big} {big}l-{big} -{big}Z", y - big),
-        5 => format!("M{x:.1} {:.1}l{big} -{}h-{}Z", y + big, 2.0 * m, 2.0 * big),
+        2 => format!("M{:.1} {:.1}v{d}l{d} -{d}v{d}Z", x - m, y - m, d = 2.0 * m),
+        3 => format!("M{:.1} {:.1}h{}v{}h-{}Z", x - m, y - m, 2.0 * m, 2.0 * m, 2.0 * m),
+        4 => format!("M{x:.1} {:.1}l{big} {}h-{}Z", y - big, 2.0 * m, 2.0 * big),
+        5 => format!("M{x:.1} {:.1}l{big} {big}l-{big} {big}l-{big} -{big}Z", y - big),
+        6 => format!("M{x:.1} {:.1}l{big} -{}h-{}Z", y + big, 2.0 * m, 2.0 * big),
         _ => format!("M{:.1} {:.1}h2v3h3v2h-3v3h-2v-3h-3v-2h3Z", x - 1.0, y - m),
     }
 }
@@ -228,6 +229,6 @@ mod tests {
             );
             assert_eq!(style_of(name), format!("e{index}"));
         }
-        assert_eq!(style_of("magic"), "e7");
+        assert_eq!(style_of("magic"), "e8");
     }
 }

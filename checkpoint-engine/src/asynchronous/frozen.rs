@@ -119,10 +119,10 @@ impl FrozenRegion {
     pub(super) fn end_batch(&mut self, batch: Range<usize>) {
         self.cursor = batch.end;
         self.held.remove_run(batch.clone());
-        self.frozen.thaw(batch);
+        self.frozen.taken(batch, &self.written);
     }
 
-    /// Thaws a page that was thawed before: its writer came late.
+    /// Thaws a page that was taken before: its writer came late.
     pub(super) fn thaw(&self, page: usize) {
         self.frozen.thaw(page..page + 1);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cairn_abi::RegionId;
 
@@ -29,7 +29,6 @@ pub(super) struct FakeTracker {
 }
 
 pub(super) struct Tracked {
-    open: PageSet,
     /// The program says what it writes: nothing may be asked or protected here.
     hinted: bool,
     shared: Arc<Mutex<Shared>>,
@@ -38,22 +37,38 @@ pub(super) struct Tracked {
 /// What those who thaw change, from any thread.
 #[derive(Debug)]
 struct Shared {
+    open: PageSet,
     held: PageSet,
-    /// Open once the tracker looks.
-    reopened: PageSet,
 }
 
 #[derive(Debug)]
 struct Frozen(Arc<Mutex<Shared>>);
 
+impl Tracked {
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap()
+    }
+}
+
 impl FrozenPages for Frozen {
+    fn taken(&self, range: Range<usize>, pages: &PageSet) {
+        let shared = &mut *self.0.lock().unwrap();
+        for page in range {
+            assert!(shared.held.contains(page), "page {page} was thawed before, and may be written");
+            shared.held.remove(page);
+            if pages.contains(page) {
+                shared.open.remove(page);
+            }
+        }
+    }
+
     fn thaw(&self, pages: Range<usize>) {
         let held = &mut self.0.lock().unwrap().held;
         pages.for_each(|page| held.remove(page));
     }
 
     fn reopen(&self, pages: &PageSet) {
-        self.0.lock().unwrap().reopened.union_with(pages);
+        self.0.lock().unwrap().open.union_with(pages);
     }
 }
 
@@ -61,12 +76,12 @@ impl FakeTracker {
     /// A byte of `page` is about to be written by the program.
     pub(super) fn wrote(&mut self, region: RegionId, page: usize) {
         assert!(!self.holds(region, page), "whoever writes page {page} waits");
-        self.regions.get_mut(&region).expect("a tracked region").open.insert(page);
+        self.regions[&region].shared().open.insert(page);
     }
 
     /// Whether a write to `page` would have to wait.
     pub(super) fn holds(&self, region: RegionId, page: usize) -> bool {
-        self.regions[&region].shared.lock().unwrap().held.contains(page)
+        self.regions[&region].shared().held.contains(page)
     }
 
     pub(super) fn is_hinted(&self, region: RegionId) -> bool {
@@ -74,12 +89,12 @@ impl FakeTracker {
     }
 
     pub(super) fn open_pages(&self, region: RegionId) -> usize {
-        self.regions[&region].open.count()
+        self.regions[&region].shared().open.count()
     }
 
     /// Whether a write to any page would have to wait.
     pub(super) fn holds_any(&self) -> bool {
-        self.regions.values().any(|tracked| !tracked.shared.lock().unwrap().held.is_empty())
+        self.regions.values().any(|tracked| !tracked.shared().held.is_empty())
     }
 
     fn call(&mut self, call: &'static str, region: RegionId) -> Result<(), TrackError> {
@@ -113,9 +128,9 @@ impl Tracker for FakeTracker {
         self.call("attach", region)?;
         let mut open = PageSet::new(memory.pages()).unwrap();
         open.fill();
-        let empty = || PageSet::new(memory.pages()).unwrap();
-        let shared = Arc::new(Mutex::new(Shared { held: empty(), reopened: empty() }));
-        let tracked = Tracked { open, hinted: false, shared };
+        let empty = PageSet::new(memory.pages()).unwrap();
+        let shared = Arc::new(Mutex::new(Shared { open, held: empty }));
+        let tracked = Tracked { hinted: false, shared };
         assert!(self.regions.insert(region, tracked).is_none(), "attached twice");
         Ok(())
     }
@@ -128,16 +143,15 @@ impl Tracker for FakeTracker {
 
     fn detach(&mut self, region: RegionId) {
         let tracked = self.regions.remove(&region).expect("detached without being attached");
-        assert!(tracked.shared.lock().unwrap().held.is_empty(), "detached with somebody held back");
+        assert!(tracked.shared().held.is_empty(), "detached with somebody held back");
     }
 
     fn collect(&mut self, region: RegionId, written: &mut PageSet) -> Result<(), TrackError> {
         assert!(written.is_empty() && !self.is_hinted(region));
         self.call("collect", region)?;
         let tracked = self.tracked(region)?;
-        tracked.open.union_with(&tracked.shared.lock().unwrap().reopened);
-        tracked.shared.lock().unwrap().reopened.clear();
-        written.union_with(&tracked.open);
+        assert!(tracked.shared().held.is_empty(), "collected with somebody held back");
+        written.union_with(&tracked.shared().open);
         if self.noise > 0 {
             for page in 0..written.pages() {
                 if self.next_random().is_multiple_of(self.noise) {
@@ -160,7 +174,7 @@ impl Tracker for FakeTracker {
         let stop_at = if failed.is_err() { pages.count() / 2 } else { usize::MAX };
         let tracked = self.tracked(region)?;
         for page in pages.iter().take(if refuse { 0 } else { stop_at }) {
-            tracked.open.remove(page);
+            tracked.shared().open.remove(page);
         }
         if refuse {
             return Err(TrackError::NotAttached(region));
@@ -184,10 +198,8 @@ impl Tracker for FakeTracker {
         if never {
             return Ok(None);
         }
-        pages.iter().for_each(|page| tracked.open.remove(page));
-        let now = &mut tracked.shared.lock().unwrap().held;
-        assert!(now.is_empty(), "frozen twice");
-        now.union_with(held);
+        assert!(tracked.shared().held.is_empty(), "frozen twice");
+        tracked.shared().held.union_with(held);
         Ok(Some(Box::new(Frozen(Arc::clone(&tracked.shared)))))
     }
 
@@ -197,7 +209,7 @@ impl Tracker for FakeTracker {
         let stop_at = if failed.is_err() { pages.count() / 2 } else { usize::MAX };
         if self.protects_engine {
             let tracked = self.tracked(region)?;
-            pages.iter().take(stop_at).for_each(|page| tracked.open.insert(page));
+            pages.iter().take(stop_at).for_each(|page| tracked.shared().open.insert(page));
         }
         failed
     }
@@ -210,8 +222,7 @@ pub(super) fn assert_protected_is_unchanged(
     memory: &Memory,
     committed: &[u8],
 ) {
-    let mut open = tracker.regions[&region].open.clone();
-    open.union_with(&tracker.regions[&region].shared.lock().unwrap().reopened);
+    let open = tracker.regions[&region].shared().open.clone();
     let live = memory.read();
     for (page, (now, then)) in
         live.chunks(crate::PAGE_SIZE).zip(committed.chunks(crate::PAGE_SIZE)).enumerate()

@@ -127,12 +127,11 @@ impl Tracker for BitmapTracker {
             freezer.register(&span).map_err(os("UFFDIO_REGISTER"))?;
             self.freezable.push(region);
         }
-        // First this, which drops KVM's entries: then there is nothing that clearing its log must protect.
-        let frozen = freezer.freeze(span.start, held, &written).map_err(os("UFFDIO_WRITEPROTECT"))?;
-        if let Err(error) = self.protect(region, pages) {
-            frozen.thaw(0..pages.pages());
-            return Err(error);
-        }
+        let frozen = freezer.freeze(span.start, held, &written, &self.slots);
+        let frozen = frozen.map_err(os("UFFDIO_WRITEPROTECT"))?;
+        // A system call marks pages before it writes them: marks until now are in `pages`, later ones are about the
+        // next epoch. KVM's log knows nothing of who waits, so that it's cleared when the pages are taken.
+        written.take_back(0, pages.words());
         Ok(Some(frozen))
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use cairn_engine::{Copying, FrozenPages, PAGE_SIZE, PageSet};
 use nix::errno::Errno;
@@ -17,8 +17,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::host::userfault::Userfault;
+use crate::kvm::slots::SlotMap;
 use crate::memory::layout::to_usize;
 use crate::memory::written::WrittenPages;
+
+/// Pages of a word of a set.
+const WORD_PAGES: usize = u64::BITS as usize;
+
+/// Words of the log that are cleared with one call: those of a large page, wherever it begins.
+const CLEARED_WORDS: usize = 9;
 
 /// What trackers freeze pages with, and what the copying thread waits at.
 #[derive(Debug)]
@@ -37,6 +44,8 @@ struct Frozen {
     /// The region's first byte in this process.
     base: usize,
     written: Arc<WrittenPages>,
+    /// Where KVM's log of the region is.
+    slots: Arc<Mutex<SlotMap>>,
 }
 
 impl Freezer {
@@ -94,8 +103,10 @@ impl Freezer {
         base: usize,
         held: &PageSet,
         written: &Arc<WrittenPages>,
+        slots: &Arc<Mutex<SlotMap>>,
     ) -> io::Result<Box<dyn FrozenPages>> {
-        let frozen = Frozen { freezer: Arc::clone(self), base, written: Arc::clone(written) };
+        let (written, slots) = (Arc::clone(written), Arc::clone(slots));
+        let frozen = Frozen { freezer: Arc::clone(self), base, written, slots };
         for run in held.runs() {
             if let Err(error) = self.userfault.protect(&span(base, &run)) {
                 frozen.thaw(0..run.end);
@@ -152,7 +163,41 @@ impl Freezer {
     }
 }
 
+impl Frozen {
+    /// Starts KVM's log of the `pages` in `range` anew, before anybody can write them. KVM has no entries for them, so
+    /// that this costs little.
+    ///
+    /// Who changes memslots waits for vCPUs, and one of these may wait for us: then the pages stay in the log, and
+    /// are compared once more.
+    fn clear_log(&self, range: Range<usize>, pages: &PageSet) {
+        let slots = match self.slots.try_lock() {
+            Ok(slots) => slots,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        let words = range.start / WORD_PAGES..range.end.div_ceil(WORD_PAGES);
+        for first in words.step_by(CLEARED_WORDS) {
+            let mut cleared = [0; CLEARED_WORDS];
+            for ((word, cleared), index) in pages.words().iter().skip(first).zip(&mut cleared).zip(first..) {
+                *cleared = word & word_of(&range, index);
+            }
+            let cleared = &cleared[..CLEARED_WORDS.min(pages.words().len() - first)];
+            if let Err(error) = slots.clear_dirty_log(self.written.range(), first as u64, cleared) {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "pages that were taken stay in KVM's log"
+                );
+            }
+        }
+    }
+}
+
 impl FrozenPages for Frozen {
+    fn taken(&self, range: Range<usize>, pages: &PageSet) {
+        self.clear_log(range.clone(), pages);
+        self.thaw(range);
+    }
+
     fn thaw(&self, pages: Range<usize>) {
         self.freezer.thaw(&span(self.base, &pages));
     }
@@ -164,7 +209,32 @@ impl FrozenPages for Frozen {
     }
 }
 
+/// The bits of word `index` of a set that are pages in `range`.
+fn word_of(range: &Range<usize>, index: usize) -> u64 {
+    let below = |end: usize| match end.saturating_sub(index * WORD_PAGES) {
+        bits @ 0..WORD_PAGES => (1 << bits) - 1,
+        _ => u64::MAX,
+    };
+    below(range.end) & !below(range.start)
+}
+
 /// Where `pages` are, of memory from `base` on.
 fn span(base: usize, pages: &Range<usize>) -> Range<usize> {
     base + pages.start * PAGE_SIZE..base + pages.end * PAGE_SIZE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_has_its_bits_in_each_word() {
+        for range in [0..0, 0..64, 5..6, 63..65, 64..128, 70..70, 3..200] {
+            for index in 0..5 {
+                let expected = (0..64).filter(|bit| range.contains(&(index * 64 + bit)));
+                let expected = expected.fold(0, |word, bit| word | 1_u64 << bit);
+                assert_eq!(word_of(&range, index), expected, "{range:?} {index}");
+            }
+        }
+    }
 }

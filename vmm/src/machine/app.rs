@@ -20,7 +20,9 @@ use crate::guest::app::cpu::Cpu;
 use crate::guest::app::elf::{Image, LoadError, Loaded};
 use crate::guest::app::facts::StartFacts;
 pub use crate::guest::app::files::Grant;
-use crate::guest::app::files::{Descriptors, Files, GuestPath, Layout, LayoutError, SharedPci};
+use crate::guest::app::files::{
+    Descriptors, Files, GuestPath, Layout, LayoutError, PublishError, SharedPci, resume,
+};
 use crate::guest::app::mapping::SpaceError;
 use crate::guest::app::process::Process;
 use crate::guest::app::space::AddressSpace;
@@ -71,6 +73,8 @@ pub struct AppConfig {
     pub grants: Vec<Grant>,
     /// The working directory, which the program sees read-only.
     pub directory: PathBuf,
+    /// Whether what the program changes in writable grants stays in memory at first, and what becomes of it.
+    pub overlay: Option<Overlay>,
     /// When a host thread polls for requests, and for system calls where they can be posted.
     pub poll: PollMode,
     /// Checkpoints that are retained.
@@ -85,6 +89,17 @@ pub struct AppConfig {
     pub threads: Option<NonZeroUsize>,
     /// Where checkpoints go that shall survive.
     pub store: Option<StoreConfig>,
+}
+
+/// Writable directories that change only when the program has ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Overlay {
+    /// Whether the changes are applied to the directories if the program ends by itself with status 0. Otherwise
+    /// they are forgotten.
+    pub commit: bool,
+    /// A directory of the monitor's own for the record of changes that are being applied. What an earlier run left
+    /// there about a granted directory is finished before the program starts.
+    pub records: PathBuf,
 }
 
 /// Why a guest could not be run, or not to its end.
@@ -180,6 +195,9 @@ pub enum RunError {
         #[source]
         source: nix::errno::Errno,
     },
+    /// The program has ended, and its changes couldn't be applied to the directories; or an earlier run's.
+    #[error("the changes in an overlay were not applied")]
+    Publish(#[from] PublishError),
     /// The devices don't fit.
     #[error("the machine's devices don't fit together")]
     Devices(#[from] DeviceError),
@@ -227,7 +245,21 @@ pub fn run(config: &AppConfig) -> Result<Ended, RunError> {
         Some(config) => Machine::build(&kvm, &config)?,
         None => Machine::build(&kvm, config)?,
     };
-    machine.run()
+    let calls = Arc::clone(&machine.calls);
+    let ended = machine.run()?;
+    if let (Some(overlay), 0) = (&config.overlay, ended.end.status()) {
+        publish(&calls, overlay)?;
+    }
+    Ok(ended)
+}
+
+/// Applies what a program that has ended changed in its overlays.
+fn publish(calls: &SharedCalls, overlay: &Overlay) -> Result<(), PublishError> {
+    if overlay.commit {
+        let published = calls.with(|process| process.files.publish(&overlay.records))?;
+        tracing::info!(?published, "the changes are applied");
+    }
+    Ok(())
 }
 
 /// Opens the program, or a script, on the host.
@@ -331,12 +363,23 @@ impl Machine {
 /// The program's view of files, with the unit's PCI function in its sysfs.
 fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> {
     raise_descriptor_limit();
+    if let Some(overlay) = &config.overlay {
+        for grant in config.grants.iter().filter(|grant| grant.writable) {
+            if resume(&grant.host, &overlay.records)? {
+                tracing::warn!(
+                    "the changes of an earlier run in {} were not all applied; now they are",
+                    grant.host.display()
+                );
+            }
+        }
+    }
     let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(unit))));
     let layout = Layout {
         grants: config.grants.clone(),
         working_directory: config.directory.clone(),
         private_bytes: config.memory / PRIVATE_FILES,
         functions: vec![function],
+        overlay: config.overlay.is_some(),
     };
     let (view, directory) = layout.build()?;
     let mut files = Files::new(view, Descriptors::standard(), &directory)

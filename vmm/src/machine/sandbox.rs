@@ -8,6 +8,8 @@ use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
+use crate::kvm::dirty_log;
+
 /// What of each system call is allowed: anything, or what fits one of the rules.
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -280,13 +282,15 @@ pub fn confine_device() -> Result<(), SandboxError> {
     confine_linux(ALLOWED_DEVICE)
 }
 
-/// Confines the calling thread, which copies an app guest's memory, likewise. Of all devices only userfaultfd is
-/// within reach.
+/// Confines the calling thread, which copies an app guest's memory, likewise. Of all devices userfaultfd is within
+/// reach, and of KVM what clears its log.
 ///
 /// # Errors
 /// [`SandboxError`]: no page may be frozen then.
 pub fn confine_copier() -> Result<(), SandboxError> {
-    confine_to(ALLOWED_COPIER, Some(masked(1, IOCTL_TYPE, IOCTL_USERFAULT)?))
+    let clear_log = masked(1, u32::MAX.into(), dirty_log::clear_request())?;
+    let ioctl = [masked(1, IOCTL_TYPE, IOCTL_USERFAULT)?, clear_log].concat();
+    confine_to(ALLOWED_COPIER, Some(ioctl))
 }
 
 /// Confines the calling thread, which writes the store of a guest, likewise. It may open files: a store has new ones

@@ -3,11 +3,14 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use cairn_store::StoreError;
 use cairn_vmm::guest::linux::loader::LoadError;
 use cairn_vmm::kvm::system::KvmError;
 use cairn_vmm::machine::app::RunError;
 use cairn_vmm::machine::linux::error::BootError;
 
+/// A store is damaged.
+pub(crate) const DAMAGED: u8 = 121;
 /// A guest with a kernel wanted to start again: a reboot or a panic.
 pub(crate) const GUEST_RESET: u8 = 122;
 /// KVM couldn't go on with the program, or the host refused something while it ran.
@@ -37,6 +40,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 fn code(error: &anyhow::Error) -> u8 {
     if let Some(error) = error.downcast_ref::<BootError>() {
         return boot_code(error);
+    }
+    if let Some(StoreError::Damaged(_)) = error.downcast_ref::<StoreError>() {
+        return DAMAGED;
     }
     match error.downcast_ref::<RunError>() {
         Some(RunError::Kvm(_) | RunError::Sandbox(_)) => NO_KVM,
