@@ -12,8 +12,11 @@
 //! writes live memory, and it is enough to take a page and thaw it.
 
 mod frozen;
+mod shared;
+#[cfg(test)]
+mod shared_tests;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use cairn_abi::CheckpointId;
 
@@ -24,18 +27,19 @@ use crate::pending::Pending;
 use crate::region::Passed;
 
 pub(crate) use frozen::{FrozenRegion, close_gaps};
+use shared::{Batches, Shared};
 
 /// The asynchronous checkpoint of an engine, if one is in the making. Shared by the engine and by the thread that
 /// copies.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Copying {
-    access: Access,
-    work: Mutex<Option<Work>>,
+    work: Shared<Mutex<Option<Work>>>,
 }
 
 /// What is to be done, and what was.
 #[derive(Debug)]
 pub(crate) struct Work {
+    access: Access,
     pub(crate) id: CheckpointId,
     pub(crate) regions: Vec<FrozenRegion>,
     /// The region that the next batch is sought in first.
@@ -50,63 +54,58 @@ pub(crate) struct Work {
 }
 
 impl Copying {
-    pub(crate) fn new(access: Access) -> Self {
-        Self { access, work: Mutex::new(None) }
-    }
-
     /// Takes and thaws the next pages, at most 2 MiB of them. Returns whether there is more to do.
     pub fn copy_some(&self) -> bool {
-        self.lock().as_mut().is_some_and(|work| work.copy_some(self.access))
+        self.work.copy_some()
     }
 
     /// Takes and thaws the page at `address` in this process, and its frozen neighbours in the same 2 MiB: somebody
     /// waits to write it. Returns whether there is such a region; if not, or if the page isn't frozen any more,
     /// nobody need wait.
     pub fn copy_at(&self, address: u64) -> bool {
-        self.lock().as_mut().is_some_and(|work| work.copy_at(self.access, address))
+        self.work.copy_at(address)
     }
 
     /// The id of the checkpoint in the making, and whether only its commit is left.
     pub(crate) fn state(&self) -> Option<(CheckpointId, bool)> {
-        self.lock().as_ref().map(|work| (work.id, work.end.is_some()))
+        self.work.look(|work| (work.id, work.end.is_some()))
     }
 
     /// Resident bytes and table bytes of the mirrors, and bytes of the deltas.
     pub(crate) fn bytes(&self) -> (u64, u64, u64) {
-        let work = self.lock();
-        let Some(work) = work.as_ref() else { return (0, 0, 0) };
-        let sum = |of: fn(&FrozenRegion) -> u64| work.regions.iter().map(of).sum::<u64>();
-        let taken = work.pending.resident_bytes() + work.old.resident_bytes();
-        (sum(|region| region.mirror.resident_bytes()), sum(FrozenRegion::table_bytes), taken)
+        let bytes = self.work.look(|work| {
+            let sum = |of: fn(&FrozenRegion) -> u64| work.regions.iter().map(of).sum::<u64>();
+            let taken = work.pending.resident_bytes() + work.old.resident_bytes();
+            (sum(|region| region.mirror.resident_bytes()), sum(FrozenRegion::table_bytes), taken)
+        });
+        bytes.unwrap_or_default()
     }
 
     pub(crate) fn begin(&self, work: Work) {
-        *self.lock() = Some(work);
+        self.work.begin(work);
     }
 
     /// Takes all that is left, and ends the work.
     pub(crate) fn finish(&self) -> Option<Work> {
-        let mut work = self.lock();
-        while work.as_mut().is_some_and(|work| work.copy_some(self.access)) {}
-        work.take()
+        self.work.finish()
     }
 
     /// Ends the work as it is. Nobody is held back afterwards.
     pub(crate) fn cancel(&self) {
-        if let Some(work) = self.lock().take() {
-            work.thaw_all();
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Work>> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+        self.work.cancel();
     }
 }
 
 impl Work {
     /// The checkpoint `id` of what is frozen in `regions`. `old` is an empty delta.
-    pub(crate) fn new(id: CheckpointId, regions: Vec<FrozenRegion>, old: Delta, max_bytes: u64) -> Self {
-        Self { id, regions, at: 0, pending: Pending::default(), old, max_bytes, end: None }
+    pub(crate) fn new(
+        access: Access,
+        id: CheckpointId,
+        regions: Vec<FrozenRegion>,
+        old: Delta,
+        max_bytes: u64,
+    ) -> Self {
+        Self { access, id, regions, at: 0, pending: Pending::default(), old, max_bytes, end: None }
     }
 
     /// How the copying ended, and the regions.
@@ -124,46 +123,11 @@ impl Work {
         (self.regions, end)
     }
 
-    pub(crate) fn thaw_all(&self) {
-        self.regions.iter().for_each(FrozenRegion::thaw_all);
-    }
-
-    fn copy_some(&mut self, access: Access) -> bool {
-        if self.end.is_some() {
-            return false;
-        }
-        for _ in 0..=self.regions.len() {
-            if let Some(region) = self.regions.get(self.at)
-                && let Some(page) = region.next_held()
-            {
-                self.copy_around(access, self.at, page);
-                return self.end.is_none();
-            }
-            self.at = if self.at + 1 < self.regions.len() { self.at + 1 } else { 0 };
-        }
-        self.conclude();
-        false
-    }
-
-    fn copy_at(&mut self, access: Access, address: u64) -> bool {
-        let found = self.regions.iter().enumerate();
-        let mut found = found.filter_map(|(at, region)| Some((at, region.page_at(address)?)));
-        let Some((at, page)) = found.next() else { return false };
-        if self.end.is_none() && self.regions[at].is_held(page) {
-            // Whoever writes a page is likely to write the next.
-            self.at = at;
-            self.copy_around(access, at, page);
-        } else {
-            self.regions[at].thaw(page);
-        }
-        true
-    }
-
-    fn copy_around(&mut self, access: Access, at: usize, page: usize) {
+    fn copy_around(&mut self, at: usize, page: usize) {
         let taken = self.reserve_part(at, page).and_then(|()| {
             let region = &mut self.regions[at];
             let batch = region.batch_around(page);
-            let passed = region.take(access, batch.clone(), &mut self.old)?;
+            let passed = region.take(self.access, batch.clone(), &mut self.old)?;
             self.pending.count(passed);
             if self.old.bytes() + self.pending.bytes() > self.max_bytes {
                 return Err(EngineError::NoMemory);
@@ -194,5 +158,42 @@ impl Work {
             self.pending.finish()
         });
         self.end = Some(merged.map_err(EngineError::from));
+    }
+}
+
+impl Batches for Work {
+    fn copy_some(&mut self) -> bool {
+        if self.end.is_some() {
+            return false;
+        }
+        for _ in 0..=self.regions.len() {
+            if let Some(region) = self.regions.get(self.at)
+                && let Some(page) = region.next_held()
+            {
+                self.copy_around(self.at, page);
+                return self.end.is_none();
+            }
+            self.at = if self.at + 1 < self.regions.len() { self.at + 1 } else { 0 };
+        }
+        self.conclude();
+        false
+    }
+
+    fn copy_at(&mut self, address: u64) -> bool {
+        let found = self.regions.iter().enumerate();
+        let mut found = found.filter_map(|(at, region)| Some((at, region.page_at(address)?)));
+        let Some((at, page)) = found.next() else { return false };
+        if self.end.is_none() && self.regions[at].is_held(page) {
+            // Whoever writes a page is likely to write the next.
+            self.at = at;
+            self.copy_around(at, page);
+        } else {
+            self.regions[at].thaw(page);
+        }
+        true
+    }
+
+    fn thaw_all(&self) {
+        self.regions.iter().for_each(FrozenRegion::thaw_all);
     }
 }

@@ -4,6 +4,7 @@ mod checks;
 mod figures;
 mod hints;
 mod operation;
+mod saving;
 mod ticket;
 
 use std::ops::Range;
@@ -82,7 +83,7 @@ impl<T: Tracker> Engine<T> {
             versions: Versions::new(config.history),
             unfinished: None,
             pending: Pending::default(),
-            started: Started::new(access),
+            started: Started::default(),
             counters: Counters::default(),
             unprotected: None,
         }

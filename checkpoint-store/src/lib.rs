@@ -28,6 +28,7 @@ mod layer;
 mod scan;
 mod snapshot;
 mod store;
+mod verify;
 
 mod active;
 mod compaction;
@@ -43,6 +44,7 @@ pub use error::{Damage, StoreError};
 pub use object::{MAX_OBJECT_PAGES, NameError, Object, ObjectIndex, ObjectName};
 pub use snapshot::Snapshot;
 pub use store::{CheckpointInfo, Store};
+pub use verify::{Verified, verify};
 pub use writer::{Committed, Level, Options, Writer};
 
 /// Bytes in a page.

@@ -101,9 +101,9 @@ impl Snapshot {
         u32::try_from(place).ok().map(ObjectIndex)
     }
 
-    /// The names of its sections.
-    pub fn sections(&self) -> impl Iterator<Item = &str> {
-        self.layers[0].index.sections.iter().map(|(name, _)| name.as_str())
+    /// The names of its sections, and their bytes.
+    pub fn sections(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.layers[0].index.sections.iter().map(|(name, place)| (name.as_str(), u64::from(place.raw.get())))
     }
 
     /// The section of this name.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use cairn_abi::CheckpointId;
 
 use super::Engine;
-use crate::access::Access;
 use crate::asynchronous::{Copying, FrozenRegion, Work};
 use crate::{EngineError, Tracker};
 
@@ -23,7 +22,7 @@ pub struct Ticket {
 }
 
 /// The asynchronous checkpoint in the making, and those that failed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Started {
     copying: Arc<Copying>,
     /// The newest ones that failed, ascending, and why.
@@ -31,10 +30,6 @@ pub(super) struct Started {
 }
 
 impl Started {
-    pub(super) fn new(access: Access) -> Self {
-        Self { copying: Arc::new(Copying::new(access)), failed: VecDeque::new() }
-    }
-
     pub(super) fn copying(&self) -> &Arc<Copying> {
         &self.copying
     }
@@ -82,7 +77,7 @@ impl<T: Tracker> Engine<T> {
         let id = self.versions.next_id();
         let max_bytes = self.config.max_history_bytes;
         let old = self.versions.take_spare();
-        self.started.copying.begin(Work::new(id, frozen, old, max_bytes));
+        self.started.copying.begin(Work::new(self.access, id, frozen, old, max_bytes));
         Ok(Ticket { id, done: false })
     }
 
@@ -118,6 +113,7 @@ impl<T: Tracker> Engine<T> {
             Ok((old, passed)) => {
                 self.count(passed);
                 self.put_back(frozen, |_| {});
+                self.note_changes(&old);
                 let max_bytes = self.config.max_history_bytes;
                 self.versions.commit(old, Arc::clone(&self.set), passed.changed, max_bytes);
                 for region in &mut self.regions {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::{io, thread};
 
-use cairn_abi::{FEATURE_ASYNC, FEATURE_HINT};
+use cairn_abi::{FEATURE_ASYNC, FEATURE_DURABLE, FEATURE_HINT};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
@@ -38,11 +38,13 @@ use crate::machine::poll_policy::{PollMode, PollPolicy};
 use crate::machine::run_loop::RunLoop;
 use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::status::About;
+use crate::machine::storing::{self, StoreConfig, StoringError};
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::tracking::{TrackerMode, Tracking};
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegions, UnitRegisters};
 use crate::machine::{auxiliary, control, poller, random, script};
 use crate::memory::layout::STACK_TOP;
+use crate::store::{Owner, SAVER_PATIENCE, Saver, Sink};
 use crate::virtio::PciFunction;
 use crate::virtio::pci::FunctionError;
 
@@ -85,6 +87,8 @@ pub struct AppConfig {
     pub history_memory: Option<u64>,
     /// Threads that work on a large checkpoint; by default [as many as are of use](helpers::start).
     pub threads: Option<NonZeroUsize>,
+    /// Where checkpoints go that shall survive.
+    pub store: Option<StoreConfig>,
 }
 
 /// Writable directories that change only when the program has ended.
@@ -165,6 +169,9 @@ pub enum RunError {
     /// No threads to help with checkpoints.
     #[error(transparent)]
     Helpers(#[from] HelperError),
+    /// There is no store.
+    #[error("the guest was not started")]
+    Store(#[from] StoringError),
     /// The guest's threads can't be confined.
     #[error("the guest was not started")]
     Sandbox(#[from] SandboxError),
@@ -273,6 +280,7 @@ struct Machine {
     bus: Bus<UnitRegisters>,
     freezer: Option<Arc<Freezer>>,
     about: About,
+    store: Option<Arc<Sink>>,
 }
 
 impl Machine {
@@ -294,7 +302,8 @@ impl Machine {
             costs: tracking.costs,
             log_costs: tracking.log_costs,
         };
-        let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root))?));
+        let store = storing::start(config.store.as_ref())?;
+        let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root), store.clone())?));
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         space.set_region_owner(Box::new(UnitRegions(Arc::clone(&unit))));
@@ -309,15 +318,16 @@ impl Machine {
         let policy = PollPolicy::new(config.poll, has_spare_core());
         let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
         let about = About::new(&config.program.to_string_lossy(), "app");
-        Ok(Self { cpu, calls: Arc::new(calls), unit, bus, freezer, about })
+        Ok(Self { cpu, calls: Arc::new(calls), unit, bus, freezer, about, store })
     }
 
     /// Runs the vCPU and the poller, each on a confined thread of its own.
     fn run(self) -> Result<Ended, RunError> {
-        let Self { cpu, calls, unit, bus, freezer, about } = self;
+        let Self { cpu, calls, unit, bus, freezer, about, store } = self;
         let asked = Arc::clone(&unit);
         let _control = control::start(move || {
-            about.status(asked.with(|unit| unit.figures()).map(|figures| (0, figures)))
+            let sessions = asked.with(|unit| unit.figures()).map(|figures| (0, figures));
+            about.status(sessions, store.as_ref().map(|store| store.figures()))
         });
         let host = |what| move |source| RunError::Host { what, source };
         // Before those that would wait for it, and longer than they.
@@ -448,9 +458,17 @@ fn write_stack(space: &AddressSpace, config: &AppConfig, auxiliary: &[(u64, u64)
     Ok(pointer)
 }
 
-fn unit(config: &AppConfig, parts: TrackerParts, root: SpaceId) -> Result<Unit, RunError> {
+fn unit(
+    config: &AppConfig,
+    parts: TrackerParts,
+    root: SpaceId,
+    store: Option<Arc<Sink>>,
+) -> Result<Unit, RunError> {
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
-    let features = FEATURE_HINT | if parts.freezer.is_some() { FEATURE_ASYNC } else { 0 };
+    let optional = |feature, there| if there { feature } else { 0 };
+    let features = FEATURE_HINT
+        | optional(FEATURE_ASYNC, parts.freezer.is_some())
+        | optional(FEATURE_DURABLE, store.is_some());
     let limits = Limits { max_regions: MAX_REGIONS, max_bytes: config.memory, history, features };
     let keys = random::keys().map_err(|source| RunError::Host { what: "random bytes", source })?;
     let device = CheckpointDevice::new(limits, keys);
@@ -462,11 +480,13 @@ fn unit(config: &AppConfig, parts: TrackerParts, root: SpaceId) -> Result<Unit, 
         // What a guest can make its host keep stays in proportion to what it was given.
         max_history_bytes: config.history_memory.unwrap_or(config.memory),
         costs: parts.costs,
+        stores: store.is_some(),
     };
     let memory = Arc::clone(&parts.memory);
     let keeper = Keeper::new(parts, keeping, helpers::start(config.threads)?);
     let policy = PollPolicy::new(poll_mode(config.poll), has_spare_core());
-    Ok(Unit::new(function, keeper, memory, root, policy))
+    let saver = Saver::new(store, Owner(0), SAVER_PATIENCE);
+    Ok(Unit::new(function, keeper, saver, memory, root, policy))
 }
 
 /// Whether a thread that polls has a core besides the vCPU's.

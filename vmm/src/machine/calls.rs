@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-use crate::guest::app::posted::{CallPage, Posted};
+use crate::guest::app::posted::{CallPage, Handover, Posted, SystemPage};
 use crate::guest::app::process::{Process, Segments};
 use crate::guest::app::syscalls::{self, Flow};
 use crate::machine::poll_policy::PollPolicy;
@@ -15,14 +15,12 @@ use crate::machine::unit::{Look, SharedUnit};
 
 /// The program's state, shared by the two threads.
 ///
-/// Whoever serves a call holds the state's lock from taking the call to answering it, so that each posted
+/// Whoever serves a call holds the state's lock from taking the call to answering it ([`Handover`]), so that each posted
 /// call is served once; that may be long, where the call waits. It comes before the unit's lock, as a call
 /// may end regions, and before that of polling, which is held for moments.
 #[derive(Debug)]
 pub struct SharedCalls {
-    state: Mutex<State>,
-    /// Where calls are posted; None where each one is an exit.
-    page: Option<CallPage>,
+    served: Handover<Mutex<State>, SystemPage>,
     polling: Mutex<Polling>,
     /// What the policy says, for those who don't have its lock.
     polls: AtomicBool,
@@ -65,44 +63,41 @@ impl SharedCalls {
             policy.activated();
         }
         let polls = AtomicBool::new(policy.polls());
-        let state = Mutex::new(State { process, end: None });
-        Self { state, page, polling: Mutex::new(Polling { policy, offered: false }), polls, unit }
+        let served = Handover::new(Mutex::new(State { process, end: None }), page);
+        Self { served, polling: Mutex::new(Polling { policy, offered: false }), polls, unit }
     }
 
     /// Uses the program's state.
     pub fn with<R>(&self, use_it: impl FnOnce(&mut Process) -> R) -> R {
-        use_it(&mut self.lock().process)
+        self.served.with(|state| use_it(&mut state.process))
     }
 
     /// Serves a call that came by an exit. `posted` says that its stub had posted it and gave up.
     pub fn serve_exit(&self, number: u64, args: &[u64; 6], posted: bool) -> Served {
-        let mut state = self.lock();
-        let found = match &self.page {
-            Some(page) if posted => page.withdraw(),
-            _ => Posted::Declined,
-        };
-        let flow = match (state.end.take(), found) {
-            (Some(end), _) => end,
-            // A program that wrote this itself has answered its own call.
-            (None, Posted::Answered(value)) => Flow::Answer(Ok(value)),
-            (None, Posted::Untouched | Posted::Declined) => {
-                if let Some(page) = &self.page
-                    && syscalls::may_be_posted(&state.process, number, args)
-                {
-                    self.count_exit(page, found == Posted::Untouched);
+        self.served.exit(posted, |state, found| {
+            let flow = match (state.end.take(), found) {
+                (Some(end), _) => end,
+                // A program that wrote this itself has answered its own call.
+                (None, Posted::Answered(value)) => Flow::Answer(Ok(value)),
+                (None, Posted::Untouched | Posted::Declined) => {
+                    if let Some(page) = self.served.page()
+                        && syscalls::may_be_posted(&state.process, number, args)
+                    {
+                        self.count_exit(page, found == Posted::Untouched);
+                    }
+                    syscalls::dispatch(&mut state.process, number, args)
                 }
-                syscalls::dispatch(&mut state.process, number, args)
-            }
-        };
-        Served { flow, segments: state.process.segments }
+            };
+            Served { flow, segments: state.process.segments }
+        })
     }
 
     /// What the poller does over and over; with `check_time`, also a look at the clock.
     pub fn look(&self, check_time: bool) -> Look {
-        let Some(page) = &self.page else {
+        let Some(page) = self.served.page() else {
             return Look::Over;
         };
-        if page.is_posted() && self.serve_posted(page) {
+        if self.serve_posted() {
             return Look::Served;
         }
         if check_time || !self.polls() {
@@ -116,31 +111,23 @@ impl SharedCalls {
         self.polls.load(Ordering::Relaxed)
     }
 
-    /// Takes the posted call, unless the vCPU's thread is serving one: it was posted by a program that
-    /// misuses the page then, and its stub exits in a moment.
-    fn serve_posted(&self, page: &CallPage) -> bool {
-        let Ok(mut state) = self.state.try_lock() else {
-            return false;
-        };
-        if state.end.is_some() {
-            return false;
-        }
-        let Some((number, args)) = page.take() else {
-            return false;
-        };
-        if !syscalls::may_be_posted(&state.process, number, &args) {
-            page.decline();
-            return true;
-        }
-        self.polling().policy.served(Instant::now());
-        match syscalls::dispatch(&mut state.process, number, &args) {
-            Flow::Answer(answer) => page.answer(raw(answer)),
-            end => {
-                state.end = Some(end);
-                page.decline();
-            }
-        }
-        true
+    fn serve_posted(&self) -> bool {
+        self.served.poll(
+            |state| state.end.is_none(),
+            |state, number, args| {
+                if !syscalls::may_be_posted(&state.process, number, &args) {
+                    return None;
+                }
+                self.polling().policy.served(Instant::now());
+                match syscalls::dispatch(&mut state.process, number, &args) {
+                    Flow::Answer(answer) => Some(raw(answer)),
+                    end => {
+                        state.end = Some(end);
+                        None
+                    }
+                }
+            },
+        )
     }
 
     /// Tells the policy that nothing was found, and the stub what it decides. The poller itself tells the
@@ -172,12 +159,6 @@ impl SharedCalls {
 
     fn polling(&self) -> MutexGuard<'_, Polling> {
         self.polling.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The state. A thread that panicked while it served a call has left it unfinished: the other one must
-    /// not go on with it.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no thread that serves the program has panicked")
     }
 }
 

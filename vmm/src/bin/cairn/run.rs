@@ -17,6 +17,7 @@ use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
 
 use crate::size::Size;
+use crate::store_options::StoreOptions;
 
 /// Checkpoints that `--history` accepts at most. Bounds the search for the oldest.
 const MOST_HISTORY: usize = 1 << 16;
@@ -79,6 +80,8 @@ pub(crate) struct Run {
     /// most 8].
     #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    store: StoreOptions,
     /// The program, looked up in PATH if it has no slash.
     program: OsString,
     /// Its arguments.
@@ -186,6 +189,7 @@ impl Run {
             history: NonZeroUsize::new(self.history).context("--history must be at least 1")?,
             history_memory: self.history_memory.map(|size| size.0),
             threads: self.threads,
+            store: self.store.config()?,
         })
     }
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use kvm_bindings::kvm_regs;
 
 use crate::guest::app::clock::{CLOCK_PAGE, Clock};
-use crate::guest::app::posted::{self, CallPage};
+use crate::guest::app::posted::{self, CallPage, SystemPage};
 use crate::guest::app::process::Segments;
 use crate::host::mapping::Reservation;
 use crate::host::tsc;
@@ -264,7 +264,8 @@ impl Cpu {
     pub fn call_page(&self) -> Option<CallPage> {
         // SYSRET can't be followed by anything of ours, and where it is used an exit costs no more than
         // a few microseconds.
-        (self.stub == Stub::Unprivileged).then(|| CallPage::new(Arc::clone(&self.system), CALL_PAGE))
+        (self.stub == Stub::Unprivileged)
+            .then(|| CallPage::new(SystemPage::new(Arc::clone(&self.system), CALL_PAGE)))
     }
 
     /// The program's clocks: read by itself from its counter, where that can be a clock.

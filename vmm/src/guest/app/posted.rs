@@ -17,11 +17,17 @@
 //! how long it may look for an answer, and gives up after that: a VMM whose thread got no core costs
 //! the program a bounded time.
 
+mod handover;
+#[cfg(test)]
+mod handover_tests;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::host::mapping::Reservation;
 use crate::memory::layout::{PAGE, SYSCALL_GAVE_UP, SYSCALL_PORT};
+
+pub use handover::{Handover, Lock, Word, Words};
 
 /// How often the stub looks for the answer before it gives up. With the pause between two looks that is
 /// 30 to 200 us on CPUs of today: several exits' worth, so that only long calls and a VMM without a core
@@ -48,11 +54,17 @@ const TAKEN: u64 = 2;
 const ANSWERED: u64 = 3;
 const DECLINED: u64 = 4;
 
-/// The VMM's side of the page.
+/// The page, in the system span.
 #[derive(Clone, Debug)]
-pub struct CallPage {
+pub struct SystemPage {
     system: Arc<Reservation>,
     start: u64,
+}
+
+/// The VMM's side of the page.
+#[derive(Clone, Debug)]
+pub struct CallPage<P = SystemPage> {
+    words: P,
 }
 
 /// What became of a call whose stub gave up.
@@ -66,11 +78,19 @@ pub enum Posted {
     Declined,
 }
 
-impl CallPage {
+impl SystemPage {
     /// The page at offset `start` of the system span.
     #[must_use]
     pub fn new(system: Arc<Reservation>, start: u64) -> Self {
         Self { system, start }
+    }
+}
+
+impl<P: Words> CallPage<P> {
+    /// The page with these words.
+    #[must_use]
+    pub fn new(words: P) -> Self {
+        Self { words }
     }
 
     /// Tells the stub whether somebody answers.
@@ -87,7 +107,9 @@ impl CallPage {
     /// Takes the posted call: its number and arguments, each read once.
     #[must_use]
     pub fn take(&self) -> Option<(u64, [u64; 6])> {
-        self.word(STATE).compare_exchange(POSTED, TAKEN, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        if !self.word(STATE).change(POSTED, TAKEN, Ordering::Acquire) {
+            return None;
+        }
         let read = |offset| self.word(offset).load(Ordering::Relaxed);
         Some((read(NUMBER), std::array::from_fn(|index| read(ARGUMENTS + index as u64 * 8))))
     }
@@ -113,8 +135,8 @@ impl CallPage {
         }
     }
 
-    fn word(&self, offset: u64) -> &AtomicU64 {
-        self.system.word(self.start + offset)
+    fn word(&self, offset: u64) -> &P::Word {
+        self.words.word(offset)
     }
 }
 
@@ -256,7 +278,7 @@ mod tests {
 
     fn page() -> CallPage {
         let bytes = to_usize(PAGE);
-        CallPage::new(Arc::new(Reservation::anonymous(bytes, bytes).unwrap()), 0)
+        CallPage::new(SystemPage::new(Arc::new(Reservation::anonymous(bytes, bytes).unwrap()), 0))
     }
 
     fn post(page: &CallPage, call: u64) {
