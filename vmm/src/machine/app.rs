@@ -278,11 +278,14 @@ impl Machine {
             }
             _ => None,
         };
-        let (asked, figures) = (Arc::clone(&unit), whole.as_ref().map(|(whole, _)| whole.figures()));
+        let (asked, counting) = (Arc::clone(&unit), Arc::clone(&calls));
+        let taken = whole.as_ref().map(|(whole, _)| whole.figures());
         let _control = control::start(move || {
-            let sessions = asked.with(|unit| unit.figures()).map(|figures| (0, figures));
-            let stored = store.as_ref().map(|store| store.figures());
-            about.status(sessions, stored, figures.as_deref().map(whole::read))
+            let (counted, figures) = asked.with(|unit| (unit.counted(), unit.figures()));
+            let taken = taken.as_deref().into_iter().flat_map(|taken| whole::read(taken).named());
+            let counted = counting.counted().into_iter().chain(counted).chain(taken);
+            let sessions = figures.map(|figures| (0, figures));
+            about.status(counted, sessions, store.as_ref().map(|store| store.figures()))
         });
         let door = whole.as_ref().map(|(_, door)| Arc::clone(door));
         let host = |what| move |source| RunError::Host { what, source };

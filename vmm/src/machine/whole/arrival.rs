@@ -74,7 +74,7 @@ impl Incoming {
             let pages = mapping.start / PAGE..mapping.end / PAGE;
             let mut inside = pending.overlapping(&pages);
             let Some(first) = inside.next() else { continue };
-            let last = inside.last().unwrap_or(first);
+            let last = inside.next_back().unwrap_or(first);
             let span = first.start.max(pages.start)..last.end.min(pages.end);
             let address = |page: u64| memory.window().address(page * PAGE);
             userfault.register_missing(&(address(span.start)..address(span.end)))?;

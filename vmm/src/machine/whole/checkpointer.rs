@@ -14,7 +14,7 @@ use super::door::{Door, Gone};
 use super::files::TakenFiles;
 use super::pages::Pages;
 use super::saved::{self, SavedConfig, SavedError};
-use super::take::{Source, TakeError, Taken};
+use super::take::{Source, TakeError, Taken, Untaken};
 use crate::store::Sink;
 
 /// Between two looks at whether a checkpoint is committed; being told of it ends the wait.
@@ -39,6 +39,25 @@ pub struct Figures {
     pub longest_pause_ns: u64,
     /// How long at all, nanoseconds.
     pub all_pauses_ns: u64,
+}
+
+impl Figures {
+    /// Every figure with its name.
+    #[must_use]
+    pub fn named(self) -> [(&'static str, u64); 8] {
+        let Self { checkpoints, failed, newest, pages, bytes, pause_ns, longest_pause_ns, all_pauses_ns } =
+            self;
+        [
+            ("whole_checkpoints", checkpoints),
+            ("whole_failed", failed),
+            ("whole_newest", newest),
+            ("whole_newest_pages", pages),
+            ("whole_newest_bytes", bytes),
+            ("whole_newest_pause_ns", pause_ns),
+            ("whole_longest_pause_ns", longest_pause_ns),
+            ("whole_pause_ns", all_pauses_ns),
+        ]
+    }
 }
 
 /// Why a checkpoint isn't there.
@@ -158,7 +177,8 @@ impl Checkpointer {
         let (taken, pause) = self.door.at_stop(move |cpu| source.take(cpu, pages, files))?;
         match taken {
             Ok(taken) => Ok((taken, pause)),
-            Err((error, pages, files)) => {
+            Err(untaken) => {
+                let Untaken { error, pages, files } = *untaken;
                 (self.pages, self.files) = (pages, files);
                 self.pages.clear();
                 Err(error.into())

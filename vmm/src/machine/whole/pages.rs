@@ -124,7 +124,7 @@ impl Pages {
     }
 }
 
-const _: () = assert!(SLAB_PAGES <= MAX_SPANS && PAGE as usize == PAGE_BYTES);
+const _: () = assert!(SLAB_PAGES <= MAX_SPANS && PAGE == PAGE_BYTES as u64);
 
 #[cfg(test)]
 mod tests {
@@ -150,7 +150,7 @@ mod tests {
         pages.index();
         set(BASE + 299, 7);
         set(BASE + 305, 8);
-        pages.take(&memory, &pagemap, &[BASE + 298..BASE + 312]);
+        pages.take(&memory, &pagemap, std::slice::from_ref(&(BASE + 298..BASE + 312)));
         assert_eq!(pages.len(), 602);
         let found: HashMap<u64, u64> = pages
             .iter()

@@ -195,7 +195,7 @@ pub(super) fn write(batch: &mut Batch, config: &SavedConfig, taken: &Taken) -> R
     section(batch, "process", &taken.process)?;
     section(batch, "files", &taken.image)?;
     section(batch, "stdout", &taken.stdout)?;
-    let memory = named(batch, MEMORY.to_owned(), MEMORY_TAG, WINDOW_SIZE / PAGE)?;
+    let memory = named(batch, MEMORY, MEMORY_TAG, WINDOW_SIZE / PAGE)?;
     for (page, bytes) in taken.pages.iter() {
         match (bytes.iter().all(|byte| *byte == 0), is_base) {
             (false, _) => batch.page(memory, page, bytes)?,
@@ -210,7 +210,7 @@ pub(super) fn write(batch: &mut Batch, config: &SavedConfig, taken: &Taken) -> R
     }
     let mut files = Vec::with_capacity(taken.files.files.len());
     for (name, pages) in &taken.files.files {
-        files.push(named(batch, object_name(name), FILE_TAG, *pages)?);
+        files.push(named(batch, &object_name(name), FILE_TAG, *pages)?);
     }
     for (file, page, bytes) in &taken.files.pages {
         if let Some(object) = files.get(*file as usize) {
@@ -220,8 +220,8 @@ pub(super) fn write(batch: &mut Batch, config: &SavedConfig, taken: &Taken) -> R
     Ok(())
 }
 
-fn named(batch: &mut Batch, name: String, tag: u64, pages: u64) -> Result<ObjectIndex, SavedError> {
-    let name = ObjectName::new(&name).map_err(BatchError::from)?;
+fn named(batch: &mut Batch, name: &str, tag: u64, pages: u64) -> Result<ObjectIndex, SavedError> {
+    let name = ObjectName::new(name).map_err(BatchError::from)?;
     Ok(batch.object(Object { name, tag, address: 0, pages })?)
 }
 

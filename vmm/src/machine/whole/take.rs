@@ -51,6 +51,14 @@ pub(super) struct Taken {
     pub(super) stdout: Option<u64>,
 }
 
+/// Why nothing was taken, and the buffers back.
+#[derive(Debug)]
+pub(super) struct Untaken {
+    pub(super) error: TakeError,
+    pub(super) pages: Pages,
+    pub(super) files: TakenFiles,
+}
+
 /// What is asked when the program stands still.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -84,7 +92,7 @@ impl Source {
         cpu: &FrozenCpu,
         mut pages: Pages,
         mut files: TakenFiles,
-    ) -> Result<Taken, (TakeError, Pages, TakenFiles)> {
+    ) -> Result<Taken, Box<Untaken>> {
         let taken = self.calls.with(|process| {
             let frozen = process.freeze()?;
             if self.tracker.has_regions() {
@@ -106,7 +114,7 @@ impl Source {
             Ok((process, image, changes, stdout)) => {
                 Ok(Taken { cpu: cpu.clone(), process, image, files, pages, changes, stdout })
             }
-            Err(error) => Err((error, pages, files)),
+            Err(error) => Err(Box::new(Untaken { error, pages, files })),
         }
     }
 }

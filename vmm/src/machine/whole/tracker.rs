@@ -96,7 +96,8 @@ impl Tracker {
         for span in slots.unclaimed() {
             read_log(&slots, &span, &mut log)?;
             let first = span.start / PAGE;
-            (logged.clear(), marked.clear());
+            logged.clear();
+            marked.clear();
             for (index, word) in (0..).zip(&log) {
                 let page = first + index * 64;
                 let mark = marks.take(to_usize(page / 64));
