@@ -95,8 +95,8 @@ pub(super) struct Checkpointer {
     pub(super) parent: Option<CheckpointId>,
     /// Buffers for the next one.
     pub(super) pages: Pages,
-    /// Pages of files that a checkpoint took that didn't come to be.
-    pub(super) files: TakenFiles,
+    /// Whether pages of files were taken for a checkpoint that didn't come to be.
+    pub(super) files_lost: bool,
     /// The last failure that was told.
     pub(super) told: String,
 }
@@ -128,14 +128,14 @@ impl Checkpointer {
         let pages = taken.pages.len() as u64;
         let id = CheckpointId(self.sink.newest().map_or(0, |id| id.0) + 1);
         let written = self.write(id, &taken);
-        let Taken { pages: buffer, files, changes, .. } = taken;
+        let Taken { pages: buffer, changes, .. } = taken;
         self.pages = buffer;
         self.pages.clear();
         let bytes = match written {
             Ok(bytes) => bytes,
             Err(error) => {
                 self.source.tracker.mark_again(&changes);
-                self.files = files;
+                self.files_lost = true;
                 if self.sink.base().parent.is_none() {
                     // Nothing to be a change to any more.
                     self.parent = None;
@@ -144,6 +144,7 @@ impl Checkpointer {
             }
         };
         self.parent = Some(id);
+        self.files_lost = false;
         if let Err(error) = self.source.tracker.settle(&changes.untouched) {
             // What was written is in doubt: the next one has everything.
             self.parent = None;
@@ -171,16 +172,17 @@ impl Checkpointer {
         if self.parent.is_none() {
             self.take_all(&mut pages)?;
         }
-        let mut files = std::mem::take(&mut self.files);
-        files.incremental = self.parent.is_some();
+        let incremental = self.parent.is_some() && !self.files_lost;
+        let files = TakenFiles { incremental, ..TakenFiles::default() };
         let source = Arc::clone(&self.source);
         let (taken, pause) = self.door.at_stop(move |cpu| source.take(cpu, pages, files))?;
         match taken {
             Ok(taken) => Ok((taken, pause)),
             Err(untaken) => {
-                let Untaken { error, pages, files } = *untaken;
-                (self.pages, self.files) = (pages, files);
+                let Untaken { error, pages } = *untaken;
+                self.pages = pages;
                 self.pages.clear();
+                self.files_lost = true;
                 Err(error.into())
             }
         }

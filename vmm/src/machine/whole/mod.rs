@@ -38,7 +38,6 @@ use crate::machine::calls::SharedCalls;
 use crate::machine::sandbox;
 use crate::store::{Owner, Sink};
 use checkpointer::Checkpointer;
-use files::TakenFiles;
 use pages::Pages;
 use take::Source;
 use tracker::Tracker;
@@ -105,7 +104,7 @@ impl Whole {
             figures: Arc::clone(&figures),
             parent,
             pages: Pages::default(),
-            files: TakenFiles::default(),
+            files_lost: false,
             told: String::new(),
         };
         let (stop, stopped) = mpsc::channel();

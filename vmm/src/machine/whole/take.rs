@@ -51,12 +51,11 @@ pub(super) struct Taken {
     pub(super) stdout: Option<u64>,
 }
 
-/// Why nothing was taken, and the buffers back.
+/// Why nothing was taken, and the buffer back.
 #[derive(Debug)]
 pub(super) struct Untaken {
     pub(super) error: TakeError,
     pub(super) pages: Pages,
-    pub(super) files: TakenFiles,
 }
 
 /// What is asked when the program stands still.
@@ -114,7 +113,7 @@ impl Source {
             Ok((process, image, changes, stdout)) => {
                 Ok(Taken { cpu: cpu.clone(), process, image, files, pages, changes, stdout })
             }
-            Err(error) => Err(Box::new(Untaken { error, pages, files })),
+            Err(error) => Err(Box::new(Untaken { error, pages })),
         }
     }
 }
