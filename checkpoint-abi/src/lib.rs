@@ -45,7 +45,7 @@
 //! | bit | HELLO feature | request flag | |
 //! |---|---|---|---|
 //! | 0 | [`FEATURE_HINT`] | | HINTS, and the mode *hinted* in REGISTER |
-//! | 1 | [`FEATURE_DURABLE`] | [`FLAG_DURABLE`] | reserved |
+//! | 1 | [`FEATURE_DURABLE`] | [`FLAG_DURABLE`] | there is a store: durable CHECKPOINTs, RECOVER, STORED, the tag in REGISTER, QUERY of durability and of the store |
 //! | 2 | [`FEATURE_ASYNC`] | [`FLAG_ASYNC`] | CHECKPOINT can be answered before it is done |
 //!
 //! A device MUST agree only to features that it offers and the driver asked for. It MUST answer
@@ -117,8 +117,9 @@
 //! - While the flag is set, the driver SHOULD spin on the used ring for a bounded time before it notifies. It
 //!   MUST notify then, flag or not: a poller may have gone to sleep.
 //! - HELLO, REGISTER and UNREGISTER are served at a notification only, as they change whom the device serves
-//!   or the guest's memory layout: the driver MUST notify for them at once, and a polling device MUST leave
-//!   them, and what follows them, in the ring. It MAY leave any other request there too.
+//!   or the guest's memory layout; so are durable CHECKPOINTs, RECOVER, STORED and a QUERY of durability that
+//!   names a level, as they may wait for the disk. The driver MUST notify for them at once, and a polling device
+//!   MUST leave them, and what follows them, in the ring. It MAY leave any other request there too.
 //! - A device MUST accept a notification while it polls, and MUST serve each request once.
 //! - A device MUST NOT poll where it can't know which address space is running.
 //!
@@ -239,6 +240,40 @@
 //! no checkpoint, or is, and rollbacks leave it alone, or don't: the driver promises that there is none. In a
 //! *tracked* region a hint says that the page is written often: the device MAY leave it unwatched and compare it.
 //!
+//! ### The store
+//!
+//! With [`FEATURE_DURABLE`] there is a *store* of checkpoints on the host's disk. It belongs to one session at a
+//! time: the first that makes a CHECKPOINT with [`FLAG_DURABLE`] or a RECOVER, until it ends. To another one's the
+//! answer is [`Status::Store`] with EBUSY. Ids in a store rise too: the device MUST leave out ids that are not
+//! greater than the store's newest.
+//!
+//! CHECKPOINT with [`FLAG_DURABLE`] commits a checkpoint as without, and hands it to the store. The answer doesn't
+//! wait for the disk: it says what is reached, mostly nothing yet, and the driver asks by a QUERY of durability.
+//!
+//! - [`Status::Busy`]: there are as many on their way to the disk as the device has room for. No checkpoint was
+//!   taken; the driver asks again. The device MAY wait for a while for room, or for the level that a QUERY names,
+//!   before it answers, but not where that keeps a kernel from running: so a driver SHOULD sleep between its tries,
+//!   longer each time.
+//! - If the store fails, the QUERY is answered with [`Status::Store`], detail is the host's errno. The checkpoint
+//!   is retained in memory like any other, and what was in the store is as it was. The next one that the store
+//!   takes has all that this one had.
+//! - The level that is reached is that of the checkpoint or of a newer one.
+//!   [`Status::NoCheckpoint`] if neither was handed to the store.
+//! - If *level of all* isn't 0, whoever started the guest wants every checkpoint to be durable, and the driver
+//!   SHOULD make every CHECKPOINT with that level and wait for it.
+//!
+//! RECOVER makes a checkpoint of the store one of the session: retained, with the id that it has, without a parent,
+//! and memory derives from it. No byte of the program's memory is changed: the driver makes a ROLLBACK then.
+//! Before, the program registers the regions that the checkpoint has: of each, name, length and tag MUST be the
+//! same, and there MUST be no other ([`Status::Mismatch`]). That a region is where it was the device doesn't ask:
+//! who needs that asks by STORED where it was.
+//!
+//! - The session MUST NOT have had a checkpoint ([`Status::NotFresh`]).
+//! - [`Status::NoCheckpoint`]: the store has no such checkpoint, or none at all.
+//! - [`Status::Busy`]: it's being read. The driver makes the same request again at once.
+//!
+//! STORED says what a checkpoint of the store has under a region's name; [`Status::NoRegion`] if it has none.
+//!
 //! ## Versions
 //!
 //! [`PROTOCOL_VERSION`] counts this contract, apart from any package's version. Within a version, sizes and
@@ -258,7 +293,7 @@ mod wire;
 pub use hint::Hint;
 pub use ids::{CheckpointId, NameError, RegionId, RegionName, SessionKey, Span};
 pub use reply::{REPLY_SIZE, Reply, ReplyBody};
-pub use request::{Envelope, REQUEST_SIZE, RegionMode, Request};
+pub use request::{Envelope, Level, REQUEST_SIZE, RegionMode, Request};
 pub use request::{FEATURE_ASYNC, FEATURE_DURABLE, FEATURE_HINT, FLAG_ASYNC, FLAG_DURABLE};
 pub use status::Status;
 pub use wire::DecodeError;

@@ -8,7 +8,7 @@
 //! | 0 | 2 | status | [`Status`] |
 //! | 2 | 2 | body kind | which of the tables below is the body |
 //! | 4 | 4 | cursor | with [`Status::Again`]: what the next try carries; else 0 |
-//! | 8 | 4 | detail | with [`Status::Again`]: what is to be done, an [`Ask`]; else an id that the status explains, or 0 |
+//! | 8 | 4 | detail | with [`Status::Again`]: what is to be done, an [`Ask`]; else an id or a number that the status explains, or 0 |
 //! | 16 | 256 | body | by body kind |
 //!
 //! | body kind | answer to | body |
@@ -16,13 +16,17 @@
 //! | 0 | UNREGISTER, ROLLBACK, RELEASE, and every error | |
 //! | 1 | HELLO | 16: version u32, 20: max regions u32, 24: features u64, 32: key, 16 bytes, 48: history u32, 56: max bytes u64 |
 //! | 2 | REGISTER | 16: region u32 |
-//! | 3 | CHECKPOINT | 16: checkpoint u64 |
+//! | 3 | CHECKPOINT, RECOVER | 16: checkpoint u64 |
 //! | 4 | QUERY of the session | 16: regions u32, 20: retained u32, from 24, 8 bytes each: current, checkpoints, rollbacks, mirror bytes, history bytes, table bytes, pages compared, pages changed, pages protected, pages open, pauses, nanoseconds of all pauses, of the longest pause, of arming, faults avoided, faults taken, compares wasted |
 //! | 5 | QUERY of a checkpoint | 16: checkpoint u64, 24: parent u64, 32: pages changed u64, 40: bytes u64, 48: has parent u32 (0: none, and parent is 0; 1) |
 //! | 6 | any, with [`Status::Again`] | 16: count u32 (at most 15), from 24, 16 bytes each: address u64, length u64 |
 //! | 7 | CHECKPOINT with [`FLAG_ASYNC`](crate::FLAG_ASYNC), QUERY of a ticket | 16: checkpoint u64, 24: done u32 (0, 1) |
+//! | 8 | CHECKPOINT with [`FLAG_DURABLE`](crate::FLAG_DURABLE), QUERY of durability | 16: checkpoint u64, 24: level reached u32 (0: none yet; else a [`Level`]) |
+//! | 9 | QUERY of the store | 16: newest written u64 (0: none), 24: newest synced u64 (0: none), 32: bytes written u64, 40: bytes queued u64, 48: checkpoints queued u32, 52: level of all u32 (0: of none; else a [`Level`]), 56: the last that failed u64 (0: none), 64: why, an errno u32, 72: checkpoints committed u64 |
+//! | 10 | STORED, RECOVER with [`Status::Mismatch`] | 16: checkpoint u64, 24: address u64, 32: length u64, 40: tag u64, 48: name length u8, 49: name, zero-padded to 63 bytes |
 
-use crate::ids::{CheckpointId, RegionId, SessionKey, Span};
+use crate::ids::{CheckpointId, MAX_NAME_LEN, NameError, RegionId, RegionName, SessionKey, Span};
+use crate::request::Level;
 use crate::status::Status;
 use crate::wire::{DecodeError, array, exactly, get_bool, get_u16, get_u32, get_u64, put, reserved};
 
@@ -42,7 +46,8 @@ pub struct Reply {
     /// With [`Status::Again`]: the number of an [`Ask`]. Else an id that the status explains (a region's), or
     /// 0.
     pub detail: u32,
-    /// What was asked for, if the status is Ok, and what is missing if it's Again.
+    /// What was asked for, if the status is Ok, what is missing if it's Again, and what doesn't fit if it's
+    /// Mismatch.
     pub body: ReplyBody,
 }
 
@@ -65,6 +70,12 @@ pub enum ReplyBody {
     Missing(Missing),
     /// The answer to a CHECKPOINT that needn't be done, or to a QUERY of its ticket.
     Ticket(Ticket),
+    /// The answer to a CHECKPOINT for the store, or to a QUERY of its durability.
+    Durability(Durability),
+    /// QUERY's answer about the store.
+    Store(StoreFigures),
+    /// What the store has under a name.
+    Stored(StoredRegion),
 }
 
 /// What HELLO agrees on.
@@ -147,6 +158,51 @@ pub struct Ticket {
     pub id: CheckpointId,
     /// Whether it's done.
     pub done: bool,
+}
+
+/// How far a checkpoint is on its way to the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Durability {
+    /// The checkpoint.
+    pub id: CheckpointId,
+    /// What it, or a newer one, survives by now.
+    pub reached: Option<Level>,
+}
+
+/// State of the store, and figures since the guest started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StoreFigures {
+    /// The newest checkpoint that is [written](Level::Written) at least; 0 if there is none.
+    pub written: u64,
+    /// The newest that is [synced](Level::Synced); 0 if it isn't known of any.
+    pub synced: u64,
+    /// Checkpoints that were committed.
+    pub committed: u64,
+    /// Bytes that this took on disk.
+    pub bytes_written: u64,
+    /// Bytes of the checkpoints that wait to be written, or are just being written.
+    pub bytes_queued: u64,
+    /// How many these are.
+    pub queued: u32,
+    /// The level that every checkpoint of the program shall have, if whoever started the guest says so.
+    pub level_of_all: Option<Level>,
+    /// The last checkpoint that couldn't be stored; 0 if there is none.
+    pub failed: u64,
+    /// Why: the number of an error of the host's kernel (errno). 0 if it was none of these.
+    pub failed_errno: u32,
+}
+
+/// A region as a checkpoint of the store has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StoredRegion {
+    /// The checkpoint.
+    pub checkpoint: CheckpointId,
+    /// What it's called.
+    pub name: RegionName,
+    /// Where it was, and its bytes.
+    pub span: Span,
+    /// The tag that it was registered with.
+    pub tag: u64,
 }
 
 /// Spans that something must be done about.
@@ -304,6 +360,27 @@ const FIGURES_END: usize = 52;
 const TICKET_ID: usize = BODY;
 const TICKET_DONE: usize = 24;
 const TICKET_END: usize = 28;
+const DURABILITY_ID: usize = BODY;
+const DURABILITY_LEVEL: usize = 24;
+const DURABILITY_END: usize = 28;
+const STORE_WRITTEN: usize = BODY;
+const STORE_SYNCED: usize = 24;
+const STORE_BYTES_WRITTEN: usize = 32;
+const STORE_BYTES_QUEUED: usize = 40;
+const STORE_QUEUED: usize = 48;
+const STORE_LEVEL_OF_ALL: usize = 52;
+const STORE_FAILED: usize = 56;
+const STORE_ERRNO: usize = 64;
+const STORE_ERRNO_END: usize = 68;
+const STORE_COMMITTED: usize = 72;
+const STORE_END: usize = 80;
+const STORED_ID: usize = BODY;
+const STORED_ADDRESS: usize = 24;
+const STORED_LEN: usize = 32;
+const STORED_TAG: usize = 40;
+const STORED_NAME_LEN: usize = 48;
+const STORED_NAME: usize = 49;
+const STORED_END: usize = STORED_NAME + MAX_NAME_LEN;
 const MISSING_COUNT: usize = BODY;
 const MISSING_SPANS: usize = 24;
 const SPAN_SIZE: usize = 16;
@@ -318,6 +395,9 @@ const KIND_SESSION: u16 = 4;
 const KIND_FIGURES: u16 = 5;
 const KIND_MISSING: u16 = 6;
 const KIND_TICKET: u16 = 7;
+const KIND_DURABILITY: u16 = 8;
+const KIND_STORE: u16 = 9;
+const KIND_STORED: u16 = 10;
 
 impl ReplyBody {
     const fn kind(&self) -> u16 {
@@ -330,6 +410,9 @@ impl ReplyBody {
             Self::CheckpointFigures(_) => KIND_FIGURES,
             Self::Missing(_) => KIND_MISSING,
             Self::Ticket(_) => KIND_TICKET,
+            Self::Durability(_) => KIND_DURABILITY,
+            Self::Store(_) => KIND_STORE,
+            Self::Stored(_) => KIND_STORED,
         }
     }
 
@@ -346,6 +429,12 @@ impl ReplyBody {
                 put(out, TICKET_ID, ticket.id.0.to_le_bytes());
                 put(out, TICKET_DONE, u32::from(ticket.done).to_le_bytes());
             }
+            Self::Durability(durability) => {
+                put(out, DURABILITY_ID, durability.id.0.to_le_bytes());
+                put(out, DURABILITY_LEVEL, level_to_u32(durability.reached).to_le_bytes());
+            }
+            Self::Store(figures) => figures.encode(out),
+            Self::Stored(region) => region.encode(out),
         }
     }
 
@@ -361,6 +450,13 @@ impl ReplyBody {
                 let id = CheckpointId(get_u64(bytes, TICKET_ID));
                 (Self::Ticket(Ticket { id, done: get_bool(bytes, TICKET_DONE)? }), TICKET_END)
             }
+            KIND_DURABILITY => {
+                let id = CheckpointId(get_u64(bytes, DURABILITY_ID));
+                let reached = get_level(bytes, DURABILITY_LEVEL)?;
+                (Self::Durability(Durability { id, reached }), DURABILITY_END)
+            }
+            KIND_STORE => (Self::Store(StoreFigures::decode(bytes)?), STORE_END),
+            KIND_STORED => (Self::Stored(StoredRegion::decode(bytes)?), STORED_END),
             KIND_MISSING => {
                 let missing = Missing::decode(bytes)?;
                 (Self::Missing(missing), MISSING_SPANS + missing.spans().len() * SPAN_SIZE)
@@ -464,6 +560,74 @@ impl CheckpointFigures {
             parent,
             pages_changed: get_u64(bytes, FIGURES_PAGES_CHANGED),
             bytes: get_u64(bytes, FIGURES_BYTES),
+        })
+    }
+}
+
+fn level_to_u32(level: Option<Level>) -> u32 {
+    level.map_or(0, Level::to_u32)
+}
+
+fn get_level(bytes: &[u8; REPLY_SIZE], offset: usize) -> Result<Option<Level>, DecodeError> {
+    match get_u32(bytes, offset) {
+        0 => Ok(None),
+        value => match Level::from_u32(value) {
+            Some(level) => Ok(Some(level)),
+            None => Err(DecodeError::BadField { offset, value: value.into() }),
+        },
+    }
+}
+
+impl StoreFigures {
+    fn encode(&self, out: &mut [u8; REPLY_SIZE]) {
+        put(out, STORE_WRITTEN, self.written.to_le_bytes());
+        put(out, STORE_SYNCED, self.synced.to_le_bytes());
+        put(out, STORE_BYTES_WRITTEN, self.bytes_written.to_le_bytes());
+        put(out, STORE_BYTES_QUEUED, self.bytes_queued.to_le_bytes());
+        put(out, STORE_QUEUED, self.queued.to_le_bytes());
+        put(out, STORE_LEVEL_OF_ALL, level_to_u32(self.level_of_all).to_le_bytes());
+        put(out, STORE_FAILED, self.failed.to_le_bytes());
+        put(out, STORE_ERRNO, self.failed_errno.to_le_bytes());
+        put(out, STORE_COMMITTED, self.committed.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8; REPLY_SIZE]) -> Result<Self, DecodeError> {
+        reserved(bytes, STORE_ERRNO_END..STORE_COMMITTED)?;
+        Ok(Self {
+            written: get_u64(bytes, STORE_WRITTEN),
+            synced: get_u64(bytes, STORE_SYNCED),
+            committed: get_u64(bytes, STORE_COMMITTED),
+            bytes_written: get_u64(bytes, STORE_BYTES_WRITTEN),
+            bytes_queued: get_u64(bytes, STORE_BYTES_QUEUED),
+            queued: get_u32(bytes, STORE_QUEUED),
+            level_of_all: get_level(bytes, STORE_LEVEL_OF_ALL)?,
+            failed: get_u64(bytes, STORE_FAILED),
+            failed_errno: get_u32(bytes, STORE_ERRNO),
+        })
+    }
+}
+
+impl StoredRegion {
+    fn encode(&self, out: &mut [u8; REPLY_SIZE]) {
+        put(out, STORED_ID, self.checkpoint.0.to_le_bytes());
+        put(out, STORED_ADDRESS, self.span.address.to_le_bytes());
+        put(out, STORED_LEN, self.span.len.to_le_bytes());
+        put(out, STORED_TAG, self.tag.to_le_bytes());
+        let (len, name) = self.name.as_wire();
+        put(out, STORED_NAME_LEN, [len]);
+        put(out, STORED_NAME, *name);
+    }
+
+    fn decode(bytes: &[u8; REPLY_SIZE]) -> Result<Self, DecodeError> {
+        let len = usize::from(bytes[STORED_NAME_LEN]);
+        let name = bytes[STORED_NAME..STORED_END].get(..len);
+        let name = name.ok_or(DecodeError::BadName(NameError::TooLong(len)))?;
+        reserved(bytes, STORED_NAME + len..STORED_END)?;
+        Ok(Self {
+            checkpoint: CheckpointId(get_u64(bytes, STORED_ID)),
+            name: RegionName::new(name).map_err(DecodeError::BadName)?,
+            span: Span { address: get_u64(bytes, STORED_ADDRESS), len: get_u64(bytes, STORED_LEN) },
+            tag: get_u64(bytes, STORED_TAG),
         })
     }
 }

@@ -43,11 +43,20 @@ pub enum Status {
     Host = 15,
     /// A region's name is empty, too long, not text, or taken.
     BadName = 16,
+    /// The store failed; detail is the host's errno, or 0. What was in it before is as it was.
+    Store = 17,
+    /// Not now: what was asked for before is still under way. Nothing was done; to be asked again.
+    Busy = 18,
+    /// The stored checkpoint's regions are not today's. Detail is the id of a region that doesn't fit, and the body
+    /// is what the store has under its name, if anything; or detail is 0, and the body is one that isn't registered.
+    Mismatch = 19,
+    /// The session has a checkpoint already: RECOVER comes before the first.
+    NotFresh = 20,
 }
 
 impl Status {
     /// Every status, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::Ok,
         Self::Again,
         Self::Malformed,
@@ -65,6 +74,10 @@ impl Status {
         Self::NoMemory,
         Self::Host,
         Self::BadName,
+        Self::Store,
+        Self::Busy,
+        Self::Mismatch,
+        Self::NotFresh,
     ];
 
     /// The status with this number on the wire, if there is one.
@@ -101,6 +114,10 @@ impl fmt::Display for Status {
             Self::NoMemory => "the host has no memory for it, or it is larger than what may be kept of checkpoints: give it more with --history-memory",
             Self::Host => "the host failed; its log says how",
             Self::BadName => "the region's name is empty, too long, not text, or taken",
+            Self::Store => "the store failed; the host's log says how",
+            Self::Busy => "the device is at work on what was asked for before",
+            Self::Mismatch => "the stored checkpoint's regions are not the session's",
+            Self::NotFresh => "the session has a checkpoint already",
         })
     }
 }

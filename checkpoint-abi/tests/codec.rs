@@ -1,10 +1,13 @@
 //! Encoding and decoding against every kind, random fields, and bytes that nobody wrote.
 
 use cairn_abi::hint::{self, MAX_HINTS};
-use cairn_abi::reply::{Ask, CheckpointFigures, Hello, MAX_MISSING, Missing, SessionFigures, Ticket};
+use cairn_abi::reply::{
+    Ask, CheckpointFigures, Durability, Hello, MAX_MISSING, Missing, SessionFigures, StoreFigures,
+    StoredRegion, Ticket,
+};
 use cairn_abi::{
-    CheckpointId, DecodeError, Envelope, FLAG_ASYNC, Hint, NameError, REPLY_SIZE, REQUEST_SIZE, RegionId,
-    RegionMode, RegionName, Reply, ReplyBody, Request, SessionKey, Span, Status,
+    CheckpointId, DecodeError, Envelope, FLAG_ASYNC, FLAG_DURABLE, Hint, Level, NameError, REPLY_SIZE,
+    REQUEST_SIZE, RegionId, RegionMode, RegionName, Reply, ReplyBody, Request, SessionKey, Span, Status,
 };
 
 /// Knuth's MMIX generator: the same numbers in every run.
@@ -51,10 +54,20 @@ impl Lcg {
         if self.below(2) == 0 { RegionMode::Tracked } else { RegionMode::Hinted }
     }
 
+    fn level(&mut self) -> Level {
+        if self.below(2) == 0 { Level::Written } else { Level::Synced }
+    }
+
+    fn some_checkpoint(&mut self) -> Option<CheckpointId> {
+        (self.below(2) == 0).then(|| self.checkpoint())
+    }
+
     fn envelope(&mut self) -> Envelope {
-        let request = match self.below(12) {
+        let request = match self.below(17) {
             0 => Request::Hello { version: self.u32(), features: self.u64() },
-            1 => Request::Register { span: self.span(), name: self.name(), mode: self.mode() },
+            1 => {
+                Request::Register { span: self.span(), name: self.name(), mode: self.mode(), tag: self.u64() }
+            }
             2 => Request::Unregister { region: RegionId(self.u32()) },
             3 => Request::Checkpoint,
             4 => Request::Rollback { checkpoint: self.checkpoint() },
@@ -64,13 +77,21 @@ impl Lcg {
             8 => Request::Hints { table: self.u64() },
             9 => Request::CheckpointAsync,
             10 => Request::Ticket { checkpoint: self.checkpoint(), wait: self.below(2) == 1 },
+            11 => Request::CheckpointDurable { level: self.level() },
+            12 => {
+                let wait = (self.below(2) == 1).then(|| self.level());
+                Request::Durability { checkpoint: self.checkpoint(), wait }
+            }
+            13 => Request::Store,
+            14 => Request::Recover { checkpoint: self.some_checkpoint() },
+            15 => Request::Stored { checkpoint: self.some_checkpoint(), name: self.name() },
             _ => Request::Query { checkpoint: Some(self.checkpoint()) },
         };
         Envelope { key: self.key(), cursor: self.u32(), request }
     }
 
     fn reply(&mut self) -> Reply {
-        let body = match self.below(9) {
+        let body = match self.below(12) {
             0 => ReplyBody::Empty,
             1 => ReplyBody::Hello(Hello {
                 version: self.u32(),
@@ -109,6 +130,27 @@ impl Lcg {
                 pages_changed: self.u64(),
                 bytes: self.u64(),
             }),
+            9 => {
+                let reached = (self.below(3) > 0).then(|| self.level());
+                ReplyBody::Durability(Durability { id: self.checkpoint(), reached })
+            }
+            10 => ReplyBody::Store(StoreFigures {
+                written: self.u64(),
+                synced: self.u64(),
+                committed: self.u64(),
+                bytes_written: self.u64(),
+                bytes_queued: self.u64(),
+                queued: self.u32(),
+                level_of_all: (self.below(3) > 0).then(|| self.level()),
+                failed: self.u64(),
+                failed_errno: self.u32(),
+            }),
+            11 => ReplyBody::Stored(StoredRegion {
+                checkpoint: self.checkpoint(),
+                name: self.name(),
+                span: self.span(),
+                tag: self.u64(),
+            }),
             7 => ReplyBody::Ticket(Ticket { id: self.checkpoint(), done: self.below(2) == 1 }),
             _ => {
                 let spans: Vec<Span> = (0..self.below(MAX_MISSING + 1)).map(|_| self.span()).collect();
@@ -138,7 +180,7 @@ const KEY: SessionKey = SessionKey([7; 16]);
 fn register() -> [u8; REQUEST_SIZE] {
     let span = Span { address: 0x1000, len: 0x1000 };
     let (name, mode) = (RegionName::new(b"table").unwrap(), RegionMode::Tracked);
-    let request = Request::Register { span, name, mode };
+    let request = Request::Register { span, name, mode, tag: 9 };
     bytes_of_request(&Envelope { key: KEY, cursor: 0, request })
 }
 
@@ -214,13 +256,13 @@ fn only_the_exact_size_is_a_message() {
 #[test]
 fn unknown_kinds_and_flags_are_unsupported() {
     let mut bytes = bytes_of_request(&Envelope { key: KEY, cursor: 0, request: Request::Checkpoint });
-    for kind in [0, 9, 0x104, u16::MAX] {
+    for kind in [0, 11, 0x104, u16::MAX] {
         bytes[..2].copy_from_slice(&kind.to_le_bytes());
         assert_eq!(Envelope::decode(&bytes), Err(DecodeError::UnknownKind(kind)));
     }
     bytes[..2].copy_from_slice(&4_u16.to_le_bytes());
-    for flags in (0..16).map(|bit| 1_u16 << bit).filter(|flags| *flags != FLAG_ASYNC).chain([3, 6, u16::MAX])
-    {
+    let unknown = |flags: &u16| ![FLAG_ASYNC, FLAG_DURABLE].contains(flags);
+    for flags in (0..16).map(|bit| 1_u16 << bit).filter(unknown).chain([3, 6, u16::MAX]) {
         bytes[2..4].copy_from_slice(&flags.to_le_bytes());
         let error = DecodeError::UnknownFlags(flags);
         assert_eq!(Envelope::decode(&bytes), Err(error));
@@ -236,7 +278,49 @@ fn unknown_kinds_and_flags_are_unsupported() {
         let mut bytes = bytes_of_request(&Envelope { key: KEY, cursor: 0, request });
         bytes[2..4].copy_from_slice(&FLAG_ASYNC.to_le_bytes());
         assert_eq!(Envelope::decode(&bytes), Err(DecodeError::UnknownFlags(FLAG_ASYNC)));
+        bytes[2..4].copy_from_slice(&FLAG_DURABLE.to_le_bytes());
+        assert_eq!(Envelope::decode(&bytes), Err(DecodeError::UnknownFlags(FLAG_DURABLE)));
     }
+}
+
+#[test]
+fn a_level_is_known() {
+    let request = |request| bytes_of_request(&Envelope { key: KEY, cursor: 0, request });
+    let mut durable = request(Request::CheckpointDurable { level: Level::Synced });
+    let mut query = request(Request::Durability { checkpoint: CheckpointId(1), wait: Some(Level::Written) });
+    let reached = Durability { id: CheckpointId(1), reached: Some(Level::Synced) };
+    let mut reply = bytes_of_reply(&Reply::done(ReplyBody::Durability(reached)));
+    let mut store = bytes_of_reply(&Reply::done(ReplyBody::Store(StoreFigures::default())));
+    for level in [3_u32, 256, u32::MAX] {
+        let bad = |offset| DecodeError::BadField { offset, value: level.into() };
+        durable[24..28].copy_from_slice(&level.to_le_bytes());
+        assert_eq!(Envelope::decode(&durable), Err(bad(24)));
+        query[36..40].copy_from_slice(&level.to_le_bytes());
+        assert_eq!(Envelope::decode(&query), Err(bad(36)));
+        reply[24..28].copy_from_slice(&level.to_le_bytes());
+        assert_eq!(Reply::decode(&reply), Err(bad(24)));
+        store[52..56].copy_from_slice(&level.to_le_bytes());
+        assert_eq!(Reply::decode(&store), Err(bad(52)));
+    }
+    durable[24..28].fill(0);
+    assert_eq!(Envelope::decode(&durable), Err(DecodeError::BadField { offset: 24, value: 0 }));
+    let mut plain = request(Request::Query { checkpoint: Some(CheckpointId(1)) });
+    plain[36] = 1;
+    assert_eq!(Envelope::decode(&plain), Err(DecodeError::ReservedSet(36)), "another subject has no level");
+}
+
+#[test]
+fn a_stored_region_has_a_name() {
+    let (name, span) = (RegionName::new(b"table").unwrap(), Span { address: 0x1000, len: 0x1000 });
+    let stored = StoredRegion { checkpoint: CheckpointId(1), name, span, tag: 1 };
+    let refused = |change: fn(&mut [u8; REPLY_SIZE])| {
+        let mut bytes = bytes_of_reply(&Reply::done(ReplyBody::Stored(stored)));
+        change(&mut bytes);
+        Reply::decode(&bytes).unwrap_err()
+    };
+    assert_eq!(refused(|bytes| bytes[48] = 64), DecodeError::BadName(NameError::TooLong(64)));
+    assert_eq!(refused(|bytes| bytes[48..54].fill(0)), DecodeError::BadName(NameError::Empty));
+    assert_eq!(refused(|bytes| bytes[48] = 4), DecodeError::ReservedSet(53), "a byte behind the name");
 }
 
 #[test]
@@ -277,8 +361,10 @@ fn a_subject_is_known_and_the_session_has_no_id() {
         bytes_of_request(&Envelope { key: KEY, cursor: 0, request: Request::Query { checkpoint: None } });
     bytes[24] = 1;
     assert_eq!(Envelope::decode(&bytes), Err(DecodeError::ReservedSet(24)));
-    bytes[32] = 5;
-    assert_eq!(Envelope::decode(&bytes), Err(DecodeError::BadField { offset: 32, value: 5 }));
+    bytes[32] = 6;
+    assert_eq!(Envelope::decode(&bytes), Err(DecodeError::ReservedSet(24)), "nor has the store");
+    bytes[32] = 7;
+    assert_eq!(Envelope::decode(&bytes), Err(DecodeError::BadField { offset: 32, value: 7 }));
 }
 
 #[test]
@@ -357,6 +443,6 @@ fn what_is_asked_for_is_known() {
 #[test]
 fn unknown_statuses_are_refused() {
     let mut bytes = bytes_of_reply(&Reply::done(ReplyBody::Empty));
-    bytes[..2].copy_from_slice(&17_u16.to_le_bytes());
-    assert_eq!(Reply::decode(&bytes), Err(DecodeError::UnknownStatus(17)));
+    bytes[..2].copy_from_slice(&21_u16.to_le_bytes());
+    assert_eq!(Reply::decode(&bytes), Err(DecodeError::UnknownStatus(21)));
 }

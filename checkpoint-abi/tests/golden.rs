@@ -1,9 +1,11 @@
 //! The bytes of every request and reply, written down: whoever changes them changes the protocol.
 
 use cairn_abi::hint;
-use cairn_abi::reply::{Ask, CheckpointFigures, Hello, Missing, SessionFigures, Ticket};
+use cairn_abi::reply::{
+    Ask, CheckpointFigures, Durability, Hello, Missing, SessionFigures, StoreFigures, StoredRegion, Ticket,
+};
 use cairn_abi::{
-    CheckpointId, Envelope, Hint, REPLY_SIZE, REQUEST_SIZE, RegionId, RegionMode, RegionName, Reply,
+    CheckpointId, Envelope, Hint, Level, REPLY_SIZE, REQUEST_SIZE, RegionId, RegionMode, RegionName, Reply,
     ReplyBody, Request, SessionKey, Span, Status,
 };
 
@@ -71,6 +73,7 @@ fn register() {
                 span: Span { address: 0x7f12_3456_7000, len: 0x20_0000 },
                 name: name("table"),
                 mode: RegionMode::Tracked,
+                tag: 0,
             },
         },
         "0200000011000000 a0a1a2a3a4a5a6a7 \
@@ -89,6 +92,7 @@ fn register_longest_name_hinted() {
                 span: Span { address: 0x1000, len: 0x1000 },
                 name: name(&"n".repeat(63)),
                 mode: RegionMode::Hinted,
+                tag: 0x0102_0304_0506_0708,
             },
         },
         "0200000000000000 a0a1a2a3a4a5a6a7 \
@@ -97,7 +101,8 @@ fn register_longest_name_hinted() {
              6e6e6e6e6e6e6e6e 6e6e6e6e6e6e6e6e \
              6e6e6e6e6e6e6e6e 6e6e6e6e6e6e6e6e \
              6e6e6e6e6e6e6e6e 6e6e6e6e6e6e6e6e \
-             6e6e6e6e6e6e6e6e 01000000",
+             6e6e6e6e6e6e6e6e 0100000000000000 \
+             0807060504030201",
     );
 }
 
@@ -304,6 +309,59 @@ fn session_reply() {
              0e0e000000000000 0f0f000000000000 \
              1010000000000000 1111000000000000 \
              1212000000000000 1313000000000000",
+    );
+}
+
+#[test]
+fn durable() {
+    let envelope = |request| Envelope { key: KEY, cursor: 0, request };
+    let key = "a0a1a2a3a4a5a6a7 a8a9aaabacadaeaf";
+    let level = Level::Synced;
+    request_is(
+        envelope(Request::CheckpointDurable { level }),
+        &format!("0400020000000000 {key} 0200000000000000"),
+    );
+    let checkpoint = CheckpointId(0x1122_3344_5566_7788);
+    request_is(
+        envelope(Request::Durability { checkpoint, wait: Some(Level::Written) }),
+        &format!("0700000000000000 {key} 8877665544332211 0500000001000000"),
+    );
+    request_is(
+        envelope(Request::Durability { checkpoint, wait: None }),
+        &format!("0700000000000000 {key} 8877665544332211 0500000000000000"),
+    );
+    request_is(envelope(Request::Store), &format!("0700000000000000 {key} 0000000000000000 06000000"));
+    request_is(envelope(Request::Recover { checkpoint: None }), &format!("0900000000000000 {key}"));
+    request_is(
+        envelope(Request::Stored { checkpoint: Some(CheckpointId(3)), name: name("table") }),
+        &format!("0a00000000000000 {key} 0300000000000000 0000000000000000 057461626c650000"),
+    );
+    reply_is(
+        Reply::done(ReplyBody::Durability(Durability { id: checkpoint, reached: Some(level) })),
+        "0000080000000000 0000000000000000 8877665544332211 02000000",
+    );
+    reply_is(
+        Reply::done(ReplyBody::Store(StoreFigures {
+            written: 0x11,
+            synced: 0x10,
+            committed: 0x66,
+            bytes_written: 0x2233,
+            bytes_queued: 0x4455,
+            queued: 2,
+            level_of_all: Some(Level::Written),
+            failed: 0x12,
+            failed_errno: 28,
+        })),
+        "0000090000000000 0000000000000000 1100000000000000 1000000000000000 \
+             3322000000000000 5544000000000000 0200000001000000 1200000000000000 \
+             1c00000000000000 6600000000000000",
+    );
+    let (checkpoint, span) = (CheckpointId(7), Span { address: 0x1000, len: 0x2000 });
+    let stored = StoredRegion { checkpoint, name: name("table"), span, tag: 0xabcd };
+    reply_is(
+        Reply { body: ReplyBody::Stored(stored), ..Reply::refusal(Status::Mismatch, 5) },
+        "13000a0000000000 0500000000000000 0700000000000000 0010000000000000 \
+             0020000000000000 cdab000000000000 057461626c650000",
     );
 }
 

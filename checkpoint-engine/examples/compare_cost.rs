@@ -232,6 +232,9 @@ fn map(len: usize) -> Result<NonNull<u8>, Box<dyn Error>> {
     if base == libc::MAP_FAILED {
         return Err(std::io::Error::last_os_error().into());
     }
+    // As an app guest's memory.
+    // SAFETY: the range is the mapping made above; the advice changes no content. Failure is harmless.
+    unsafe { libc::madvise(base, len, libc::MADV_HUGEPAGE) };
     Ok(NonNull::new(base.cast()).ok_or("mapped at address 0")?)
 }
 

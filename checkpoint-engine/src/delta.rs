@@ -92,9 +92,10 @@ impl Delta {
         self.segments.iter_mut().for_each(Segment::trim);
     }
 
-    /// The pages that it touches.
-    pub(crate) fn touched(&self) -> impl Iterator<Item = (RegionId, usize)> + '_ {
-        self.segments().iter().flat_map(|segment| &segment.pages).map(DeltaPage::key)
+    /// The pages that it touches, and which chunks of them.
+    pub(crate) fn touched(&self) -> impl Iterator<Item = (RegionId, usize, u64)> + '_ {
+        let pages = self.segments().iter().flat_map(|segment| &segment.pages);
+        pages.map(|entry| (entry.region, entry.page, entry.mask))
     }
 
     /// Writes out the zeros that are left out, which [`swap`](Self::swap) needs room for.

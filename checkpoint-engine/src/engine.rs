@@ -4,6 +4,7 @@ mod checks;
 mod figures;
 mod hints;
 mod operation;
+mod saving;
 mod ticket;
 
 use std::ops::Range;

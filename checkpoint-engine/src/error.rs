@@ -64,6 +64,11 @@ pub enum EngineError {
     /// Pages that the operation needs aren't in memory, or can't be written. Only scattered memory has such pages.
     #[error("pages of the regions are not in memory; let the program touch them and ask again")]
     Absent,
+    /// A checkpoint can be imported before there is any, and as pages that the regions have.
+    #[error(
+        "a checkpoint can't be imported: there is one already, or it has a page that the region doesn't have"
+    )]
+    NoImport,
     /// The host has no memory, or the history may have no more.
     #[error("no memory for the checkpoint data of the host")]
     NoMemory,

@@ -75,6 +75,8 @@ mod mirror;
 
 mod delta;
 
+mod changes;
+
 mod versions;
 
 mod predictor;
@@ -93,6 +95,7 @@ mod engine;
 mod tests;
 
 pub use asynchronous::Copying;
+pub use changes::ChangeSink;
 pub use config::{Config, MAX_REGION_BYTES, MAX_REGIONS, Rule};
 pub use costs::HostCosts;
 pub use engine::{Engine, Ticket};

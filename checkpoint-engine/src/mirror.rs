@@ -118,6 +118,13 @@ impl Mirror {
         self.resident.contains(page).then_some(page_ptr)
     }
 
+    /// The bytes of `page`, to be read, if it has memory; if not, it is all zeros.
+    pub(crate) fn bytes(&self, page: usize) -> Option<&Page> {
+        // SAFETY: the page is inside the mapping, which this value owns and lends by `&self`: who writes pages
+        // has borrowed it mutably. Any bytes are a valid `Page`.
+        self.resident(page).map(|page| unsafe { page.as_ref() })
+    }
+
     /// All pages.
     pub(crate) fn whole(&mut self) -> MirrorPart<'_> {
         let Self { base, resident, emptied, any_emptied, held_pages } = self;

@@ -5,7 +5,11 @@
 //!   helpers:  asleep ── woken ──> take parts while there are any ──> asleep
 //! ```
 //! Nobody needs to come: parts that no helper takes are done by the thread that asks, so that on a machine
-//! without a spare core a job costs little more than without helpers.
+//! without a spare core a job costs little more than without helpers. What could cost more is a helper that took a
+//! part and then lost its core: a job that took longer than it would have alone is followed by some that aren't
+//! shared ([`sharing`]).
+
+mod sharing;
 
 use std::num::NonZeroUsize;
 use std::panic::{self, AssertUnwindSafe};
@@ -13,7 +17,10 @@ use std::ptr::NonNull;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 use std::{io, mem};
+
+use sharing::Sharing;
 
 /// Helpers that a pool has at most. More than share the memory's bandwidth are of no use.
 pub const MAX_HELPERS: usize = 31;
@@ -55,6 +62,7 @@ struct State {
     running: usize,
     panicked: bool,
     ends: bool,
+    sharing: Sharing,
 }
 
 /// What each part of a job does, for as long as somebody may take one.
@@ -114,20 +122,25 @@ impl Pool {
     /// A part does.
     pub(crate) fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
         let Some(mut running) = self.post(parts, work) else {
-            // Somebody else has the helpers.
+            // Somebody else has the helpers, or they have no core.
             return (0..parts).for_each(work);
         };
+        let start = Instant::now();
+        let (mut own, mut own_time) = (0, Duration::ZERO);
         while let Some((_, part)) = self.shared.lock().take_part() {
             work(part);
+            own += 1;
+            own_time = start.elapsed();
         }
         let panicked = running.finish();
+        self.shared.lock().sharing.took(start.elapsed(), own_time, own, parts);
         assert!(!panicked, "a helper thread of the engine has panicked");
     }
 
     /// Offers the parts to the helpers, if they have nothing to do.
     fn post<'a>(&'a self, parts: usize, work: &'a (dyn Fn(usize) + Sync)) -> Option<Running<'a>> {
         let mut state = self.shared.lock();
-        if parts < 2 || state.job.is_some() {
+        if parts < 2 || state.job.is_some() || !state.sharing.next() {
             return None;
         }
         // SAFETY: only the lifetime changes. `Running` takes the job away, and waits until no helper is in it,

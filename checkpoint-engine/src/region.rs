@@ -4,6 +4,7 @@ mod freeze;
 mod hints;
 mod parts;
 mod restore;
+mod saving;
 mod take;
 mod tries;
 
@@ -15,6 +16,7 @@ use crate::predictor::{EpochEnd, Predictor};
 use crate::{Config, EngineError, LiveMemory, PageSet, TrackError, Tracker};
 
 use hints::Hints;
+use saving::Saving;
 pub(crate) use take::Ceiling;
 use tries::Tries;
 
@@ -42,6 +44,8 @@ pub(crate) struct Region {
     /// What a try of a rollback restores; later, what to protect.
     restore: PageSet,
     pub(crate) tries: Tries,
+    /// If changes are recorded.
+    pub(crate) unsaved: Option<Saving>,
 }
 
 /// How many pages a pass over a region met.
@@ -80,6 +84,7 @@ impl Region {
             changed: PageSet::new(pages)?,
             restore: PageSet::new(pages)?,
             tries: Tries::new(pages)?,
+            unsaved: config.records_changes.then(|| Saving::new(pages)).transpose()?,
         })
     }
 
@@ -88,6 +93,7 @@ impl Region {
         let sets =
             self.written.bytes() + self.changed.bytes() + self.restore.bytes() + self.tries.table_bytes();
         let tables = self.predictor.table_bytes() + self.hints.table_bytes() + self.mirror.table_bytes();
+        let tables = tables + self.unsaved.as_ref().map_or(0, Saving::table_bytes);
         (size_of::<Self>() + sets + tables) as u64
     }
 

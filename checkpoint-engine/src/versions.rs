@@ -36,8 +36,8 @@ pub(crate) struct Versions {
     root: Option<usize>,
     /// The newest id ever given; 0 before the first.
     last: u64,
-    /// Ids that were given to checkpoints that then failed.
-    failed: u64,
+    /// Ids that were given to checkpoints that then failed, or left out.
+    unused: u64,
     /// The newest id that was evicted; 0 if none was.
     evicted: CheckpointId,
     history: NonZeroUsize,
@@ -82,7 +82,7 @@ impl Versions {
             named: VecDeque::new(),
             root: None,
             last: 0,
-            failed: 0,
+            unused: 0,
             evicted: CheckpointId(0),
             history,
             spare: Delta::default(),
@@ -107,7 +107,7 @@ impl Versions {
 
     /// Checkpoints ever taken.
     pub(crate) fn taken(&self) -> u64 {
-        self.last - self.failed
+        self.last - self.unused
     }
 
     /// The id that the next [`commit`](Self::commit) gives, or the next [`fail`](Self::fail) uses up.
@@ -123,7 +123,24 @@ impl Versions {
     /// Uses an id up for a checkpoint that was announced and failed.
     pub(crate) fn fail(&mut self) {
         self.last += 1;
-        self.failed += 1;
+        self.unused += 1;
+    }
+
+    /// Leaves ids out, up to this one.
+    pub(crate) fn skip_to(&mut self, id: CheckpointId) {
+        self.unused += id.0.saturating_sub(self.last);
+        self.last = self.last.max(id.0);
+    }
+
+    /// Makes the mirror's bytes the version `id`, the only one: the root. Room was made by
+    /// [`reserve`](Self::reserve).
+    pub(crate) fn import(&mut self, id: CheckpointId, set: RegionSet, pages_changed: u64) {
+        self.skip_to(id);
+        let (delta, next) = (Delta::default(), None);
+        let root =
+            self.insert(Node { id, parent: None, set, pages_changed, delta, next, children: 0, named: true });
+        self.named.push_back((id, root));
+        self.root = Some(root);
     }
 
     /// The node of the oldest id that can be asked for and is greater than `id`.
@@ -242,8 +259,9 @@ impl Versions {
         self.unname(node);
     }
 
-    /// The pages in which the version in `node` and the root may differ.
-    pub(crate) fn touched(&self, node: usize) -> impl Iterator<Item = (RegionId, usize)> + '_ {
+    /// The pages in which the version in `node` and the root may differ, and the chunks of them. A page may be
+    /// named several times.
+    pub(crate) fn touched(&self, node: usize) -> impl Iterator<Item = (RegionId, usize, u64)> + '_ {
         let path = std::iter::successors(Some(node), |&at| self.node(at).next);
         path.flat_map(|at| self.node(at).delta.touched())
     }

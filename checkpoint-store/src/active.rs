@@ -1,5 +1,6 @@
 //! The segment that is appended to.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use zerocopy::IntoBytes;
@@ -11,8 +12,13 @@ use crate::format::len64;
 use crate::format::manifest::Entry;
 use crate::format::segment::{SEGMENT_HEADER, SegmentHeader, file_name};
 use crate::group::{GroupWriter, Label, QUICK};
+use crate::layer::SegmentFile;
+use crate::scan::check_group;
 use crate::writer::Level;
 use crate::{CHUNK_SIZE, StoreError};
+
+/// Bytes copied at a time.
+const COPY_BYTES: usize = 1 << 20;
 
 /// The segment that is appended to.
 #[derive(Debug)]
@@ -26,6 +32,8 @@ pub(crate) struct Active {
     synced: u64,
     /// Whether there may be bytes behind `end`.
     torn: bool,
+    /// Whether an fsync failed: nothing behind `synced` may be believed any more.
+    given_up: bool,
 }
 
 impl Active {
@@ -41,6 +49,7 @@ impl Active {
             end: catalogue.end,
             synced: catalogue.synced,
             torn: catalogue.end < catalogue.len,
+            given_up: false,
         })
     }
 
@@ -61,7 +70,7 @@ impl Active {
         };
         let file = make().map_err(|error| StoreError::io("begin", &path, error))?;
         let end = len64(SEGMENT_HEADER);
-        Ok(Self { path, number, file, end, synced: end, torn: false })
+        Ok(Self { path, number, file, end, synced: end, torn: false, given_up: false })
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -76,6 +85,20 @@ impl Active {
         self.synced
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.end <= len64(SEGMENT_HEADER)
+    }
+
+    /// Whether an fsync failed, so that another segment must take its place.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
+    /// Whether somebody deleted the file: what is written to it is lost with its last holder.
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.file.is_deleted().unwrap_or(false)
+    }
+
     /// Appends a checkpoint. After an error there is none.
     pub(crate) fn append(
         &mut self,
@@ -86,13 +109,14 @@ impl Active {
     ) -> Result<Entry, StoreError> {
         self.cut()?;
         self.torn = true;
-        let entry = self.write(batch, entries, label).and_then(|entry| {
+        let written = self.write(batch, entries, label);
+        let written = written.and_then(|entry| {
             if level == Level::Synced {
-                self.file.sync()?;
+                self.file.sync().inspect_err(|_| self.given_up = true)?;
             }
             Ok(entry)
         });
-        let entry = match entry {
+        let entry = match written {
             Ok(entry) => entry,
             Err(error) => {
                 // If this fails too, the next commit tries again.
@@ -100,6 +124,10 @@ impl Active {
                 return Err(StoreError::io("append to", &self.path, error));
             }
         };
+        if self.is_deleted() {
+            let directory = self.path.parent().unwrap_or(&self.path);
+            return Err(StoreError::Deleted { path: directory.to_owned() });
+        }
         self.torn = false;
         self.end += entry.group.get();
         if level == Level::Synced {
@@ -121,10 +149,44 @@ impl Active {
     /// Returns when all that was appended is on the disk.
     pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
         if self.synced < self.end {
-            self.file.sync().map_err(|error| StoreError::io("sync", &self.path, error))?;
+            self.file.sync().map_err(|error| {
+                self.given_up = true;
+                StoreError::io("sync", &self.path, error)
+            })?;
             self.synced = self.end;
         }
         Ok(())
+    }
+
+    /// Copies checkpoints of another segment, as they are, so that they are on the disk. Those whose bytes are no
+    /// longer what was written are left out, and those
+    /// that take from them.
+    pub(crate) fn copy(&mut self, from: &SegmentFile, entries: &[Entry]) -> Result<Vec<Entry>, StoreError> {
+        let (mut copied, mut lost) = (Vec::new(), HashSet::new());
+        for entry in entries {
+            if let Err(error) = check_group(from, entry, &mut |_| {}) {
+                tracing::error!("checkpoint {} is lost after a failed fsync: {error}", entry.id);
+                lost.insert(entry.id.get());
+                continue;
+            }
+            if lost.contains(&entry.base.get()) {
+                lost.insert(entry.id.get());
+                continue;
+            }
+            let mut piece = vec![0; COPY_BYTES];
+            let mut done = 0;
+            while done < entry.group.get() {
+                let part = usize::try_from(entry.group.get() - done).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+                from.read(entry.at.get() + done, &mut piece[..part])?;
+                let put = self.file.write_at(self.end + done, &piece[..part]);
+                put.map_err(|error| StoreError::io("write", &self.path, error))?;
+                done += len64(part);
+            }
+            copied.push(Entry { segment: self.number.into(), at: self.end.into(), ..*entry });
+            self.end += entry.group.get();
+        }
+        self.sync()?;
+        Ok(copied)
     }
 
     fn write(&self, batch: &Batch, entries: &[BatchEntry], label: Label) -> std::io::Result<Entry> {

@@ -15,9 +15,10 @@ use crate::format::segment::{SEGMENT_HEADER, SegmentHeader, file_name};
 use crate::format::{MAX_CHAIN, MAX_MANIFEST_BYTES, VERSION};
 use crate::layer::{Layer, SegmentFile};
 use crate::scan::{Scan, scan};
+use crate::state::oldest_kept;
 
 /// How often a reader starts again because compaction took away what the manifest named.
-const MOST_TRIES: usize = 64;
+pub(crate) const MOST_TRIES: usize = 64;
 
 /// What a store holds.
 #[derive(Debug)]
@@ -68,24 +69,38 @@ impl Catalogue {
 
     /// The checkpoint's layers, its own first, the last one complete.
     pub(crate) fn layers(&self, directory: &Path, id: u64) -> Result<Vec<Layer>, StoreError> {
-        let mut files: BTreeMap<u64, Arc<SegmentFile>> = BTreeMap::new();
-        let mut layers = Vec::new();
-        for entry in chain(&self.entries, directory, id)? {
-            let number = entry.segment.get();
-            let file = match files.get(&number) {
-                Some(file) => Arc::clone(file),
-                None => Arc::new(open_segment(directory, self.manifest.store, number)?),
-            };
-            files.insert(number, Arc::clone(&file));
-            layers.push(Layer::open(file, entry)?);
-        }
-        Ok(layers)
+        layers_of(directory, self.manifest.store, &chain(&self.entries, directory, id)?)
+    }
+
+    /// The oldest checkpoint that may be asked for.
+    pub(crate) fn oldest_kept(&self) -> u64 {
+        oldest_kept(&self.manifest, &self.entries)
     }
 
     /// Whether `id` is one that may be asked for.
     pub(crate) fn is_kept(&self, id: u64) -> bool {
-        self.manifest.oldest_kept <= id && self.entries.contains_key(&id)
+        self.oldest_kept() <= id && self.entries.contains_key(&id)
     }
+}
+
+/// Opens the layers of a chain.
+pub(crate) fn layers_of(
+    directory: &Path,
+    store: [u8; 16],
+    chain: &[Entry],
+) -> Result<Vec<Layer>, StoreError> {
+    let mut files: BTreeMap<u64, Arc<SegmentFile>> = BTreeMap::new();
+    let mut layers = Vec::with_capacity(chain.len());
+    for entry in chain {
+        let number = entry.segment.get();
+        let file = match files.get(&number) {
+            Some(file) => Arc::clone(file),
+            None => Arc::new(open_segment(directory, store, number)?),
+        };
+        files.insert(number, Arc::clone(&file));
+        layers.push(Layer::open(file, *entry)?);
+    }
+    Ok(layers)
 }
 
 /// The checkpoints that `id` takes its pages from, itself first.

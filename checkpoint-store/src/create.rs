@@ -62,6 +62,7 @@ pub(crate) fn store(directory: &Path, disk: &dyn Disk) -> Result<(), StoreError>
         active: FIRST_SEGMENT,
         next_segment: FIRST_SEGMENT + 1,
         oldest_kept: 0,
+        keep: 0,
         segments: Vec::new(),
         checkpoints: Vec::new(),
     };

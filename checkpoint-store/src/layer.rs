@@ -66,8 +66,14 @@ pub(crate) struct Layer {
 }
 
 impl Layer {
-    /// Reads the index of `entry`.
+    /// Opens the records of `entry`.
     pub(crate) fn open(segment: Arc<SegmentFile>, entry: Entry) -> Result<Self, StoreError> {
+        let index = Self::read_index(&segment, &entry)?;
+        Ok(Self { segment, entry, index })
+    }
+
+    /// Reads the index of `entry`.
+    pub(crate) fn read_index(segment: &SegmentFile, entry: &Entry) -> Result<Index, StoreError> {
         let at = entry.at.get().saturating_add(entry.index_at.get());
         let header = segment.header(at)?;
         let damage = |what| StoreError::damage(&segment.path, at, what);
@@ -81,38 +87,16 @@ impl Layer {
         if index.objects.len() != entry.objects.get() as usize {
             return Err(damage("the index has another number of objects than its checkpoint"));
         }
-        Ok(Self { segment, entry, index })
+        Ok(index)
     }
 
     /// The unpacked bytes of a block or of a section.
     pub(crate) fn unpack(&self, place: &Place, kind: Kind) -> Result<Vec<u8>, StoreError> {
         let at = self.entry.at.get() + place.at.get();
         let header = self.segment.header(at)?;
-        let damage = |what| StoreError::damage(&self.segment.path, at, what);
-        let wanted = RecordHeader {
-            kind,
-            encoding: Encoding::from_byte(place.encoding)
-                .ok_or_else(|| damage("a record of unknown encoding"))?,
-            checkpoint: self.entry.id.get(),
-            stored: place.stored.get(),
-            raw: place.raw.get(),
-            crc: place.crc.get(),
-        };
-        if header != wanted {
-            return Err(damage("this is not the record that the index says is here"));
-        }
-        let stored = self.segment.payload(at, &header)?;
-        let raw = header.raw as usize;
-        let bytes = match header.encoding {
-            Encoding::Raw => stored,
-            Encoding::Zstd => {
-                zstd::bulk::decompress(&stored, raw).map_err(|_| damage("the record can't be unpacked"))?
-            }
-        };
-        if bytes.len() != raw {
-            return Err(damage("the record unpacks to another length than it says"));
-        }
-        Ok(bytes)
+        let checked = place.check(place.at.get(), &self.entry, kind, &header);
+        checked.map_err(|what| StoreError::damage(&self.segment.path, at, what))?;
+        unpacked(&self.segment, at, &header)
     }
 
     /// The run that `page` of object number `object` is in.
@@ -122,4 +106,42 @@ impl Layer {
         let run = runs[..after].last().filter(|run| page < run.end())?;
         Some(run.run())
     }
+}
+
+impl Place {
+    /// Whether the record at `at`, from the first of its checkpoint's, is what the index says.
+    pub(crate) fn check(
+        &self,
+        at: u64,
+        entry: &Entry,
+        kind: Kind,
+        header: &RecordHeader,
+    ) -> Result<(), &'static str> {
+        let same = header.kind == kind
+            && self.at.get() == at
+            && header.encoding.byte() == self.encoding
+            && header.checkpoint == entry.id.get()
+            && header.stored == self.stored.get()
+            && header.raw == self.raw.get()
+            && header.crc == self.crc.get();
+        if same { Ok(()) } else { Err("this is not the record that the index says is here") }
+    }
+}
+
+/// The payload of the record at `at`, unpacked. It allocates no more than the bound of the record's kind, which the
+/// header was checked against.
+pub(crate) fn unpacked(segment: &SegmentFile, at: u64, header: &RecordHeader) -> Result<Vec<u8>, StoreError> {
+    let damage = |what| StoreError::damage(&segment.path, at, what);
+    let stored = segment.payload(at, header)?;
+    let raw = header.raw as usize;
+    let bytes = match header.encoding {
+        Encoding::Raw => stored,
+        Encoding::Zstd => {
+            zstd::bulk::decompress(&stored, raw).map_err(|_| damage("the record can't be unpacked"))?
+        }
+    };
+    if bytes.len() != raw {
+        return Err(damage("the record unpacks to another length than it says"));
+    }
+    Ok(bytes)
 }

@@ -28,8 +28,10 @@ mod layer;
 mod scan;
 mod snapshot;
 mod store;
+mod verify;
 
 mod active;
+mod compaction;
 mod create;
 mod state;
 mod writer;
@@ -37,10 +39,12 @@ mod writer;
 pub mod section;
 
 pub use batch::{Batch, BatchError};
+pub use compaction::Progress;
 pub use error::{Damage, StoreError};
 pub use object::{MAX_OBJECT_PAGES, NameError, Object, ObjectIndex, ObjectName};
 pub use snapshot::Snapshot;
 pub use store::{CheckpointInfo, Store};
+pub use verify::{Verified, verify};
 pub use writer::{Committed, Level, Options, Writer};
 
 /// Bytes in a page.

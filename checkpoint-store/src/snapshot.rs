@@ -41,6 +41,16 @@ struct Cache {
     order: VecDeque<(usize, u32)>,
 }
 
+/// What some layers say of consecutive pages.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Piece {
+    pub(crate) pages: Range<u64>,
+    /// They are zero.
+    pub(crate) zero: bool,
+    /// Chunks that these layers don't name are zero, whatever is below.
+    pub(crate) bottomless: bool,
+}
+
 /// What is known of a page after some layers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Known {
@@ -91,9 +101,9 @@ impl Snapshot {
         u32::try_from(place).ok().map(ObjectIndex)
     }
 
-    /// The names of its sections.
-    pub fn sections(&self) -> impl Iterator<Item = &str> {
-        self.layers[0].index.sections.iter().map(|(name, _)| name.as_str())
+    /// The names of its sections, and their bytes.
+    pub fn sections(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.layers[0].index.sections.iter().map(|(name, place)| (name.as_str(), u64::from(place.raw.get())))
     }
 
     /// The section of this name.
@@ -201,24 +211,50 @@ impl Snapshot {
 
     /// The pages that aren't zero for certain, ascending.
     pub fn present(&self, object: ObjectIndex) -> impl Iterator<Item = Range<u64>> + use<> {
-        let mut ranges: Vec<Range<u64>> = Vec::new();
-        let mut covered: Vec<Range<u64>> = Vec::new();
-        for place in self.places.get(object.place()).into_iter().flatten() {
+        let pieces = self.pieces(object, self.layers.len(), true);
+        joined(pieces.into_iter().filter(|piece| !piece.zero).map(|piece| piece.pages).collect()).into_iter()
+    }
+
+    /// What the newest `take` layers say of an object's pages, ascending. What a `complete` checkpoint needn't say
+    /// is left out.
+    pub(crate) fn pieces(&self, object: ObjectIndex, take: usize, complete: bool) -> Vec<Piece> {
+        let (mut pieces, mut covered) = (Vec::new(), Vec::new());
+        let Some(places) = self.places.get(object.place()) else { return pieces };
+        // Pages from here on were zero at some time in these layers, whatever is below.
+        let bottom = if places.len() < take { 0 } else { places[take - 1].pages };
+        let mut add = |pages: Range<u64>, zero| {
+            let split = bottom.clamp(pages.start, pages.end);
+            for (pages, bottomless) in [(pages.start..split, complete), (split..pages.end, true)] {
+                if !pages.is_empty() {
+                    pieces.push(Piece { pages, zero, bottomless });
+                }
+            }
+        };
+        for place in places.iter().take(take) {
             let runs = &self.layers[place.layer].index.objects[place.object].runs;
             let mut own = Vec::with_capacity(runs.len());
             for raw in runs {
-                let (first, end) = (raw.page(), raw.end().min(place.pages));
-                if end <= first {
-                    continue;
+                let pages = raw.page()..raw.end().min(place.pages);
+                if !pages.is_empty() {
+                    let zero = raw.run().source == Source::Zero;
+                    uncovered(&covered, pages.clone(), &mut |pages| add(pages, zero));
+                    own.push(pages);
                 }
-                if raw.run().source != Source::Zero {
-                    uncovered(&covered, first..end, &mut ranges);
-                }
-                own.push(first..end);
             }
-            covered = joined(covered, own);
+            covered.append(&mut own);
+            covered = joined(covered);
         }
-        joined(ranges, Vec::new()).into_iter()
+        let pages = self.objects[object.place()].pages;
+        if !complete && bottom < pages {
+            uncovered(&covered, bottom..pages, &mut |pages| add(pages, true));
+        }
+        pieces.sort_unstable_by_key(|piece| piece.pages.start);
+        pieces
+    }
+
+    /// The checkpoint's own records.
+    pub(crate) fn newest_layer(&self) -> &Layer {
+        &self.layers[0]
     }
 
     /// A block of a layer, unpacked.
@@ -255,8 +291,8 @@ fn fill(out: &mut [u8; PAGE_SIZE], wanted: u64, page: Option<&[u8; PAGE_SIZE]>) 
     }
 }
 
-/// Adds what of `range` is not in `covered`, which is ascending and disjoint.
-fn uncovered(covered: &[Range<u64>], range: Range<u64>, found: &mut Vec<Range<u64>>) {
+/// Tells of what of `range` is not in `covered`, which is ascending and disjoint.
+fn uncovered(covered: &[Range<u64>], range: Range<u64>, found: &mut dyn FnMut(Range<u64>)) {
     let mut at = range.start;
     let from = covered.partition_point(|span| span.end <= at);
     for span in &covered[from..] {
@@ -264,19 +300,19 @@ fn uncovered(covered: &[Range<u64>], range: Range<u64>, found: &mut Vec<Range<u6
             break;
         }
         if at < span.start {
-            found.push(at..span.start);
+            found(at..span.start);
         }
         at = at.max(span.end);
     }
     if at < range.end {
-        found.push(at..range.end);
+        found(at..range.end);
     }
 }
 
 /// The union of spans, ascending and disjoint.
-fn joined(mut spans: Vec<Range<u64>>, more: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    spans.extend(more);
-    spans.sort_unstable_by_key(|span| span.start);
+fn joined(mut spans: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    // Stable, because that is quick for a few ascending sequences behind each other.
+    spans.sort_by_key(|span| span.start);
     let mut joined: Vec<Range<u64>> = Vec::with_capacity(spans.len());
     for span in spans {
         match joined.last_mut() {

@@ -1,11 +1,12 @@
 //! A store to read: any time, also beside its writer.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cairn_abi::CheckpointId;
 
-use crate::catalogue::{Catalogue, chain};
+use crate::catalogue::{Catalogue, MOST_TRIES, chain};
 use crate::format::manifest::Entry;
 use crate::{Damage, Snapshot, StoreError};
 
@@ -41,7 +42,7 @@ impl Store {
     /// No store, damage to the manifest or to a segment's header, an unknown version, or the host's.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let catalogue = Catalogue::load(directory)?;
-        let kept = catalogue.entries.range(catalogue.manifest.oldest_kept..);
+        let kept = catalogue.entries.range(catalogue.oldest_kept()..);
         let checkpoints = kept
             .map(|(id, entry)| {
                 let deltas = chain(&catalogue.entries, directory, *id).map_or(0, |chain| chain.len() - 1);
@@ -57,6 +58,12 @@ impl Store {
         &self.checkpoints
     }
 
+    /// How many checkpoints its writer keeps; `None` for all.
+    #[must_use]
+    pub fn keep(&self) -> Option<NonZeroUsize> {
+        usize::try_from(self.catalogue.manifest.keep).ok().and_then(NonZeroUsize::new)
+    }
+
     /// Damage to what was once on the disk, met while looking for checkpoints. Some of them may be missing from
     /// [`Store::checkpoints`]; reading one that needs a missing one is an error.
     #[must_use]
@@ -69,23 +76,28 @@ impl Store {
     /// # Errors
     /// No such checkpoint, damage, or the host's.
     pub fn snapshot(&self, id: CheckpointId) -> Result<Snapshot, StoreError> {
-        if !self.catalogue.is_kept(id.0) {
-            return Err(StoreError::Unknown { path: self.directory.clone(), id: id.0 });
-        }
-        match self.catalogue.layers(&self.directory, id.0) {
-            Ok(layers) => Ok(Snapshot::new(layers)),
-            Err(error) => {
-                // Compaction may have moved it since this store was opened.
-                let now = Catalogue::load(&self.directory)?;
-                if now.manifest.generation == self.catalogue.manifest.generation {
-                    return Err(error);
-                }
-                if !now.is_kept(id.0) {
-                    return Err(StoreError::Unknown { path: self.directory.clone(), id: id.0 });
-                }
-                Ok(Snapshot::new(now.layers(&self.directory, id.0)?))
+        let of = |catalogue: &Catalogue| {
+            if catalogue.is_kept(id.0) {
+                catalogue.layers(&self.directory, id.0).map(Snapshot::new)
+            } else {
+                Err(StoreError::Unknown { path: self.directory.clone(), id: id.0 })
             }
+        };
+        let mut found = of(&self.catalogue);
+        let mut generation = self.catalogue.manifest.generation;
+        for _ in 0..MOST_TRIES {
+            if found.is_ok() {
+                break;
+            }
+            // Compaction may have moved it since the catalogue was read.
+            let now = Catalogue::load(&self.directory)?;
+            if now.manifest.generation == generation {
+                break;
+            }
+            generation = now.manifest.generation;
+            found = of(&now);
         }
+        found
     }
 }
 

@@ -1,5 +1,7 @@
 //! A session with the device: typed requests, typed results.
 
+mod durable;
+
 use std::ops::Range;
 use std::path::Path;
 
@@ -57,7 +59,8 @@ impl Client {
         &self.hello
     }
 
-    /// Makes `memory` a region. The checkpoints from now on hold it.
+    /// Makes `memory` a region. The checkpoints from now on hold it. `tag` is the type of what is in it, for the store:
+    /// without one it isn't sent.
     ///
     /// # Errors
     /// [`ShimError::Refused`] among others.
@@ -66,8 +69,10 @@ impl Client {
         memory: RegionMemory,
         name: RegionName,
         mode: RegionMode,
+        tag: u64,
     ) -> Result<RegionId, ShimError> {
-        let request = Request::Register { span: memory.span(), name, mode };
+        let tag = if self.has_store() { tag } else { 0 };
+        let request = Request::Register { span: memory.span(), name, mode, tag };
         let reply = self.ask(request, Some(&memory))?;
         let ReplyBody::Region(id) = reply.body else { return Err(unexpected(request)) };
         self.regions.push((id, memory));
@@ -306,6 +311,11 @@ impl Client {
 }
 
 fn refused(request: Request, reply: &Reply) -> ShimError {
+    if reply.status == Status::Mismatch {
+        let region = Some(RegionId(reply.detail)).filter(|region| region.0 != 0);
+        let stored = if let ReplyBody::Stored(stored) = reply.body { Some(stored) } else { None };
+        return ShimError::Mismatch { region, stored };
+    }
     ShimError::Refused { request: name(request), status: reply.status, detail: reply.detail }
 }
 
@@ -319,10 +329,17 @@ fn name(request: Request) -> &'static str {
         Request::Hello { .. } => "opening the session",
         Request::Register { .. } => "registering the region",
         Request::Unregister { .. } => "ending the region",
-        Request::Checkpoint | Request::CheckpointAsync | Request::Ticket { .. } => "the checkpoint",
+        Request::Checkpoint
+        | Request::CheckpointAsync
+        | Request::CheckpointDurable { .. }
+        | Request::Durability { .. }
+        | Request::Ticket { .. } => "the checkpoint",
         Request::Rollback { .. } => "the rollback",
         Request::Release { .. } => "releasing the checkpoint",
-        Request::Query { .. } | Request::QueryNext { .. } => "the query",
+        Request::Query { .. } | Request::QueryNext { .. } | Request::Store | Request::Stored { .. } => {
+            "the query"
+        }
+        Request::Recover { .. } => "recovering the checkpoint",
         Request::Hints { .. } => "telling the hints",
     }
 }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use cairn_abi::{Span, Status};
+use cairn_abi::reply::StoredRegion;
+use cairn_abi::{RegionId, Span, Status};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -29,8 +30,16 @@ pub enum ShimError {
         request: &'static str,
         /// Why not.
         status: Status,
-        /// The id that the status explains, or 0.
+        /// The id or number that the status explains, or 0.
         detail: u32,
+    },
+    /// The regions of a stored checkpoint aren't those that are registered.
+    #[error("the stored checkpoint's regions are not those that are registered")]
+    Mismatch {
+        /// A registered region that doesn't fit, if it's one of these.
+        region: Option<RegionId>,
+        /// What the checkpoint has in its place, if anything.
+        stored: Option<StoredRegion>,
     },
     /// The answer is that of another request.
     #[error("{request} failed: the device answered something else")]

@@ -17,7 +17,7 @@
 //!    v  Ok, or ShimError
 //! ```
 //!
-//! Nothing sleeps and there is no interrupt: an unprivileged program could take none.
+//! There is no interrupt, an unprivileged program could take none, and nothing sleeps but who waits for the disk.
 //!
 //! # Finding the device
 //!

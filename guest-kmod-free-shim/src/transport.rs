@@ -227,7 +227,16 @@ impl Transport {
 
 /// Requests that a polling device leaves in the ring.
 fn at_notification_only(request: &Request) -> bool {
-    matches!(request, Request::Hello { .. } | Request::Register { .. } | Request::Unregister { .. })
+    matches!(
+        request,
+        Request::Hello { .. }
+            | Request::Register { .. }
+            | Request::Unregister { .. }
+            | Request::CheckpointDurable { .. }
+            | Request::Durability { wait: Some(_), .. }
+            | Request::Recover { .. }
+            | Request::Stored { .. }
+    )
 }
 
 /// Resets the device, which ends the session, before its ring goes away.

@@ -148,6 +148,61 @@ pub enum Error {
     /// An arena is too small for what is to be in it.
     #[error(transparent)]
     Full(#[from] Full),
+    /// Nothing can be put on disk: the engine keeps checkpoints in memory, or the guest was started without a
+    /// store.
+    #[error(
+        "there is no store for checkpoints: start {} with cairn run --store DIR",
+        Start { engine: *.engine, device: *.device }
+    )]
+    NoStore {
+        /// The session's engine.
+        engine: EngineKind,
+        /// Whether it could have one.
+        device: bool,
+    },
+    /// The checkpoint was taken and can be rolled back to, but it isn't on disk. The checkpoints before it are
+    /// as they were, and the next one that is stored has all that it had.
+    #[error("checkpoint {id} couldn't be stored; those that were stored before stand")]
+    NotStored {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// What the host said.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// The store can't be read, or belongs to another session of the guest (EBUSY).
+    #[error("the store can't be used; cairn's messages say more")]
+    StoreFailed {
+        /// What the host said.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// A region isn't what a stored checkpoint has under its name.
+    #[error("the stored checkpoint doesn't fit: the region {region:?} {}", Both(.wanted.as_deref(), *.stored))]
+    Unfit {
+        /// Its name.
+        region: String,
+        /// What the program has; nothing if it has no such region.
+        wanted: Option<String>,
+        /// What the store has; nothing if it has no such region.
+        stored: Option<Stored>,
+    },
+    /// An arena can't be where it was: addresses in it mean something.
+    #[error(
+        "the arena {name:?} was stored at {stored:#x} and is at {address:#x}: something else was there when it was \
+         made; make arenas as early as the run before did"
+    )]
+    ArenaElsewhere {
+        /// Its name.
+        name: String,
+        /// Where it was.
+        stored: u64,
+        /// Where it is.
+        address: u64,
+    },
+    /// The session has a checkpoint already.
+    #[error("recover() comes before the first checkpoint of a session")]
+    RecoverLate,
     /// The session was made before a fork, and this is the child.
     #[error(
         "this session belongs to the process that opened it, and this is a child of it: open a session of its own"
@@ -174,6 +229,61 @@ impl Error {
     /// For `map_err`: what was tried when the system said no.
     pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::System { what, source: source.into() }
+    }
+}
+
+/// A region as a store has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// All of it.
+    pub bytes: u64,
+    /// One element, or an arena's root.
+    pub element_bytes: u64,
+    /// Whether the elements are of the same type as the program's region of that name.
+    pub same_type: bool,
+}
+
+/// Says what to start.
+struct Start {
+    engine: EngineKind,
+    device: bool,
+}
+
+impl std::fmt::Display for Start {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.device {
+            true => f.write_str("the guest"),
+            false => {
+                write!(f, "the program (whose engine now is {}, which keeps them in memory)", self.engine)
+            }
+        }
+    }
+}
+
+/// Says what a region is, here and in the store.
+struct Both<'a>(Option<&'a str>, Option<Stored>);
+
+impl std::fmt::Display for Both<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self(Some(wanted), Some(stored)) => write!(f, "is {wanted} here and {stored} in the store"),
+            Self(Some(wanted), None) => write!(f, "is {wanted} here and not in the store"),
+            Self(None, Some(stored)) => {
+                write!(f, "is in the store with {} bytes and not in the session", stored.bytes)
+            }
+            Self(None, None) => f.write_str("is none of the session's"),
+        }
+    }
+}
+
+/// As in "the region is ... in the store".
+impl std::fmt::Display for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { bytes, element_bytes, same_type } = self;
+        match same_type {
+            true => write!(f, "{bytes} bytes of the same"),
+            false => write!(f, "{bytes} bytes of another type ({element_bytes} bytes each)"),
+        }
     }
 }
 

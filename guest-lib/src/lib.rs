@@ -54,6 +54,14 @@
 //! A rollback takes all of it back, the allocator's state too, and safe code can't hold on to anything
 //! across it: [`arena`] says how, and what happens when one is full.
 //!
+//! # Checkpoints on disk
+//!
+//! Under `cairn run --store DIR` (and `cairn boot --store DIR`) a checkpoint can outlive the program:
+//! [`Session::checkpoint_durable`] returns when it is on disk, and [`Session::recover`] in the next run fills
+//! the regions with it, after a crash of whatever it was. [`Level`] says what a checkpoint is to survive;
+//! [`Session::checkpoint_durable_async`] lets the program run on while the disk is at work. One session of a
+//! guest at a time can have the store.
+//!
 //! # Engines
 //!
 //! [`Session::open`] takes the hypervisor's checkpoint device when the machine has one, else
@@ -107,16 +115,19 @@ mod memory;
 mod options;
 mod region;
 mod session;
+mod shape;
 mod ticket;
 
-pub use cairn_abi::CheckpointId;
-pub use cairn_abi::reply::{CheckpointFigures, SessionFigures};
+pub use cairn_abi::reply::{CheckpointFigures, SessionFigures, StoreFigures};
+pub use cairn_abi::{CheckpointId, Level};
 pub use element::Element;
-pub use error::Error;
+pub use error::{Error, Stored};
 pub use hints::RegionMode;
 pub use kind::{ENGINE_VARIABLE, EngineKind, UnknownEngine};
 pub use options::{DEFAULT_HISTORY, MAX_HISTORY, Options};
 pub use region::{Region, RegionTuple};
 pub use session::Session;
+#[doc(hidden)]
+pub use shape::Shape;
 pub use ticket::Ticket;
 pub use zerocopy;

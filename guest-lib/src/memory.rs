@@ -54,6 +54,26 @@ impl Block {
         Ok(Self { start, len, owned: true })
     }
 
+    /// Maps `len` bytes of zeros, whole pages, at `address` and nowhere else.
+    ///
+    /// # Errors
+    /// Something is there, or can't be there.
+    pub(crate) fn map_at(address: usize, len: usize) -> io::Result<Self> {
+        let refused = || io::Error::from(io::ErrorKind::AddrInUse);
+        if address == 0 || !address.is_multiple_of(PAGE) || !len.is_multiple_of(PAGE) || len == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let wanted = ptr::without_provenance_mut(address);
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
+        // SAFETY: a fresh anonymous mapping that replaces nothing: that is what FIXED_NOREPLACE says, and a kernel
+        // that doesn't know it takes the address for a hint.
+        let base = unsafe { mm::mmap_anonymous(wanted, len, protection, flags) }?;
+        let start = NonNull::new(base.cast::<u8>()).ok_or_else(refused)?;
+        let block = Self { start, len, owned: true };
+        if block.address() == address { Ok(block) } else { Err(refused()) }
+    }
+
     /// Stands for memory that the program owns.
     ///
     /// # Safety

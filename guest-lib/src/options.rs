@@ -2,6 +2,8 @@
 
 use std::env;
 
+use cairn_abi::Level;
+
 use crate::engines;
 use crate::error::Error;
 use crate::kind::{ENGINE_VARIABLE, EngineKind, UnknownEngine};
@@ -30,6 +32,7 @@ pub const MAX_HISTORY: u32 = 1024;
 pub struct Options {
     engine: Option<EngineKind>,
     history: Option<u32>,
+    durable: Option<Level>,
 }
 
 impl Options {
@@ -53,6 +56,12 @@ impl Options {
         self
     }
 
+    /// What a checkpoint has reached when [`Session::checkpoint_durable`] returns; [`Level::Synced`] by default.
+    pub fn durable_level(mut self, level: Level) -> Self {
+        self.durable = Some(level);
+        self
+    }
+
     /// Opens the session.
     ///
     /// # Errors
@@ -73,7 +82,7 @@ impl Options {
             Some(kind) => (kind, engines::open(kind, history)?),
             None => engines::open_best(history)?,
         };
-        Ok(Session::new(kind, engine))
+        Session::new(kind, engine, self.durable.unwrap_or(Level::Synced))
     }
 }
 

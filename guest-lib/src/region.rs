@@ -1,5 +1,6 @@
 //! Handles of regions, and the regions of a session.
 
+use std::any::type_name;
 use std::marker::PhantomData;
 use std::slice::GetDisjointMutError;
 
@@ -10,6 +11,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::hints::Check;
 use crate::memory::Block;
+use crate::shape::element_tag;
 
 /// A handle of `len` elements that belong to a session.
 ///
@@ -63,6 +65,27 @@ pub(crate) struct Entry {
     pub(crate) block: Block,
     /// If hints are checked.
     pub(crate) check: Option<Check>,
+    /// What its type is called.
+    pub(crate) element: &'static str,
+    /// The type as the store knows it.
+    pub(crate) tag: u64,
+    /// Whether addresses in it mean something.
+    pub(crate) is_arena: bool,
+}
+
+/// What is in a region.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Contents {
+    pub(crate) element: &'static str,
+    pub(crate) tag: u64,
+    pub(crate) is_arena: bool,
+}
+
+impl Contents {
+    /// Elements of this type.
+    pub(crate) fn of<T>() -> Self {
+        Self { element: type_name::<T>(), tag: element_tag::<T>(), is_arena: false }
+    }
 }
 
 /// The regions of one session, in the order of their slots.

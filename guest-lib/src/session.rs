@@ -1,5 +1,6 @@
 //! A program's connection to whatever keeps its checkpoints.
 
+mod durable;
 mod hinting;
 mod tickets;
 mod tree;
@@ -10,7 +11,7 @@ use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cairn_abi::reply::{CheckpointFigures, SessionFigures};
-use cairn_abi::{CheckpointId, RegionId, RegionName};
+use cairn_abi::{CheckpointId, Level, RegionId, RegionName};
 
 use crate::element::Element;
 use crate::engines::{self, Engine, Failure, Limits};
@@ -19,7 +20,7 @@ use crate::hints::{Check, RegionMode};
 use crate::kind::EngineKind;
 use crate::memory::{Block, PAGE};
 use crate::options::Options;
-use crate::region::{Entry, Region, RegionTuple, Regions};
+use crate::region::{Contents, Entry, Region, RegionTuple, Regions};
 
 /// Names of dropped regions that are remembered for messages: bounds what a program that registers
 /// and drops for ever costs. Older ones are called by their number.
@@ -88,6 +89,10 @@ pub struct Session {
     dropped: VecDeque<(RegionId, RegionName)>,
     /// A rollback failed and may have changed some bytes and not others.
     torn: bool,
+    /// What [`Session::checkpoint_durable`] waits for.
+    durable_level: Level,
+    /// What every checkpoint is to reach, because whoever started the guest wants it.
+    level_of_all: Option<Level>,
 }
 
 impl Session {
@@ -108,10 +113,21 @@ impl Session {
         Options::new().engine(kind).open()
     }
 
-    pub(crate) fn new(kind: EngineKind, backend: Box<dyn Engine>) -> Self {
+    pub(crate) fn new(
+        kind: EngineKind,
+        mut backend: Box<dyn Engine>,
+        durable_level: Level,
+    ) -> Result<Self, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let regions = Regions::new(NEXT.fetch_add(1, Ordering::Relaxed));
-        Self { kind, process: process::id(), backend, regions, dropped: VecDeque::new(), torn: false }
+        let figures = backend.durable().map(|store| store.figures());
+        let level_of_all = match figures {
+            Some(Ok(figures)) => figures.level_of_all,
+            Some(Err(Failure::Other(error))) => return Err(error),
+            Some(Err(_)) | None => None,
+        };
+        let (process, dropped) = (process::id(), VecDeque::new());
+        Ok(Self { kind, process, backend, regions, dropped, torn: false, durable_level, level_of_all })
     }
 
     /// The engine that keeps the checkpoints.
@@ -176,7 +192,7 @@ impl Session {
         }
         let bytes = self.new_bytes::<T>(name, len)?;
         let block = Block::map(bytes).map_err(Error::system("getting memory for a region"))?;
-        self.insert(checked, block, len, mode)
+        self.insert(checked, block, len, mode, Contents::of::<T>())
     }
 
     /// Registers memory that the program owns as a region: its content counts as written.
@@ -230,7 +246,7 @@ impl Session {
         // SAFETY: this function's contract holds what `Block::adopt` asks for until the region is
         // dropped or the session is, and the block goes then.
         let block = unsafe { Block::adopt(memory) };
-        self.insert(checked, block, len, mode)
+        self.insert(checked, block, len, mode, Contents::of::<u8>())
     }
 
     /// Ends a region. Its memory goes back to the system, unless it was adopted: that is left alone.
@@ -301,12 +317,17 @@ impl Session {
         regions.split(&mut self.regions)
     }
 
-    /// Commits the content of all regions as a new checkpoint, all or nothing.
+    /// Commits the content of all regions as a new checkpoint, all or nothing. Under `cairn run --durable` it
+    /// returns when that is on disk, as [`Session::checkpoint_durable`] does.
     ///
     /// # Errors
+    /// With `--durable` also those of [`Session::checkpoint_durable`].
     /// [`Error::OtherProcess`], [`Error::NotHinted`], [`Error::Torn`], or [`Error::System`] when memory is
     /// short; earlier checkpoints stand.
     pub fn checkpoint(&mut self) -> Result<CheckpointId, Error> {
+        if let Some(level) = self.level_of_all {
+            return self.checkpoint_durable_at(level);
+        }
         self.own()?;
         self.whole()?;
         self.regions.check_hints()?;
@@ -332,6 +353,10 @@ impl Session {
         if !self.torn {
             self.regions.check_hints()?;
         }
+        self.roll_back(id)
+    }
+
+    fn roll_back(&mut self, id: CheckpointId) -> Result<(), Error> {
         let outcome = self.backend.rollback(&mut self.regions, id);
         self.torn = match &outcome {
             Ok(()) => false,
@@ -430,17 +455,37 @@ impl Session {
             })
     }
 
+    /// As [`Session::region`], for an arena whose root is of that type.
+    pub(crate) fn arena_region(
+        &mut self,
+        name: &str,
+        bytes: usize,
+        element: &'static str,
+        tag: u64,
+    ) -> Result<Region<u8>, Error> {
+        let checked = self.new_name(name)?;
+        if bytes == 0 {
+            return Err(Error::Empty { name: name.to_owned() });
+        }
+        let len = self.new_bytes::<u8>(name, bytes)?;
+        let block = self.arena_block(&checked, len, tag)?;
+        let contents = Contents { element, tag, is_arena: true };
+        self.insert(checked, block, bytes, RegionMode::Tracked, contents)
+    }
+
     fn insert<T: Element>(
         &mut self,
         name: RegionName,
         block: Block,
         len: usize,
         mode: RegionMode,
+        contents: Contents,
     ) -> Result<Region<T>, Error> {
+        let Contents { element, tag, is_arena } = contents;
         let check = if mode == RegionMode::Checked { Some(Check::new(&block)?) } else { None };
-        let registered = self.backend.register(&name, &block, mode.engine());
+        let registered = self.backend.register(&name, &block, mode.engine(), tag);
         let id = registered.map_err(|failure| self.explain(failure, None))?;
-        Ok(self.regions.insert(Entry { id, name, block, check }, len))
+        Ok(self.regions.insert(Entry { id, name, block, check, element, tag, is_arena }, len))
     }
 
     fn limits(&self) -> Limits {
@@ -458,6 +503,10 @@ impl Session {
                 region: self.name_of(region),
                 registered: self.regions.iter().any(|entry| entry.id == region),
             },
+            Failure::Unfit { region, stored } => self.unfit(region, stored),
+            Failure::RecoverLate => Error::RecoverLate,
+            Failure::Store(source) if id.0 == 0 => Error::StoreFailed { source },
+            Failure::Store(source) => Error::NotStored { id, source },
             Failure::Other(error) => error,
         }
     }

@@ -25,8 +25,9 @@ impl Engine for Failing {
         name: &RegionName,
         block: &Block,
         mode: cairn_abi::RegionMode,
+        tag: u64,
     ) -> Result<RegionId, Failure> {
-        self.0.register(name, block, mode)
+        self.0.register(name, block, mode, tag)
     }
 
     fn unregister(&mut self, region: RegionId) -> Result<(), Failure> {
@@ -65,7 +66,7 @@ impl Engine for Failing {
 #[test]
 fn what_a_rollback_left_in_pieces_is_not_used_or_kept_until_another_succeeds() {
     let engine = Failing(engines::open(EngineKind::FullCopy, 3).unwrap());
-    let mut session = Session::new(EngineKind::FullCopy, Box::new(engine));
+    let mut session = Session::new(EngineKind::FullCopy, Box::new(engine), Level::Synced).unwrap();
     let arena = session.arena::<Count>("count", 4096, |_| Ok(Count { value: 5 })).unwrap();
     let [first, second] = [session.checkpoint().unwrap(), session.checkpoint().unwrap()];
     assert!(matches!(session.rollback(CheckpointId(9)), Err(Error::NoCheckpoint { .. })));
@@ -86,7 +87,7 @@ fn what_a_rollback_left_in_pieces_is_not_used_or_kept_until_another_succeeds() {
 #[test]
 fn what_a_rollback_left_in_pieces_needs_no_hint_to_be_repaired() {
     let engine = Failing(engines::open(EngineKind::FullCopy, 3).unwrap());
-    let mut session = Session::new(EngineKind::FullCopy, Box::new(engine));
+    let mut session = Session::new(EngineKind::FullCopy, Box::new(engine), Level::Synced).unwrap();
     let table = session.region_with::<u8>("table", 4096, RegionMode::Checked).unwrap();
     let [first, second] = [session.checkpoint().unwrap(), session.checkpoint().unwrap()];
     assert!(matches!(session.rollback(first), Err(Error::Lost { .. })));

@@ -41,7 +41,7 @@ fn garbage_hints(registers: &Registers, random: &mut Random, places: &[u64]) {
     let (region, table) = (Pages::anonymous(200).expect("memory"), Pages::anonymous(9).expect("memory"));
     let span = Span { address: region.address(), len: region.len() as u64 };
     let name = RegionName::new(b"hinted").expect("a name");
-    let register = Request::Register { span, name, mode: RegionMode::Hinted };
+    let register = Request::Register { span, name, mode: RegionMode::Hinted, tag: 0 };
     assert_eq!(driver.insist(registers, key, register).expect("an answer").status, Status::Ok);
     let honest = table.address();
     for _ in 0..TABLES {

@@ -14,6 +14,8 @@ pub mod devices;
 
 pub mod checkpoint;
 
+pub mod store;
+
 pub mod guest;
 
 pub mod machine;

@@ -48,6 +48,7 @@ impl<T: Tracker> Engine<T> {
         }
         let (old, passed) = self.pending.finish()?;
         self.count(passed);
+        self.note_changes(&old);
         let id =
             self.versions.commit(old, Arc::clone(&self.set), passed.changed, self.config.max_history_bytes);
         self.protect(Region::end_checkpoint);
@@ -60,6 +61,7 @@ impl<T: Tracker> Engine<T> {
         self.versions.reserve_reroot(node)?;
         self.collect()?;
         self.list_restore(node, another_try);
+        self.note_reroot(node);
         // What must be written shows when the mirror is the wanted version.
         let former = self.reroot(node);
         if let Err(error) = self.before_restore() {
@@ -126,7 +128,7 @@ impl<T: Tracker> Engine<T> {
         for region in &mut self.regions {
             region.begin_restore(another_try);
         }
-        for (id, page) in self.versions.touched(node) {
+        for (id, page, _) in self.versions.touched(node) {
             if let Ok(at) = self.regions.binary_search_by_key(&id, |region| region.id) {
                 self.regions[at].restore_page(page);
             }

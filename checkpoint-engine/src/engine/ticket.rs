@@ -113,6 +113,7 @@ impl<T: Tracker> Engine<T> {
             Ok((old, passed)) => {
                 self.count(passed);
                 self.put_back(frozen, |_| {});
+                self.note_changes(&old);
                 let max_bytes = self.config.max_history_bytes;
                 self.versions.commit(old, Arc::clone(&self.set), passed.changed, max_bytes);
                 for region in &mut self.regions {

@@ -85,6 +85,11 @@ impl Tries {
         }
     }
 
+    /// Live memory may differ from the mirror in `page`, though nobody wrote it.
+    pub(super) fn owe(&mut self, page: usize) {
+        self.owed.insert(page);
+    }
+
     /// Gives the operation up. What is owed stays owed.
     pub(super) fn forget(&mut self) {
         self.missing.clear();

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName};
 
+use super::elsewhere::Elsewhere;
 use super::memory::Memory;
 use super::tracker::{FakeTracker, assert_protected_is_unchanged};
 use crate::{Config, Engine, EngineError, PAGE_SIZE, Pool, Rule, Ticket};
 
 /// All regions' bytes.
-type Copies = BTreeMap<RegionId, Vec<u8>>;
+pub(super) type Copies = BTreeMap<RegionId, Vec<u8>>;
 
 struct Kept {
     parent: Option<CheckpointId>,
@@ -33,12 +34,22 @@ pub(super) struct World {
     current: Option<(CheckpointId, Copies)>,
     /// The asynchronous checkpoint in the making, and the bytes at its call.
     started: Option<(CheckpointId, Copies)>,
+    /// Ids that were left out.
+    skipped: u64,
+    /// What somebody else keeps.
+    pub(super) elsewhere: Elsewhere,
 }
 
 impl World {
     pub(super) fn new(rule: Rule, history: usize, tracker: FakeTracker) -> Self {
         let history_config = NonZeroUsize::new(history).unwrap();
-        let config = Config { history: history_config, rule, max_regions: 4, ..Config::default() };
+        let config = Config {
+            history: history_config,
+            rule,
+            max_regions: 4,
+            records_changes: true,
+            ..Config::default()
+        };
         Self::with_config(config, tracker)
     }
 
@@ -59,6 +70,8 @@ impl World {
             names: 0,
             current: None,
             started: None,
+            skipped: 0,
+            elsewhere: Elsewhere::default(),
         }
     }
 
@@ -146,7 +159,7 @@ impl World {
             self.committed(ticket.id, before);
             self.check();
         } else {
-            assert_eq!(ticket.id, CheckpointId(self.taken + 1), "the next id");
+            assert_eq!(ticket.id, CheckpointId(self.skipped + self.taken + 1), "the next id");
             assert_eq!(self.engine.ticket(ticket.id, false).unwrap(), ticket, "nobody copies");
             assert!(self.engine.checkpoint_figures(ticket.id).is_err(), "it isn't one yet");
             self.started = Some((ticket.id, before));
@@ -180,7 +193,7 @@ impl World {
 
     fn committed(&mut self, id: CheckpointId, before: Copies) {
         self.taken += 1;
-        assert_eq!(id, CheckpointId(self.taken), "ids count up");
+        assert_eq!(id, CheckpointId(self.skipped + self.taken), "ids count up");
         let parent = self.current.as_ref().map(|(id, _)| *id);
         self.kept.insert(id, Kept { parent, copies: before.clone() });
         self.current = Some((id, before));
@@ -214,6 +227,35 @@ impl World {
         Ok(())
     }
 
+    /// Hands what is new to whoever keeps checkpoints elsewhere, and checks that this is all.
+    pub(super) fn save(&mut self) {
+        self.settle();
+        let from_nothing = self.elsewhere.is_empty();
+        self.engine.gather(from_nothing, &mut self.elsewhere.begin(from_nothing)).unwrap();
+        if let Some((_, copies)) = &self.current {
+            let wanted = copies.iter().filter(|(id, _)| self.regions.iter().any(|(other, ..)| other == *id));
+            assert!(self.elsewhere.newest().eq(wanted), "what is elsewhere isn't the checkpoint");
+        }
+        self.check();
+    }
+
+    /// Takes a checkpoint back that somebody else kept.
+    pub(super) fn import(&mut self, id: CheckpointId, copies: &Copies) {
+        let before = self.read();
+        for (region, bytes) in copies {
+            for (page, bytes) in bytes.as_chunks().0.iter().enumerate() {
+                if bytes.iter().any(|&byte| byte != 0) {
+                    self.engine.import_page(*region, page, bytes).unwrap();
+                }
+            }
+        }
+        self.engine.end_import(id, true).unwrap();
+        assert!(self.read() == before, "an import changed memory");
+        self.skipped = id.0;
+        self.kept.insert(id, Kept { parent: None, copies: copies.clone() });
+        self.current = Some((id, copies.clone()));
+    }
+
     pub(super) fn release(&mut self, id: CheckpointId) -> Result<(), EngineError> {
         self.settle();
         let before = self.read();
@@ -245,7 +287,8 @@ impl World {
 
     fn is_past(&self, id: CheckpointId) -> bool {
         let by_bytes = self.evicted.map_or(0, |id| id.0);
-        (1..=self.taken.saturating_sub(self.history as u64).max(by_bytes)).contains(&id.0)
+        let newest = self.skipped + self.taken;
+        (1..=newest.saturating_sub(self.history as u64).max(by_bytes)).contains(&id.0)
     }
 
     fn check_refusal(&self, id: CheckpointId, error: &EngineError) {

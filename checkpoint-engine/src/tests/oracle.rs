@@ -33,6 +33,10 @@ enum Step {
     /// The tracker's call that fails, from here.
     Fail(u64),
     RefuseProtect(bool),
+    /// Somebody else keeps the newest version.
+    Save,
+    /// What became of that.
+    Saved(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -57,6 +61,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..4usize).prop_map(Step::Remove),
         2 => (1..6u64).prop_map(Step::Fail),
         1 => any::<bool>().prop_map(Step::RefuseProtect),
+        12 => Just(Step::Save),
+        8 => prop::bool::weighted(0.7).prop_map(Step::Saved),
     ]
 }
 
@@ -98,6 +104,15 @@ fn run(world: &mut World, step: &Step) {
         Step::Remove(at) if *at < world.regions.len() => world.remove(*at),
         Step::Remove(_) => {}
         Step::Fail(call) => world.engine.tracker_mut().fail_in = *call,
+        Step::Save => world.save(),
+        Step::Saved(true) => {
+            world.elsewhere.kept();
+            world.engine.saved();
+        }
+        Step::Saved(false) => {
+            world.elsewhere.lost();
+            world.engine.not_saved();
+        }
         Step::RefuseProtect(refuse) => world.engine.tracker_mut().refuse_protect = *refuse,
     }
 }

@@ -42,25 +42,29 @@ impl HostDisk {
     pub(crate) fn new(directory: &Path) -> Self {
         Self { directory: directory.to_owned() }
     }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
 }
 
 impl Disk for HostDisk {
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        Ok(Box::new(options.open(self.directory.join(name))?))
+        Ok(Box::new(options.open(self.path(name))?))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(OpenOptions::new().read(true).write(true).open(self.directory.join(name))?))
+        Ok(Box::new(OpenOptions::new().read(true).write(true).open(self.path(name))?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.directory.join(from), self.directory.join(to))
+        std::fs::rename(self.path(from), self.path(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.directory.join(name))
+        std::fs::remove_file(self.path(name))
     }
 
     fn sync_directory(&self) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{VERSION, crc, len32, len64};
+use super::{VERSION, crc, len32};
 
 const MAGIC: [u8; 8] = *b"CAIRNMAN";
 /// Its name.
@@ -22,6 +22,7 @@ struct Header {
     active: U64,
     next_segment: U64,
     oldest_kept: U64,
+    keep: U64,
     segments: U32,
     checkpoints: U32,
 }
@@ -69,6 +70,8 @@ pub(crate) struct Manifest {
     pub(crate) next_segment: u64,
     /// Checkpoints below this are gone, but for what newer ones take from them.
     pub(crate) oldest_kept: u64,
+    /// How many of the newest are kept, 0 for all: readers count, so that the manifest needn't follow each commit.
+    pub(crate) keep: u64,
     /// The finished segments, ascending.
     pub(crate) segments: Vec<Segment>,
     /// The checkpoints of the finished segments, ascending by id.
@@ -93,6 +96,7 @@ impl Manifest {
             active: self.active.into(),
             next_segment: self.next_segment.into(),
             oldest_kept: self.oldest_kept.into(),
+            keep: self.keep.into(),
             segments: len32(self.segments.len()).into(),
             checkpoints: len32(self.checkpoints.len()).into(),
         };
@@ -132,6 +136,7 @@ impl Manifest {
             active: header.active.get(),
             next_segment: header.next_segment.get(),
             oldest_kept: header.oldest_kept.get(),
+            keep: header.keep.get(),
             segments: segments.to_vec(),
             checkpoints: checkpoints.to_vec(),
         };
@@ -167,10 +172,5 @@ impl Manifest {
             }
         }
         Ok(())
-    }
-
-    /// Bytes that it takes.
-    pub(crate) fn len(&self) -> u64 {
-        len64(size_of::<Header>() + size_of_val(&*self.segments) + size_of_val(&*self.checkpoints))
     }
 }

@@ -1,9 +1,11 @@
 //! Random histories against the model.
 
 use std::collections::BTreeMap;
+use std::num::{NonZeroU64, NonZeroUsize};
 
 use proptest::prelude::*;
 
+use super::memory_directory;
 use super::model::{Change, Model, Step, page};
 use crate::{Level, Options, Store, Writer};
 
@@ -17,7 +19,20 @@ enum Event {
         section: Vec<u8>,
         level: Level,
     },
-    Reopen,
+    Reopen(Limits),
+    Compact,
+}
+
+/// What is kept.
+type Limits = (Option<usize>, usize, u64);
+
+fn options((keep, every, segment): Limits) -> Options {
+    Options {
+        keep: keep.and_then(NonZeroUsize::new),
+        keep_bytes: None,
+        base_every: NonZeroUsize::new(every).unwrap(),
+        segment_bytes: NonZeroU64::new(segment).unwrap(),
+    }
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -30,6 +45,10 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
+fn limits() -> impl Strategy<Value = Limits> {
+    (prop::option::of(1_usize..12), 1_usize..6, 1_u64..200_000)
+}
+
 fn event() -> impl Strategy<Value = Event> {
     let pages = 1_u64..80;
     let object = (0_u8..3, pages, prop::collection::btree_map(0_u64..80, change(), 0..40));
@@ -39,7 +58,8 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => (any::<u8>(), objects, section, level)
             .prop_map(|(parent, objects, section, level)| Event::Commit { parent, objects, section, level }),
-        1 => Just(Event::Reopen),
+        1 => limits().prop_map(Event::Reopen),
+        1 => Just(Event::Compact),
     ]
 }
 
@@ -71,13 +91,14 @@ fn step(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_history_is_read_back(events in prop::collection::vec(event(), 1..24)) {
-        let directory = tempfile::tempdir().unwrap();
+    fn any_history_is_read_back(limits in limits(), events in prop::collection::vec(event(), 1..40)) {
+        let directory = memory_directory();
         let mut model = Model::default();
-        let mut writer = Writer::open(directory.path(), Options::default()).unwrap();
+        let mut keep = limits.0;
+        let mut writer = Writer::open(directory.path(), options(limits)).unwrap();
         let mut id = 0;
         for event in events {
             match event {
@@ -88,10 +109,16 @@ proptest! {
                     step.apply(&mut model);
                     prop_assert_eq!(writer.newest().map(|id| id.0), Some(id));
                 }
-                Event::Reopen => {
+                Event::Reopen(limits) => {
                     drop(writer);
-                    writer = Writer::open(directory.path(), Options::default()).unwrap();
+                    keep = limits.0;
+                    writer = Writer::open(directory.path(), options(limits)).unwrap();
                 }
+                Event::Compact => writer.compact(&mut |_| true).unwrap(),
+            }
+            // What isn't kept is gone for good.
+            while keep.is_some_and(|keep| keep < model.checkpoints.len()) {
+                model.checkpoints.pop_first();
             }
             model.assert_same(&writer.reader().unwrap(), 0);
         }

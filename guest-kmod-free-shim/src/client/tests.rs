@@ -73,7 +73,7 @@ fn every_request_has_its_result() {
     });
     assert_eq!((client.limits().max_regions, client.limits().history), (64, 8));
     assert_eq!(
-        client.register(memory(), name_of("table"), RegionMode::Tracked).expect("a region"),
+        client.register(memory(), name_of("table"), RegionMode::Tracked, 0).expect("a region"),
         RegionId(3)
     );
     assert_eq!(client.checkpoint().expect("a checkpoint"), CheckpointId(4));
@@ -124,7 +124,7 @@ fn a_session_is_refused_by_status_version_feature_or_a_wrong_answer() {
 fn an_answer_to_something_else_is_an_error() {
     let mut client = client(|_| Reply::done(ReplyBody::Session(SessionFigures::default())));
     assert!(matches!(
-        client.register(memory(), name_of("a"), RegionMode::Tracked),
+        client.register(memory(), name_of("a"), RegionMode::Tracked, 0),
         Err(ShimError::WrongAnswer { .. })
     ));
     assert!(matches!(client.checkpoint(), Err(ShimError::WrongAnswer { .. })));
@@ -150,7 +150,7 @@ fn a_request_is_resumed_with_the_cursor_until_it_is_done() {
             }
         }
     });
-    client.register(memory, name_of("a"), RegionMode::Tracked).expect("a region, at the third try");
+    client.register(memory, name_of("a"), RegionMode::Tracked, 0).expect("a region, at the third try");
     client.rollback(CheckpointId(1)).expect("a rollback, at the third try");
     assert_eq!(*cursors.lock().expect("no panic"), [0, 0x10, 0xffff_ffff, 0, 0x10, 0xffff_ffff]);
 }
@@ -169,9 +169,9 @@ fn only_memory_that_the_request_is_about_is_touched() {
             _ => Reply::done(ReplyBody::Empty),
         }
     });
-    client.register(registered, name_of("a"), RegionMode::Tracked).expect("a region");
+    client.register(registered, name_of("a"), RegionMode::Tracked, 0).expect("a region");
     // A region that is registered already isn't what REGISTER of another is about.
-    let error = client.register(other, name_of("b"), RegionMode::Tracked).expect_err("foreign memory");
+    let error = client.register(other, name_of("b"), RegionMode::Tracked, 0).expect_err("foreign memory");
     assert!(matches!(error, ShimError::ForeignMemory { span } if span == spans[0]));
     client.checkpoint().expect("a checkpoint");
     let over_the_end = Span { len: spans[0].len + 1, ..spans[0] };
@@ -201,7 +201,7 @@ fn a_device_that_asks_without_end_is_given_up() {
         }
         _ => Reply::again(0, Ask::Touch, Missing::new(&[])),
     });
-    endless.register(memory, name_of("a"), RegionMode::Tracked).expect("a region");
+    endless.register(memory, name_of("a"), RegionMode::Tracked, 0).expect("a region");
     assert!(matches!(endless.checkpoint(), Err(ShimError::Endless)));
     assert!(matches!(endless.rollback(CheckpointId(1)), Err(ShimError::Endless)));
     // A status that says Again without a list is no Again.
@@ -220,7 +220,7 @@ fn the_budget_is_exact() {
             cursor if cursor < asks => again(envelope.cursor + 1, page),
             _ => Reply::done(ReplyBody::Region(RegionId(1))),
         });
-        assert_eq!(client.register(memory, name_of("a"), RegionMode::Tracked).is_ok(), fine);
+        assert_eq!(client.register(memory, name_of("a"), RegionMode::Tracked, 0).is_ok(), fine);
     }
 }
 
@@ -237,7 +237,7 @@ fn settling_costs_a_round() {
             }
             _ => Reply::done(ReplyBody::Region(RegionId(1))),
         });
-        assert_eq!(client.register(memory, name_of("a"), RegionMode::Tracked).is_ok(), fine);
+        assert_eq!(client.register(memory, name_of("a"), RegionMode::Tracked, 0).is_ok(), fine);
     }
 }
 
@@ -256,7 +256,7 @@ fn memory_that_cannot_be_touched_is_an_error_and_no_crash() {
         Request::Register { .. } => Reply::done(ReplyBody::Region(RegionId(1))),
         _ => again(1, span),
     });
-    client.register(memory, name_of("a"), RegionMode::Tracked).expect("a region");
+    client.register(memory, name_of("a"), RegionMode::Tracked, 0).expect("a region");
     let page = std::ptr::with_exposed_provenance_mut(usize::try_from(span.address).expect("an address"));
     // SAFETY: a page of the leaked memory, which nobody uses but the client.
     unsafe { rustix::mm::mprotect(page, 4096, rustix::mm::MprotectFlags::READ) }.expect("fewer rights");
@@ -293,7 +293,7 @@ fn hints_cost_no_request_but_the_first_and_full_tables() {
             })
         }
     });
-    client.register(memory(), name_of("a"), RegionMode::Hinted).expect("a region");
+    client.register(memory(), name_of("a"), RegionMode::Hinted, 0).expect("a region");
     client.checkpoint().expect("a checkpoint without hints");
     client.hint(RegionId(1), 3..u64::MAX);
     client.hint(RegionId(7), 0..1);

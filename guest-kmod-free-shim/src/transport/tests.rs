@@ -13,7 +13,7 @@ const CHECKPOINT: Envelope = Envelope { key: SessionKey([7; 16]), cursor: 3, req
 fn register() -> Request {
     let name = RegionName::new(b"table").expect("a name");
     let mode = cairn_abi::RegionMode::Tracked;
-    Request::Register { span: Span { address: 0x1000, len: 0x1000 }, name, mode }
+    Request::Register { span: Span { address: 0x1000, len: 0x1000 }, name, mode, tag: 0 }
 }
 
 fn taken(id: u64) -> Reply {

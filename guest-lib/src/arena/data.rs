@@ -6,6 +6,7 @@ use std::num::{NonZero, Wrapping};
 use super::map::{Entry, Map};
 use super::text::Text;
 use super::vector::Vector;
+use crate::shape::Shape;
 
 /// A type whose values may live in an [`Arena`](super::Arena): rollbacks take them back to earlier bytes
 /// without their knowledge, and no code of theirs runs for it.
@@ -27,13 +28,33 @@ use super::vector::Vector;
     label = "not `RegionData`",
     note = "a rollback would not take back what it owns outside the region: use `Text`, `Vector` or `Map` in place of std's collections, and `region_data!` for structs"
 )]
-pub unsafe trait RegionData {}
+pub unsafe trait RegionData {
+    /// Tells what it's made of. A store compares that: what another program wrote must not come back as this type.
+    #[doc(hidden)]
+    fn describe(shape: &mut Shape)
+    where
+        Self: Sized,
+    {
+        shape.add::<Self>();
+    }
+}
 
 /// A type that can be an arena's root: `region_data!` implements it for structs, as `Name` if they have no
 /// lifetime and as `Name<'static>` if they have one.
 pub trait ArenaRoot: 'static {
     /// The root as the arena with the brand `'r` holds it.
     type In<'r>: RegionData;
+}
+
+/// Describes a type that is made of these.
+macro_rules! made_of {
+    ($($part:ty),+) => {
+        fn describe(shape: &mut Shape) {
+            if shape.add::<Self>() {
+                $(<$part as RegionData>::describe(shape);)+
+            }
+        }
+    };
 }
 
 macro_rules! plain {
@@ -48,18 +69,28 @@ plain!(NonZero<u8>, NonZero<u16>, NonZero<u32>, NonZero<u64>, NonZero<u128>, Non
 plain!(NonZero<i8>, NonZero<i16>, NonZero<i32>, NonZero<i64>, NonZero<i128>, NonZero<isize>);
 
 // SAFETY: made of values that keep the promise, to which it adds nothing of its own.
-unsafe impl<T: RegionData, const N: usize> RegionData for [T; N] {}
+unsafe impl<T: RegionData, const N: usize> RegionData for [T; N] {
+    made_of!(T);
+}
 // SAFETY: as above.
-unsafe impl<T: RegionData> RegionData for Option<T> {}
+unsafe impl<T: RegionData> RegionData for Option<T> {
+    made_of!(T);
+}
 // SAFETY: as above.
-unsafe impl<T: RegionData> RegionData for Wrapping<T> {}
+unsafe impl<T: RegionData> RegionData for Wrapping<T> {
+    made_of!(T);
+}
 // SAFETY: as above.
-unsafe impl<T: RegionData> RegionData for Reverse<T> {}
+unsafe impl<T: RegionData> RegionData for Reverse<T> {
+    made_of!(T);
+}
 
 macro_rules! tuple {
     ($($element:ident),+) => {
         // SAFETY: made of values that keep the promise.
-        unsafe impl<$($element: RegionData),+> RegionData for ($($element,)+) {}
+        unsafe impl<$($element: RegionData),+> RegionData for ($($element,)+) {
+            made_of!($($element),+);
+        }
     };
 }
 
@@ -76,13 +107,19 @@ tuple!(A, B, C, D, E, F, G, H);
 // that address for as long as anything can use it. Its elements keep the promise. Dropping it changes the
 // arena alone. Two copies of one can't meet: values that own memory bear their arena's brand, so none
 // leaves `Session::with`, in which there is no rollback.
-unsafe impl<T: RegionData> RegionData for Vector<'_, T> {}
+unsafe impl<T: RegionData> RegionData for Vector<'_, T> {
+    made_of!(T);
+}
 // SAFETY: a vector of bytes.
 unsafe impl RegionData for Text<'_> {}
 // SAFETY: two vectors and numbers.
-unsafe impl<K: RegionData, V: RegionData> RegionData for Map<'_, K, V> {}
+unsafe impl<K: RegionData, V: RegionData> RegionData for Map<'_, K, V> {
+    made_of!(K, V);
+}
 // SAFETY: made of values that keep the promise.
-unsafe impl<K: RegionData, V: RegionData> RegionData for Entry<K, V> {}
+unsafe impl<K: RegionData, V: RegionData> RegionData for Entry<K, V> {
+    made_of!(K, V);
+}
 
 /// Refuses types that implement `Drop` by overlapping with them.
 #[doc(hidden)]
@@ -182,7 +219,16 @@ macro_rules! region_data {
 
         // SAFETY: all fields are RegionData, as `fields` below checks; the struct adds none of its own to
         // the promise, and has no Drop, as `NoDrop` checks.
-        unsafe impl $(<$brand>)? $crate::arena::RegionData for $name $(<$brand>)? {}
+        unsafe impl $(<$brand>)? $crate::arena::RegionData for $name $(<$brand>)? {
+            fn describe(shape: &mut $crate::Shape) {
+                if shape.add::<Self>() {
+                    $(
+                        shape.text(::core::stringify!($field));
+                        <$type as $crate::arena::RegionData>::describe(shape);
+                    )*
+                }
+            }
+        }
 
         impl $(<$brand>)? $crate::arena::NoDrop for $name $(<$brand>)? {}
 

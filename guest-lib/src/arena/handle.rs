@@ -5,13 +5,12 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::marker::PhantomData;
 
-use siphasher::sip::SipHasher13;
-
 use super::memory::{GRAIN, InUse, MAGIC, Memory, VERSION, header};
-use super::{ArenaRoot, Full, Heap};
+use super::{ArenaRoot, Full, Heap, RegionData};
 use crate::error::Error;
 use crate::region::Region;
 use crate::session::Session;
+use crate::shape::{Shape, tag};
 
 /// A handle of an arena whose root is an `A`. The [module's documentation](super) shows its use.
 ///
@@ -59,10 +58,10 @@ impl Session {
             assert!(align_of::<A::In<'static>>() <= GRAIN, "a root is aligned to 16 bytes at most");
         }
         self.whole()?;
-        let region = self.region::<u8>(name, bytes)?;
+        let (element, identity) = (any::type_name::<A>(), identity::<A>());
+        let region = self.arena_region(name, bytes, element, tag::<A::In<'static>>(identity))?;
         let unfinished = Unfinished { session: self, region: Some(region) };
         let memory = unfinished.memory();
-        let identity = identity::<A>();
         memory.initialise(unfinished.len(), size_of::<A::In<'static>>())?;
         write_header::<A>(memory, identity);
         let in_use = InUse::begin(memory);
@@ -192,9 +191,10 @@ fn write_header<A: ArenaRoot>(memory: Memory, identity: u64) {
     memory.set_word(header::MAGIC, MAGIC);
 }
 
-/// A hash of the root type's name, with its path: for telling a program that an arena is another's.
-fn identity<A>() -> u64 {
-    let mut hasher = SipHasher13::new();
-    hasher.write(any::type_name::<A>().as_bytes());
-    hasher.finish()
+/// A hash of the root type and of all that it's made of: for telling a program that an arena is another's.
+fn identity<A: ArenaRoot>() -> u64 {
+    let mut shape = Shape::default();
+    shape.number(VERSION);
+    <A::In<'static> as RegionData>::describe(&mut shape);
+    shape.hash()
 }

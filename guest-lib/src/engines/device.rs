@@ -1,12 +1,13 @@
 //! The hypervisor's checkpoint device.
 
+use std::io;
 use std::ops::Range;
 
-use cairn_abi::reply::{CheckpointFigures, SessionFigures};
-use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName, Status};
+use cairn_abi::reply::{CheckpointFigures, SessionFigures, StoreFigures, StoredRegion};
+use cairn_abi::{CheckpointId, Level, RegionId, RegionMode, RegionName, Status};
 use cairn_shim::{CallError, Client, RegionMemory, ShimError};
 
-use super::{Engine, Failure, Limits, Started};
+use super::{Durable, Engine, Failure, Limits, Started};
 use crate::error::Error;
 use crate::memory::Block;
 use crate::region::Regions;
@@ -38,13 +39,19 @@ impl Engine for DeviceEngine {
         }
     }
 
-    fn register(&mut self, name: &RegionName, block: &Block, mode: RegionMode) -> Result<RegionId, Failure> {
+    fn register(
+        &mut self,
+        name: &RegionName,
+        block: &Block,
+        mode: RegionMode,
+        tag: u64,
+    ) -> Result<RegionId, Failure> {
         // SAFETY: a block is mapped readable and writable while it lives, the session unregisters a
         // region, or drops this engine, before its block, and `span` exposes the provenance. Every
         // method of the client is called with the session exclusively, so no slice is in use and no
         // thread of a sound program writes.
         let memory = unsafe { RegionMemory::new(block.span()) };
-        self.client.register(memory, *name, mode).map_err(refused)
+        self.client.register(memory, *name, mode, tag).map_err(refused)
     }
 
     fn unregister(&mut self, region: RegionId) -> Result<(), Failure> {
@@ -93,6 +100,36 @@ impl Engine for DeviceEngine {
         }
         Ok(all)
     }
+
+    fn durable(&mut self) -> Option<&mut dyn Durable> {
+        if self.client.has_store() { Some(self) } else { None }
+    }
+}
+
+impl Durable for DeviceEngine {
+    fn checkpoint(&mut self, level: Level) -> Result<CheckpointId, Failure> {
+        self.client.checkpoint_durable(level).map_err(refused)
+    }
+
+    fn is_durable(&mut self, id: CheckpointId, level: Level, wait: bool) -> Result<bool, Failure> {
+        self.client.is_durable(id, level, wait).map_err(refused)
+    }
+
+    fn stored(
+        &mut self,
+        id: Option<CheckpointId>,
+        name: &RegionName,
+    ) -> Result<Option<StoredRegion>, Failure> {
+        self.client.stored(id, *name).map_err(refused)
+    }
+
+    fn recover(&mut self, id: Option<CheckpointId>) -> Result<CheckpointId, Failure> {
+        self.client.recover(id).map_err(refused)
+    }
+
+    fn figures(&mut self) -> Result<StoreFigures, Failure> {
+        self.client.store_figures().map_err(refused)
+    }
 }
 
 fn refused(error: ShimError) -> Failure {
@@ -100,6 +137,12 @@ fn refused(error: ShimError) -> Failure {
         ShimError::Refused { status: Status::NoCheckpoint, .. } => Failure::NoCheckpoint,
         ShimError::Refused { status: Status::Evicted, .. } => Failure::Evicted,
         ShimError::Refused { status: Status::RegionSet, detail, .. } => Failure::RegionSet(RegionId(detail)),
+        ShimError::Refused { status: Status::NotFresh, .. } => Failure::RecoverLate,
+        ShimError::Refused { status: Status::Store, detail, .. } => {
+            let errno = i32::try_from(detail).ok().filter(|errno| *errno != 0);
+            Failure::Store(errno.map(io::Error::from_raw_os_error))
+        }
+        ShimError::Mismatch { region, stored } => Failure::Unfit { region, stored },
         ShimError::Call(CallError::ForkedChild) => Failure::Other(Error::OtherProcess),
         other => Failure::Other(Error::Device(Box::new(other))),
     }

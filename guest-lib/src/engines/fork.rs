@@ -80,6 +80,7 @@ impl Engine for ForkEngine {
         _name: &RegionName,
         block: &Block,
         _mode: RegionMode,
+        _tag: u64,
     ) -> Result<RegionId, Failure> {
         // Forking copies one entry for 2 MiB then, where it would copy 512.
         if block.is_owned() {

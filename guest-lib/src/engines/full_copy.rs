@@ -72,6 +72,7 @@ impl Engine for FullCopy {
         _name: &RegionName,
         block: &Block,
         _mode: RegionMode,
+        _tag: u64,
     ) -> Result<RegionId, Failure> {
         if block.is_owned() {
             block.prefer_huge_pages();

@@ -15,8 +15,8 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
 
-use cairn_abi::reply::{CheckpointFigures, SessionFigures};
-use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName};
+use cairn_abi::reply::{CheckpointFigures, SessionFigures, StoreFigures, StoredRegion};
+use cairn_abi::{CheckpointId, Level, RegionId, RegionMode, RegionName};
 use cairn_engine::Rule;
 
 use self::device::DeviceEngine;
@@ -75,6 +75,12 @@ pub(crate) enum Failure {
     Evicted,
     /// The region is in the checkpoint or registered now, but not both.
     RegionSet(RegionId),
+    /// A stored checkpoint has something else than this region, or has a region that isn't registered.
+    Unfit { region: Option<RegionId>, stored: Option<StoredRegion> },
+    /// A stored checkpoint can only be the session's first.
+    RecoverLate,
+    /// The store failed.
+    Store(Option<io::Error>),
     /// Anything that needs no names.
     Other(Error),
 }
@@ -84,6 +90,7 @@ impl Failure {
     pub(crate) fn may_have_changed_regions(&self) -> bool {
         match self {
             Self::NoCheckpoint | Self::Evicted | Self::RegionSet(_) => false,
+            Self::Unfit { .. } | Self::RecoverLate | Self::Store(_) => false,
             // Found before the first byte was read.
             Self::Other(Error::OtherProcess | Error::Lost { source: None, .. }) => false,
             Self::Other(_) => true,
@@ -98,8 +105,14 @@ impl Failure {
 pub(crate) trait Engine: Debug + Send {
     fn limits(&self) -> Limits;
 
-    /// Watches `block` from now on. A block that is owned is all zeros.
-    fn register(&mut self, name: &RegionName, block: &Block, mode: RegionMode) -> Result<RegionId, Failure>;
+    /// Watches `block` from now on. A block that is owned is all zeros. `tag` is for the store.
+    fn register(
+        &mut self,
+        name: &RegionName,
+        block: &Block,
+        mode: RegionMode,
+        tag: u64,
+    ) -> Result<RegionId, Failure>;
 
     /// The program writes these pages before the next checkpoint or rollback. The region has them.
     fn hint(&mut self, _region: RegionId, _pages: Range<u64>) {}
@@ -132,6 +145,32 @@ pub(crate) trait Engine: Debug + Send {
 
     /// Figures of all retained checkpoints, ascending.
     fn checkpoints(&mut self) -> Result<Vec<CheckpointFigures>, Failure>;
+
+    /// The way to a store, if there is one.
+    fn durable(&mut self) -> Option<&mut dyn Durable> {
+        None
+    }
+}
+
+/// Puts checkpoints of a session on disk.
+pub(crate) trait Durable {
+    /// Takes one, which goes to the disk beside the program.
+    fn checkpoint(&mut self, level: Level) -> Result<CheckpointId, Failure>;
+
+    /// Whether it has reached `level`; if `wait`, when it has.
+    fn is_durable(&mut self, id: CheckpointId, level: Level, wait: bool) -> Result<bool, Failure>;
+
+    /// What a stored checkpoint, the newest if none is named, has under a name.
+    fn stored(
+        &mut self,
+        id: Option<CheckpointId>,
+        name: &RegionName,
+    ) -> Result<Option<StoredRegion>, Failure>;
+
+    /// Makes a stored checkpoint one of the session, without a change to the regions.
+    fn recover(&mut self, id: Option<CheckpointId>) -> Result<CheckpointId, Failure>;
+
+    fn figures(&mut self) -> Result<StoreFigures, Failure>;
 }
 
 /// Opens that engine.

@@ -49,7 +49,13 @@ impl<T: InProcess + std::fmt::Debug + Send> Engine for TrackedEngine<T> {
         Limits { history: self.history, regions: MAX_REGIONS, bytes: MAX_BYTES }
     }
 
-    fn register(&mut self, name: &RegionName, block: &Block, mode: RegionMode) -> Result<RegionId, Failure> {
+    fn register(
+        &mut self,
+        name: &RegionName,
+        block: &Block,
+        mode: RegionMode,
+        _tag: u64,
+    ) -> Result<RegionId, Failure> {
         self.engine.tracker_mut().next_is_zeros(block.is_owned());
         // SAFETY: a block is whole pages, mapped readable and writable while it lives, and the session
         // unregisters a region, or drops the engine, before its block. Only trackers make it read-only,

@@ -27,13 +27,16 @@ impl Session {
     /// # Errors
     /// As for [`Session::checkpoint`]. What fails later, the ticket tells.
     pub fn checkpoint_async(&mut self) -> Result<Ticket, Error> {
+        if let Some(level) = self.level_of_all {
+            return self.checkpoint_durable_async(level);
+        }
         self.own()?;
         self.whole()?;
         self.regions.check_hints()?;
         let begun =
             self.backend.checkpoint_async(&self.regions).map_err(|failure| self.explain(failure, None))?;
         self.regions.renew_checks();
-        Ok(Ticket::new(self.regions.session(), begun))
+        Ok(Ticket::new(self.regions.session(), begun, None))
     }
 
     /// Whether the ticket's checkpoint is done. Asks the engine if it wasn't yet.
@@ -51,7 +54,8 @@ impl Session {
     /// The ticket's checkpoint, once it is done.
     ///
     /// # Errors
-    /// [`Error::OtherProcess`], or [`Error::Device`] when memory was short: earlier checkpoints stand.
+    /// [`Error::OtherProcess`], [`Error::NotStored`] if it was for the store, or [`Error::Device`] when memory
+    /// was short: earlier checkpoints stand.
     ///
     /// # Panics
     /// If the ticket is another session's.
@@ -69,6 +73,10 @@ impl Session {
         if ticket.is_done() {
             return Ok(true);
         }
-        self.backend.is_done(id, wait).map_err(|failure| self.explain(failure, Some(id)))
+        let done = match ticket.level() {
+            Some(level) => self.store()?.is_durable(id, level, wait),
+            None => self.backend.is_done(id, wait),
+        };
+        done.map_err(|failure| self.explain(failure, Some(id)))
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn in_the_region() -> Result<bool, Error> {
     };
     let span = Span { address: ADDRESS, len: (pages.len() + PAGE) as u64 };
     let name = RegionName::new(b"with the ring").expect("a name");
-    ask(Request::Register { span, name, mode: RegionMode::Tracked });
+    ask(Request::Register { span, name, mode: RegionMode::Tracked, tag: 0 });
     ask(Request::Hints { table: ADDRESS + (TABLE * PAGE) as u64 });
     fill(&pages, 1);
     ask(Request::Checkpoint);

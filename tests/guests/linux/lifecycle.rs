@@ -123,7 +123,8 @@ fn be_predecessor(talk: &mut Talk) -> Result<()> {
     memory.fill(SECRET);
     let span = Span { address: memory.address(), len: memory.len() as u64 };
     let name = RegionName::new(b"secret")?;
-    for request in [Request::Register { span, name, mode: RegionMode::Tracked }, Request::Checkpoint] {
+    for request in [Request::Register { span, name, mode: RegionMode::Tracked, tag: 0 }, Request::Checkpoint]
+    {
         let status = driver.ask(&registers, key, request).map(|reply| reply.status);
         ensure!(status == Some(Status::Ok), "{request:?}: {status:?}");
     }

@@ -51,7 +51,12 @@ pub(super) fn act<T: Tracker>(engine: &mut Engine<T>, effect: Effect) -> Result<
         Effect::DropAll
         | Effect::PrepareRegion { .. }
         | Effect::AddRegion { .. }
-        | Effect::CheckpointAsync => {
+        | Effect::CheckpointAsync
+        | Effect::CheckpointDurable(..)
+        | Effect::Durability(..)
+        | Effect::StoreFigures
+        | Effect::Recover(_)
+        | Effect::Stored(..) => {
             tracing::error!(?effect, "an effect that needs more than the engine");
             Outcome::Failed(Failure::Host)
         }
@@ -99,6 +104,7 @@ pub(super) fn failure(error: &EngineError) -> Failure {
         | EngineError::Overlap(_)
         | EngineError::EmptyRegion
         | EngineError::Absent
+        | EngineError::NoImport
         | EngineError::Track(_) => {
             tracing::error!(error = error as &dyn std::error::Error, "the checkpoint engine failed");
             Failure::Host

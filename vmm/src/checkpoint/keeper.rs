@@ -10,6 +10,7 @@ use cairn_engine::{Config, Engine, HostCosts, LiveMemory, Pool, Rule};
 
 use crate::checkpoint::app_tracker::{AppTracker, TrackerParts};
 use crate::checkpoint::effects;
+use crate::checkpoint::keeping::Keeping;
 use crate::devices::checkpoint::{Effect, Failure, Outcome, RegionSpan};
 use crate::kvm::slots::SlotMap;
 use crate::kvm::system::KvmError;
@@ -32,12 +33,14 @@ pub struct KeeperConfig {
     pub max_history_bytes: u64,
     /// What things cost here.
     pub costs: HostCosts,
+    /// Whether checkpoints go into a store, too.
+    pub stores: bool,
 }
 
 impl KeeperConfig {
     /// What the engine is told.
     pub(super) fn engine(self) -> Config {
-        let Self { history, max_region_bytes, max_history_bytes, costs } = self;
+        let Self { history, max_region_bytes, max_history_bytes, costs, stores: records_changes } = self;
         let rule = Rule::Model;
         let max_pages_per_try = MAX_PAGES_PER_TRY;
         Config {
@@ -47,6 +50,7 @@ impl KeeperConfig {
             max_pages_per_try,
             rule,
             costs,
+            records_changes,
             ..Config::default()
         }
     }
@@ -61,6 +65,14 @@ pub struct Keeper {
     parts: TrackerParts,
     /// A span that has its memslot and waits for the program to touch its pages.
     prepared: Option<Range<u64>>,
+}
+
+impl Keeping for Keeper {
+    type Tracker = AppTracker;
+
+    fn engine_mut(&mut self) -> &mut Engine<AppTracker> {
+        &mut self.engine
+    }
 }
 
 impl Keeper {
@@ -120,7 +132,7 @@ impl Keeper {
                 Outcome::Done
             }
             Effect::PrepareRegion { span } => self.prepare(span, view)?,
-            Effect::AddRegion { span, name, mode } => self.add(span, (name, mode), view)?,
+            Effect::AddRegion { span, name, mode, .. } => self.add(span, (name, mode), view)?,
             Effect::CheckpointAsync => {
                 let ticket = self.engine.checkpoint_async().map_err(|error| effects::failure(&error))?;
                 if let Some(freezer) = self.parts.freezer.as_ref().filter(|_| !ticket.done) {

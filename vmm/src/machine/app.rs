@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::{io, thread};
 
-use cairn_abi::{FEATURE_ASYNC, FEATURE_HINT};
+use cairn_abi::{FEATURE_ASYNC, FEATURE_DURABLE, FEATURE_HINT};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
@@ -20,7 +20,9 @@ use crate::guest::app::cpu::Cpu;
 use crate::guest::app::elf::{Image, LoadError, Loaded};
 use crate::guest::app::facts::StartFacts;
 pub use crate::guest::app::files::Grant;
-use crate::guest::app::files::{Descriptors, Files, GuestPath, Layout, LayoutError, SharedPci};
+use crate::guest::app::files::{
+    Descriptors, Files, GuestPath, Layout, LayoutError, PublishError, SharedPci, resume,
+};
 use crate::guest::app::mapping::SpaceError;
 use crate::guest::app::process::Process;
 use crate::guest::app::space::AddressSpace;
@@ -36,11 +38,13 @@ use crate::machine::poll_policy::{PollMode, PollPolicy};
 use crate::machine::run_loop::RunLoop;
 use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::status::About;
+use crate::machine::storing::{self, StoreConfig, StoringError};
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::tracking::{TrackerMode, Tracking};
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegions, UnitRegisters};
 use crate::machine::{auxiliary, control, poller, random, script};
 use crate::memory::layout::STACK_TOP;
+use crate::store::{Owner, SAVER_PATIENCE, Saver, Sink};
 use crate::virtio::PciFunction;
 use crate::virtio::pci::FunctionError;
 
@@ -69,6 +73,8 @@ pub struct AppConfig {
     pub grants: Vec<Grant>,
     /// The working directory, which the program sees read-only.
     pub directory: PathBuf,
+    /// Whether what the program changes in writable grants stays in memory at first, and what becomes of it.
+    pub overlay: Option<Overlay>,
     /// When a host thread polls for requests, and for system calls where they can be posted.
     pub poll: PollMode,
     /// Checkpoints that are retained.
@@ -81,6 +87,19 @@ pub struct AppConfig {
     pub history_memory: Option<u64>,
     /// Threads that work on a large checkpoint; by default [as many as are of use](helpers::start).
     pub threads: Option<NonZeroUsize>,
+    /// Where checkpoints go that shall survive.
+    pub store: Option<StoreConfig>,
+}
+
+/// Writable directories that change only when the program has ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Overlay {
+    /// Whether the changes are applied to the directories if the program ends by itself with status 0. Otherwise
+    /// they are forgotten.
+    pub commit: bool,
+    /// A directory of the monitor's own for the record of changes that are being applied. What an earlier run left
+    /// there about a granted directory is finished before the program starts.
+    pub records: PathBuf,
 }
 
 /// Why a guest could not be run, or not to its end.
@@ -150,6 +169,9 @@ pub enum RunError {
     /// No threads to help with checkpoints.
     #[error(transparent)]
     Helpers(#[from] HelperError),
+    /// There is no store.
+    #[error("the guest was not started")]
+    Store(#[from] StoringError),
     /// The guest's threads can't be confined.
     #[error("the guest was not started")]
     Sandbox(#[from] SandboxError),
@@ -173,6 +195,9 @@ pub enum RunError {
         #[source]
         source: nix::errno::Errno,
     },
+    /// The program has ended, and its changes couldn't be applied to the directories; or an earlier run's.
+    #[error("the changes in an overlay were not applied")]
+    Publish(#[from] PublishError),
     /// The devices don't fit.
     #[error("the machine's devices don't fit together")]
     Devices(#[from] DeviceError),
@@ -220,7 +245,21 @@ pub fn run(config: &AppConfig) -> Result<Ended, RunError> {
         Some(config) => Machine::build(&kvm, &config)?,
         None => Machine::build(&kvm, config)?,
     };
-    machine.run()
+    let calls = Arc::clone(&machine.calls);
+    let ended = machine.run()?;
+    if let (Some(overlay), 0) = (&config.overlay, ended.end.status()) {
+        publish(&calls, overlay)?;
+    }
+    Ok(ended)
+}
+
+/// Applies what a program that has ended changed in its overlays.
+fn publish(calls: &SharedCalls, overlay: &Overlay) -> Result<(), PublishError> {
+    if overlay.commit {
+        let published = calls.with(|process| process.files.publish(&overlay.records))?;
+        tracing::info!(?published, "the changes are applied");
+    }
+    Ok(())
 }
 
 /// Opens the program, or a script, on the host.
@@ -241,6 +280,7 @@ struct Machine {
     bus: Bus<UnitRegisters>,
     freezer: Option<Arc<Freezer>>,
     about: About,
+    store: Option<Arc<Sink>>,
 }
 
 impl Machine {
@@ -262,7 +302,8 @@ impl Machine {
             costs: tracking.costs,
             log_costs: tracking.log_costs,
         };
-        let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root))?));
+        let store = storing::start(config.store.as_ref())?;
+        let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root), store.clone())?));
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         space.set_region_owner(Box::new(UnitRegions(Arc::clone(&unit))));
@@ -277,17 +318,18 @@ impl Machine {
         let policy = PollPolicy::new(config.poll, has_spare_core());
         let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
         let about = About::new(&config.program.to_string_lossy(), "app");
-        Ok(Self { cpu, calls: Arc::new(calls), unit, bus, freezer, about })
+        Ok(Self { cpu, calls: Arc::new(calls), unit, bus, freezer, about, store })
     }
 
     /// Runs the vCPU and the poller, each on a confined thread of its own.
     fn run(self) -> Result<Ended, RunError> {
-        let Self { cpu, calls, unit, bus, freezer, about } = self;
+        let Self { cpu, calls, unit, bus, freezer, about, store } = self;
         let (asked, counting) = (Arc::clone(&unit), Arc::clone(&calls));
         let _control = control::start(move || {
             let (counted, figures) = asked.with(|unit| (unit.counted(), unit.figures()));
             let counted = counting.counted().into_iter().chain(counted);
-            about.status(counted, figures.map(|figures| (0, figures)))
+            let sessions = figures.map(|figures| (0, figures));
+            about.status(counted, sessions, store.as_ref().map(|store| store.figures()))
         });
         let host = |what| move |source| RunError::Host { what, source };
         // Before those that would wait for it, and longer than they.
@@ -323,12 +365,23 @@ impl Machine {
 /// The program's view of files, with the unit's PCI function in its sysfs.
 fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> {
     raise_descriptor_limit();
+    if let Some(overlay) = &config.overlay {
+        for grant in config.grants.iter().filter(|grant| grant.writable) {
+            if resume(&grant.host, &overlay.records)? {
+                tracing::warn!(
+                    "the changes of an earlier run in {} were not all applied; now they are",
+                    grant.host.display()
+                );
+            }
+        }
+    }
     let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(unit))));
     let layout = Layout {
         grants: config.grants.clone(),
         working_directory: config.directory.clone(),
         private_bytes: config.memory / PRIVATE_FILES,
         functions: vec![function],
+        overlay: config.overlay.is_some(),
     };
     let (view, directory) = layout.build()?;
     let mut files = Files::new(view, Descriptors::standard(), &directory)
@@ -407,9 +460,17 @@ fn write_stack(space: &AddressSpace, config: &AppConfig, auxiliary: &[(u64, u64)
     Ok(pointer)
 }
 
-fn unit(config: &AppConfig, parts: TrackerParts, root: SpaceId) -> Result<Unit, RunError> {
+fn unit(
+    config: &AppConfig,
+    parts: TrackerParts,
+    root: SpaceId,
+    store: Option<Arc<Sink>>,
+) -> Result<Unit, RunError> {
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
-    let features = FEATURE_HINT | if parts.freezer.is_some() { FEATURE_ASYNC } else { 0 };
+    let optional = |feature, there| if there { feature } else { 0 };
+    let features = FEATURE_HINT
+        | optional(FEATURE_ASYNC, parts.freezer.is_some())
+        | optional(FEATURE_DURABLE, store.is_some());
     let limits = Limits { max_regions: MAX_REGIONS, max_bytes: config.memory, history, features };
     let keys = random::keys().map_err(|source| RunError::Host { what: "random bytes", source })?;
     let device = CheckpointDevice::new(limits, keys);
@@ -421,11 +482,13 @@ fn unit(config: &AppConfig, parts: TrackerParts, root: SpaceId) -> Result<Unit, 
         // What a guest can make its host keep stays in proportion to what it was given.
         max_history_bytes: config.history_memory.unwrap_or(config.memory),
         costs: parts.costs,
+        stores: store.is_some(),
     };
     let memory = Arc::clone(&parts.memory);
     let keeper = Keeper::new(parts, keeping, helpers::start(config.threads)?);
     let policy = PollPolicy::new(poll_mode(config.poll), has_spare_core());
-    Ok(Unit::new(function, keeper, memory, root, policy))
+    let saver = Saver::new(store, Owner(0), SAVER_PATIENCE);
+    Ok(Unit::new(function, keeper, saver, memory, root, policy))
 }
 
 /// Whether a thread that polls has a core besides the vCPU's.

@@ -19,6 +19,7 @@ pub mod run_loop;
 pub mod sandbox;
 mod script;
 pub mod status;
+pub mod storing;
 mod sysfs;
 pub mod tracking;
 pub mod unit;

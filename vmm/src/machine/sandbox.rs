@@ -212,6 +212,38 @@ const ALLOWED_DEVICE: &[i64] = &[
 /// What the thread that copies asynchronous checkpoints takes beside that.
 const ALLOWED_COPIER: &[i64] = &[libc::SYS_poll, libc::SYS_ppoll];
 
+/// What the thread that writes the store takes beside that: files in a directory that is open, which appear, grow, are
+/// renamed and go, and getting them to the disk.
+const ALLOWED_STORE: &[i64] = &[
+    libc::SYS_openat,
+    libc::SYS_mkdirat,
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+    libc::SYS_rename,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_getdents64,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_statfs,
+    libc::SYS_fstatfs,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    libc::SYS_fadvise64,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_sync_file_range,
+    libc::SYS_flock,
+];
+
 /// What a thread of a guest with a kernel may call and doesn't get: a panic that tells where it came from
 /// (RUST_BACKTRACE) looks for names in files. It can do without, and whoever catches it goes on.
 const REFUSED_LINUX: &[i64] = &[libc::SYS_open, libc::SYS_openat, libc::SYS_readlink, libc::SYS_getcwd];
@@ -261,6 +293,20 @@ pub fn confine_copier() -> Result<(), SandboxError> {
     confine_to(ALLOWED_COPIER, Some(ioctl))
 }
 
+/// Confines the calling thread, which writes the store of a guest, likewise. It may open files: a store has new ones
+/// all the time. No device is within reach.
+///
+/// # Errors
+/// [`SandboxError`]: nothing may be stored then.
+pub fn confine_store() -> Result<(), SandboxError> {
+    let mut rules = shared_rules(ALLOWED_STORE)?;
+    let refused = [libc::SYS_open, libc::SYS_readlink, libc::SYS_getcwd];
+    rules.extend(refused.map(|call| (call, vec![])));
+    let refuse = SeccompAction::Errno(libc::EACCES.unsigned_abs());
+    install(refused.map(|call| (call, vec![])).into(), SeccompAction::Allow, refuse)?;
+    apply(rules)
+}
+
 /// Confines the calling thread, which compares and copies memory for another, likewise. It has nothing to ask of a
 /// device, not even of KVM.
 ///
@@ -275,11 +321,7 @@ fn confine_linux(more: &[i64]) -> Result<(), SandboxError> {
 }
 
 fn confine_to(more: &[i64], ioctl: Option<Vec<SeccompRule>>) -> Result<(), SandboxError> {
-    let whole = |calls: &[i64]| -> Rules { calls.iter().map(|call| (*call, vec![])).collect() };
-    let mut rules = whole(&[ALLOWED_LINUX, more, REFUSED_LINUX].concat());
-    let no_code = masked(2, libc::PROT_EXEC.unsigned_abs().into(), 0)?;
-    rules.insert(libc::SYS_mmap, no_code.clone());
-    rules.insert(libc::SYS_mprotect, no_code);
+    let mut rules = shared_rules(&[more, REFUSED_LINUX].concat())?;
     if let Some(ioctl) = ioctl {
         rules.insert(libc::SYS_ioctl, ioctl);
     }
@@ -287,6 +329,19 @@ fn confine_to(more: &[i64], ioctl: Option<Vec<SeccompRule>>) -> Result<(), Sandb
     let refused = SeccompAction::Errno(libc::EACCES.unsigned_abs());
     install(whole(REFUSED_LINUX), SeccompAction::Allow, refused)?;
     apply(rules)
+}
+
+/// The list that all these have, with `more`. No memory can be made executable.
+fn shared_rules(more: &[i64]) -> Result<Rules, SandboxError> {
+    let mut rules = whole(&[ALLOWED_LINUX, more].concat());
+    let no_code = masked(2, libc::PROT_EXEC.unsigned_abs().into(), 0)?;
+    rules.insert(libc::SYS_mmap, no_code.clone());
+    rules.insert(libc::SYS_mprotect, no_code);
+    Ok(rules)
+}
+
+fn whole(calls: &[i64]) -> Rules {
+    calls.iter().map(|call| (*call, vec![])).collect()
 }
 
 /// The condition that the bits `mask` of argument `index` are `value`.

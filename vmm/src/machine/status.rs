@@ -10,6 +10,8 @@
 //! session 0
 //!   checkpoints 7
 //!   mirror_bytes 4096
+//! store
+//!   written 7
 //! ```
 //!
 //! A name's end says what its value counts: `_ns` nanoseconds, `_bytes` bytes; all others are plain numbers.
@@ -17,7 +19,7 @@
 use std::fmt::Write;
 use std::time::Instant;
 
-use cairn_abi::reply::SessionFigures;
+use cairn_abi::reply::{SessionFigures, StoreFigures};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
@@ -37,13 +39,14 @@ impl About {
         Self { program, kind, started: Instant::now() }
     }
 
-    /// All that there is to say, with what the machine has `counted`, by name, and the figures of the open sessions by
-    /// their devices' numbers.
+    /// All that there is to say, with what the machine has `counted`, by name, the figures of the open sessions by their
+    /// devices' numbers, and those of the store.
     #[must_use]
     pub fn status(
         &self,
         counted: impl IntoIterator<Item = (&'static str, u64)>,
         sessions: impl IntoIterator<Item = (usize, SessionFigures)>,
+        store: Option<StoreFigures>,
     ) -> String {
         let mut text = format!("program {}\nkind {}\n", self.program, self.kind);
         let up = self.started.elapsed().as_nanos();
@@ -58,6 +61,12 @@ impl About {
         for (device, figures) in sessions {
             let _ = writeln!(text, "session {device}");
             for (name, value) in named(figures) {
+                let _ = writeln!(text, "  {name} {value}");
+            }
+        }
+        if let Some(figures) = store {
+            text.push_str("store\n");
+            for (name, value) in of_store(figures) {
                 let _ = writeln!(text, "  {name} {value}");
             }
         }
@@ -111,6 +120,32 @@ fn named(figures: SessionFigures) -> [(&'static str, u64); 19] {
     ]
 }
 
+/// Every figure of the store with its name, likewise.
+fn of_store(figures: StoreFigures) -> [(&'static str, u64); 9] {
+    let StoreFigures {
+        written,
+        synced,
+        committed,
+        bytes_written,
+        bytes_queued,
+        queued,
+        level_of_all,
+        failed,
+        failed_errno,
+    } = figures;
+    [
+        ("written", written),
+        ("synced", synced),
+        ("committed", committed),
+        ("disk_bytes", bytes_written),
+        ("queued", queued.into()),
+        ("queue_bytes", bytes_queued),
+        ("level_of_all", level_of_all.map_or(0, |level| level.to_u32().into())),
+        ("last_failed", failed),
+        ("last_errno", failed_errno.into()),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,7 +153,7 @@ mod tests {
     #[test]
     fn lines_are_names_and_values() {
         let figures = SessionFigures { checkpoints: 7, mirror_bytes: 4096, ..SessionFigures::default() };
-        let text = About::new("a\x1b[31m\nb c", "app").status([("exits", 5)], [(3, figures)]);
+        let text = About::new("a\x1b[31m\nb c", "app").status([("exits", 5)], [(3, figures)], None);
         assert!(text.starts_with("program a[31mb c\nkind app\nup_ns "), "{text}");
         assert!(text.contains("\nexits 5\nsession 3\n"), "{text}");
         assert!(text.contains("\nsession 3\n  regions 0\n  checkpoints 7\n"), "{text}");

@@ -12,12 +12,14 @@ use cairn_abi::reply::SessionFigures;
 use crate::checkpoint::Keeper;
 use crate::devices::bus::MmioDevice;
 use crate::devices::checkpoint::device::{CheckpointDevice, Rest};
-use crate::devices::checkpoint::{AddressSpace, Effect};
+use crate::devices::checkpoint::{AddressSpace, Effect, Outcome};
 use crate::guest::app::space::RegionOwner;
 use crate::kvm::system::KvmError;
 use crate::machine::poll_policy::PollPolicy;
 use crate::memory::layout::PCI_REGISTERS;
 use crate::memory::program::ProgramMemory;
+use crate::memory::view::View;
+use crate::store::Saver;
 use crate::virtio::{Event, PciFunction};
 
 /// Where the device's registers are.
@@ -30,6 +32,7 @@ pub const PCI_ADDRESS: &str = "0000:00:01.0";
 pub struct Unit {
     function: PciFunction<CheckpointDevice>,
     keeper: Keeper,
+    saver: Saver,
     memory: Arc<ProgramMemory>,
     address_space: AddressSpace,
     policy: PollPolicy,
@@ -68,6 +71,7 @@ impl Unit {
     pub fn new(
         function: PciFunction<CheckpointDevice>,
         keeper: Keeper,
+        saver: Saver,
         memory: Arc<ProgramMemory>,
         address_space: AddressSpace,
         policy: PollPolicy,
@@ -75,6 +79,7 @@ impl Unit {
         Self {
             function,
             keeper,
+            saver,
             memory,
             address_space,
             policy,
@@ -110,7 +115,8 @@ impl Unit {
                 self.announced = false;
                 let memory = Arc::clone(&self.memory);
                 let view = memory.view();
-                self.function.device_mut().settle(&mut |effect| self.keeper.act(effect, &view));
+                let (keeper, saver) = (&mut self.keeper, &mut self.saver);
+                self.function.device_mut().settle(&mut |effect| act(keeper, saver, effect, &view));
             }
             Event::Notified { .. } => self.notified(),
         }
@@ -123,6 +129,7 @@ impl Unit {
     pub fn vacate(&mut self, range: &Range<u64>) {
         for region in self.keeper.vacate(range) {
             self.function.device_mut().forget_region(region);
+            self.saver.forget_region(region);
         }
     }
 
@@ -157,10 +164,10 @@ impl Unit {
         let memory = Arc::clone(&self.memory);
         let view = memory.view();
         let mut pollable = false;
-        let keeper = &mut self.keeper;
+        let (keeper, saver) = (&mut self.keeper, &mut self.saver);
         self.function.device_mut().serve(&view, self.address_space, &mut |effect| {
             pollable |= is_pollable(effect);
-            keeper.act(effect, &view)
+            act(keeper, saver, effect, &view)
         });
         self.policy.notified(Instant::now(), self.announced && pollable);
     }
@@ -174,11 +181,10 @@ impl Unit {
         let memory = Arc::clone(&self.memory);
         let view = memory.view();
         if self.function.device_mut().announce_polling(&view, polling) {
-            let keeper = &mut self.keeper;
-            let served = self
-                .function
-                .device_mut()
-                .poll(&view, self.address_space, &mut |effect| keeper.act(effect, &view));
+            let (keeper, saver) = (&mut self.keeper, &mut self.saver);
+            let device = self.function.device_mut();
+            let served =
+                device.poll(&view, self.address_space, &mut |effect| act(keeper, saver, effect, &view));
             self.polled += u64::from(served.requests);
         }
     }
@@ -192,9 +198,9 @@ impl Unit {
         self.announce(true);
         let memory = Arc::clone(&self.memory);
         let view = memory.view();
-        let keeper = &mut self.keeper;
+        let (keeper, saver) = (&mut self.keeper, &mut self.saver);
         let device = self.function.device_mut();
-        let served = device.poll(&view, self.address_space, &mut |effect| keeper.act(effect, &view));
+        let served = device.poll(&view, self.address_space, &mut |effect| act(keeper, saver, effect, &view));
         drop(view);
         self.polled += u64::from(served.requests);
         if matches!(served.rest, Rest::Unusable | Rest::OutOfReach) {
@@ -213,6 +219,11 @@ impl Unit {
     }
 }
 
+/// Does an effect: what is about the store here, all else in the keeper.
+fn act(keeper: &mut Keeper, saver: &mut Saver, effect: Effect, view: &View<'_>) -> Outcome {
+    saver.act(effect, keeper, &mut |keeper, effect| keeper.act(effect, view))
+}
+
 /// Whether the effect is one of a request that polling serves.
 fn is_pollable(effect: Effect) -> bool {
     match effect {
@@ -224,11 +235,17 @@ fn is_pollable(effect: Effect) -> bool {
         | Effect::Hint(_)
         | Effect::SessionFigures
         | Effect::CheckpointFigures(_)
-        | Effect::NextCheckpointFigures(_) => true,
+        | Effect::NextCheckpointFigures(_)
+        | Effect::Durability(_, None)
+        | Effect::StoreFigures => true,
         Effect::DropAll
         | Effect::PrepareRegion { .. }
         | Effect::AddRegion { .. }
-        | Effect::RemoveRegion(_) => false,
+        | Effect::RemoveRegion(_)
+        | Effect::CheckpointDurable(..)
+        | Effect::Durability(_, Some(_))
+        | Effect::Recover(_)
+        | Effect::Stored(..) => false,
     }
 }
 

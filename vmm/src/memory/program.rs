@@ -56,6 +56,22 @@ impl HostBuffer {
     pub fn is_empty(self) -> bool {
         self.len == 0
     }
+
+    /// What the buffers hold, one after the other, between two positions.
+    #[must_use]
+    pub fn cut(buffers: &[Self], bytes: Range<usize>) -> Vec<Self> {
+        let mut parts = Vec::new();
+        let mut at = 0;
+        for buffer in buffers {
+            let start = bytes.start.clamp(at, at + buffer.len);
+            let end = bytes.end.clamp(start, at + buffer.len);
+            if start < end {
+                parts.push(Self { address: buffer.address + (start - at), len: end - start });
+            }
+            at += buffer.len;
+        }
+        parts
+    }
 }
 
 impl ProgramMemory {

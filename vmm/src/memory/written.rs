@@ -6,10 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::memory::layout::{PAGE, to_usize};
 
 /// The pages of one region that system calls may have written. A bit stays until it's taken back.
+///
+/// A checkpoint asks for the marks of a whole region each time, and as a rule there are none: so a second bitmap says
+/// which words may have some. Who marks sets the word's bit first and then this one; who takes the last bit of a word
+/// back clears this one first and then looks at the word again. So no mark is overlooked, whoever comes between.
 #[derive(Debug)]
 pub struct WrittenPages {
     range: Range<u64>,
     words: Box<[AtomicU64]>,
+    /// Bit i of word w: `words[64 w + i]` may have marks.
+    summary: Box<[AtomicU64]>,
 }
 
 impl WrittenPages {
@@ -17,8 +23,9 @@ impl WrittenPages {
     #[must_use]
     pub fn new(range: Range<u64>) -> Self {
         let pages = (range.end - range.start) / PAGE;
-        let words = (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Self { range, words }
+        let zeros = |count: u64| (0..count).map(|_| AtomicU64::new(0)).collect();
+        let words = pages.div_ceil(64);
+        Self { range, words: zeros(words), summary: zeros(words.div_ceil(64)) }
     }
 
     /// The region's addresses.
@@ -34,7 +41,7 @@ impl WrittenPages {
             return;
         }
         for page in (start - self.range.start) / PAGE..=(end - 1 - self.range.start) / PAGE {
-            self.word(page).fetch_or(1 << (page % 64), Ordering::Relaxed);
+            self.mark_word(to_usize(page / 64), 1 << (page % 64));
         }
     }
 
@@ -46,8 +53,9 @@ impl WrittenPages {
 
     /// Marks the pages in `mask` of one word.
     pub fn mark_word(&self, word: usize, mask: u64) {
-        if let Some(word) = self.words.get(word) {
-            word.fetch_or(mask, Ordering::Relaxed);
+        if let Some(marks) = self.words.get(word) {
+            marks.fetch_or(mask, Ordering::SeqCst);
+            self.summary[word / 64].fetch_or(1 << (word % 64), Ordering::SeqCst);
         }
     }
 
@@ -59,8 +67,15 @@ impl WrittenPages {
 
     /// Adds the marks to `words`, a bit for each page from the region's start.
     pub fn add_to(&self, words: &mut [u64]) {
-        for (word, marked) in words.iter_mut().zip(&self.words) {
-            *word |= marked.load(Ordering::Relaxed);
+        for (index, summary) in self.summary.iter().enumerate() {
+            let mut marked = summary.load(Ordering::SeqCst);
+            while marked != 0 {
+                let at = 64 * index + marked.trailing_zeros() as usize;
+                marked &= marked - 1;
+                if let Some(word) = words.get_mut(at) {
+                    *word |= self.load(at);
+                }
+            }
         }
     }
 
@@ -73,8 +88,17 @@ impl WrittenPages {
 
     /// Takes the marks in `mask` of one word back.
     pub fn clear(&self, word: usize, mask: u64) {
-        if let Some(word) = self.words.get(word) {
-            word.fetch_and(!mask, Ordering::Relaxed);
+        let Some(marks) = self.words.get(word) else { return };
+        let (summary, bit) = (&self.summary[word / 64], 1 << (word % 64));
+        // Nothing to take back, as a rule: no reason to write to memory.
+        if summary.load(Ordering::SeqCst) & bit == 0 {
+            return;
+        }
+        if marks.fetch_and(!mask, Ordering::SeqCst) & !mask == 0 {
+            summary.fetch_and(!bit, Ordering::SeqCst);
+            if marks.load(Ordering::SeqCst) != 0 {
+                summary.fetch_or(bit, Ordering::SeqCst);
+            }
         }
     }
 
@@ -82,10 +106,6 @@ impl WrittenPages {
     #[must_use]
     pub fn words(&self) -> usize {
         self.words.len()
-    }
-
-    fn word(&self, page: u64) -> &AtomicU64 {
-        &self.words[to_usize(page / 64)]
     }
 }
 
@@ -103,5 +123,50 @@ mod tests {
         assert_eq!([written.load(0), written.load(1), written.load(2), written.load(3)], [1 << 63, 1, 2, 0]);
         written.clear(0, u64::MAX);
         assert_eq!([written.load(0), written.load(1)], [0, 1]);
+    }
+
+    #[test]
+    fn what_is_added_is_what_is_marked() {
+        let pages = 64 * 64 * 2 + 70;
+        let written = WrittenPages::new(0..pages * PAGE);
+        let added = || {
+            let mut words = vec![0; written.words()];
+            written.add_to(&mut words);
+            words
+        };
+        assert!(added().iter().all(|word| *word == 0));
+        let marked = [0, 63, 64, 64 * 64 - 1, 64 * 64, pages - 1];
+        for page in marked {
+            written.mark(&(page * PAGE..page * PAGE + 1));
+        }
+        for (index, page) in marked.into_iter().enumerate() {
+            let all: Vec<u64> = (0..written.words()).map(|word| written.load(word)).collect();
+            assert_eq!(added(), all);
+            assert_eq!(
+                all.iter().map(|word| word.count_ones() as usize).sum::<usize>(),
+                marked.len() - index
+            );
+            written.clear(to_usize(page / 64), 1 << (page % 64));
+        }
+        assert!(added().iter().all(|word| *word == 0));
+        assert!(written.summary.iter().all(|word| word.load(Ordering::SeqCst) == 0));
+    }
+
+    #[test]
+    fn a_mark_beside_one_that_is_taken_back_is_not_lost() {
+        let written = WrittenPages::new(0..64 * PAGE);
+        std::thread::scope(|scope| {
+            let marks = scope.spawn(|| (0..20_000).for_each(|_| written.mark_word(0, 1)));
+            while !marks.is_finished() {
+                written.clear(0, 2);
+                written.mark_word(0, 2);
+                written.clear(0, 1);
+            }
+        });
+        written.mark_word(0, 1);
+        written.clear(0, 2);
+        let mut words = [0];
+        written.add_to(&mut words);
+        assert_eq!(words, [1]);
     }
 }

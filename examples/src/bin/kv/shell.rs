@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Read, Write};
 
-use cairn_guest::{CheckpointId, Session};
+use cairn_guest::{CheckpointId, Error, Level, Session};
 
 use crate::command::Command;
 use crate::store::Store;
@@ -16,6 +16,14 @@ pub(crate) struct Shell {
     store: Store,
     /// One checkpoint per open transaction, the innermost last.
     transactions: Vec<CheckpointId>,
+    /// If changes are answered when they are on disk.
+    durable: Option<Durable>,
+}
+
+/// What is on disk.
+struct Durable {
+    level: Level,
+    newest: Option<CheckpointId>,
 }
 
 /// Whether to read another line.
@@ -27,7 +35,17 @@ enum Flow {
 
 impl Shell {
     pub(crate) fn new(session: Session, store: Store) -> Self {
-        Self { session, store, transactions: Vec::new() }
+        Self { session, store, transactions: Vec::new(), durable: None }
+    }
+
+    /// Begins with what is on disk, if anything is, and puts every change there from now on.
+    ///
+    /// # Errors
+    /// There is no store, or another program's is in it.
+    pub(crate) fn recover(&mut self, level: Level) -> Result<Option<CheckpointId>, Error> {
+        let newest = self.session.recover()?;
+        self.durable = Some(Durable { level, newest });
+        Ok(newest)
     }
 
     /// Answers line by line until QUIT or the end of the input.
@@ -61,10 +79,10 @@ impl Shell {
         };
         match command {
             Command::Nothing => {}
-            Command::Set { key, value } => match self.store.set(&mut self.session, key, value) {
-                Ok(()) => writeln!(output, "OK")?,
-                Err(full) => writeln!(output, "ERR {full}")?,
-            },
+            Command::Set { key, value } => {
+                let set = self.store.set(&mut self.session, key, value).map_err(|full| full.to_string());
+                tell(output, set.and_then(|()| self.changed()))?;
+            }
             Command::Get { key } => match self.store.get(&self.session, key) {
                 Some(value) => {
                     output.write_all(value)?;
@@ -72,13 +90,13 @@ impl Shell {
                 }
                 None => writeln!(output, "NONE")?,
             },
-            Command::Del { key } => {
-                let there = self.store.delete(&mut self.session, key);
-                writeln!(output, "{}", if there { "OK" } else { "NONE" })?;
-            }
+            Command::Del { key } => match self.store.delete(&mut self.session, key) {
+                true => tell(output, self.changed())?,
+                false => writeln!(output, "NONE")?,
+            },
             Command::List => self.list(output)?,
             Command::Begin => tell(output, self.begin())?,
-            Command::Commit => tell(output, self.commit())?,
+            Command::Commit => tell(output, self.commit().and_then(|()| self.changed()))?,
             Command::Rollback => tell(output, self.rollback())?,
             Command::Stats => self.stats(output)?,
             Command::Quit => {
@@ -87,6 +105,25 @@ impl Shell {
             }
         }
         Ok(Flow::Continue)
+    }
+
+    /// Puts what was changed on disk, unless a transaction is open. What can't be put there stays changed, and goes
+    /// there with the next change.
+    fn changed(&mut self) -> Result<(), String> {
+        let Some(durable) = self.durable.as_mut().filter(|_| self.transactions.is_empty()) else {
+            return Ok(());
+        };
+        let stored = self.session.checkpoint_durable_at(durable.level);
+        // Nobody rolls back to one that is on disk: in memory the newest is enough.
+        let newest = match &stored {
+            Ok(id) | Err(Error::NotStored { id, .. }) => durable.newest.replace(*id),
+            Err(_) => None,
+        };
+        if let Some(before) = newest {
+            // It may have been evicted.
+            let _ = self.session.release(before);
+        }
+        stored.map(drop).map_err(|error| with_causes(&error))
     }
 
     fn begin(&mut self) -> Result<(), String> {
@@ -138,6 +175,12 @@ impl Shell {
         writeln!(output, "transactions {} of {}", self.transactions.len(), self.max_depth())?;
         writeln!(output, "OK")
     }
+}
+
+/// An error and what it came from, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }
 
 fn tell(output: &mut impl Write, outcome: Result<(), String>) -> io::Result<()> {

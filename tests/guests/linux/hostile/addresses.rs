@@ -126,8 +126,8 @@ fn try_region(
 ) -> Result<bool> {
     let name = RegionName::new(b"elsewhere")?;
     let mut ask = |request| attack.driver.insist(&attack.registers, key, request);
-    let reply =
-        ask(Request::Register { span, name, mode: RegionMode::Tracked }).context("no answer to REGISTER")?;
+    let reply = ask(Request::Register { span, name, mode: RegionMode::Tracked, tag: 0 })
+        .context("no answer to REGISTER")?;
     let ReplyBody::Region(_) = reply.body else { return Ok(false) };
     ensure!(place.kind != Kind::Never, "{} is a region: {:?}", place.name, reply.status);
     let reply = ask(Request::Checkpoint).context("no answer to CHECKPOINT")?;

@@ -40,6 +40,7 @@ impl Owner {
             span,
             name: RegionName::new(b"owned")?,
             mode: RegionMode::Tracked,
+            tag: 0,
         })?;
         owner.expect(Request::Checkpoint)?;
         owner.memory.fill(2);
@@ -121,7 +122,8 @@ pub(crate) fn intrude(args: &[String], talk: &mut Talk) -> Result<()> {
     let status = ask(BACK);
     ensure!(status == Some(Status::NoCheckpoint), "a rollback to the victim's checkpoint: {status:?}");
     let span = Span { address: memory.address(), len: memory.len() as u64 };
-    let status = ask(Request::Register { span, name: RegionName::new(b"owned")?, mode: RegionMode::Tracked });
+    let status =
+        ask(Request::Register { span, name: RegionName::new(b"owned")?, mode: RegionMode::Tracked, tag: 0 });
     ensure!(status == Some(Status::Ok), "a region: {status:?}");
     let status = ask(BACK);
     ensure!(status == Some(Status::NoCheckpoint), "a rollback to the victim's checkpoint: {status:?}");

@@ -75,7 +75,7 @@ fn in_the_storm(registers: &Registers, driver: &mut Driver, key: SessionKey, are
     let back = Request::Rollback { checkpoint: CheckpointId(1) };
     let mut served = 0;
     for request in [
-        Request::Register { span, name, mode: RegionMode::Tracked },
+        Request::Register { span, name, mode: RegionMode::Tracked, tag: 0 },
         Request::Checkpoint,
         back,
         Request::Checkpoint,

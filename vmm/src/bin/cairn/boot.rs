@@ -17,6 +17,7 @@ use clap::Args;
 
 use crate::exit;
 use crate::size::Size;
+use crate::store_options::StoreOptions;
 
 /// Memory that a guest has unless told otherwise.
 const DEFAULT_MEMORY: Size = Size(1 << 30);
@@ -88,6 +89,8 @@ pub(crate) struct Boot {
     /// most 8].
     #[arg(long, value_name = "N", value_parser = crate::run::threads)]
     threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    store: StoreOptions,
     /// Kernel modules to load before the program runs: all that are in this directory.
     #[arg(long, value_name = "DIR", requires = "program")]
     modules: Option<PathBuf>,
@@ -135,6 +138,7 @@ impl Boot {
             history: NonZeroUsize::new(self.history).context("--history must be at least 1")?,
             history_memory: self.history_memory.map(|size| size.0),
             threads: self.threads,
+            store: self.store.config()?,
             program,
         })
     }

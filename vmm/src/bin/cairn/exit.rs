@@ -3,11 +3,14 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use cairn_store::StoreError;
 use cairn_vmm::guest::linux::loader::LoadError;
 use cairn_vmm::kvm::system::KvmError;
 use cairn_vmm::machine::app::RunError;
 use cairn_vmm::machine::linux::error::BootError;
 
+/// A store is damaged.
+pub(crate) const DAMAGED: u8 = 121;
 /// A guest with a kernel wanted to start again: a reboot or a panic.
 pub(crate) const GUEST_RESET: u8 = 122;
 /// KVM couldn't go on with the program, or the host refused something while it ran.
@@ -38,6 +41,9 @@ fn code(error: &anyhow::Error) -> u8 {
     if let Some(error) = error.downcast_ref::<BootError>() {
         return boot_code(error);
     }
+    if let Some(StoreError::Damaged(_)) = error.downcast_ref::<StoreError>() {
+        return DAMAGED;
+    }
     match error.downcast_ref::<RunError>() {
         Some(RunError::Kvm(_) | RunError::Sandbox(_)) => NO_KVM,
         Some(RunError::Open { source, .. }) if source.kind() == ErrorKind::NotFound => NOT_FOUND,
@@ -48,6 +54,7 @@ fn code(error: &anyhow::Error) -> u8 {
             | RunError::Load(_)
             | RunError::Arguments { .. },
         ) => NOT_RUNNABLE,
+        Some(RunError::Store(_)) => OTHER,
         Some(_) => GUEST_FAILED,
         None if error.downcast_ref::<KvmError>().is_some() => NO_KVM,
         None => OTHER,
@@ -61,6 +68,10 @@ fn boot_code(error: &BootError) -> u8 {
         BootError::Load(LoadError::TooSmall { .. }) => TOO_SMALL,
         BootError::Load(_) | BootError::Program(_) => NOT_RUNNABLE,
         BootError::Stuck { .. } => GUEST_FAILED,
-        BootError::File { .. } | BootError::Disk(_) | BootError::Devices(_) | BootError::Host { .. } => OTHER,
+        BootError::File { .. }
+        | BootError::Disk(_)
+        | BootError::Devices(_)
+        | BootError::Store(_)
+        | BootError::Host { .. } => OTHER,
     }
 }

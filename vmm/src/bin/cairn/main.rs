@@ -7,6 +7,8 @@ mod exit;
 mod run;
 mod size;
 mod stats;
+mod store;
+mod store_options;
 
 use std::process::ExitCode;
 
@@ -35,6 +37,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Tell what the sessions of your running guests have done, and what they hold.
     Stats(stats::Stats),
+    /// Look into a store of checkpoints on disk, check it, and make it smaller.
+    Store(store::Store),
     /// Measure checkpoint cycles beside what user level can do.
     Bench(bench::Bench),
 }
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Command::Boot(boot) => boot.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Stats(stats) => stats.run(),
+        Command::Store(store) => store.run(),
         Command::Bench(bench) => bench.run(),
     };
     done.unwrap_or_else(|error| exit::report(&error))

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use cairn_vmm::kvm::dirty_ring::{FEWEST_ENTRIES, MOST_ENTRIES};
-use cairn_vmm::machine::app::{self, AppConfig, DEFAULT_MEMORY, Grant, LEAST_MEMORY, RunError};
+use cairn_vmm::machine::app::{self, AppConfig, DEFAULT_MEMORY, Grant, LEAST_MEMORY, Overlay, RunError};
 use cairn_vmm::machine::end::{End, Ended};
 use cairn_vmm::machine::helpers::MOST_THREADS;
 use cairn_vmm::machine::poll_policy::PollMode;
@@ -17,6 +17,7 @@ use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
 
 use crate::size::Size;
+use crate::store_options::StoreOptions;
 
 /// Checkpoints that `--history` accepts at most. Bounds the search for the oldest.
 const MOST_HISTORY: usize = 1 << 16;
@@ -36,8 +37,10 @@ Exit status:
   127      there is no such program
   128 + N  signal N killed the program
 
-Example:
-  cairn run --dir .:rw sqlite3 test.db";
+Examples:
+  cairn run --dir .:rw sqlite3 test.db
+  cairn run --dir .:rw --overlay make            try it, and leave everything as it is
+  cairn run --dir .:rw --overlay=commit ./fix    change all files or none";
 
 /// Options of `cairn run`.
 #[derive(Args, Debug)]
@@ -53,6 +56,10 @@ pub(crate) struct Run {
     /// directories are visible anyhow, read-only.
     #[arg(long, value_name = "HOST[:GUEST][:rw]")]
     dir: Vec<OsString>,
+    /// Keep what the program changes in directories with rw in memory, so that they stay as they are while it runs.
+    /// At its end the changes are forgotten (discard, also without =...) or, if it ended with status 0, applied (commit).
+    #[arg(long, value_enum, value_name = "END", num_args = 0..=1, require_equals = true, default_missing_value = "discard")]
+    overlay: Option<OverlayEnd>,
     /// When a host thread takes requests and system calls without an exit.
     #[arg(long, value_enum, default_value_t = Poll::Auto)]
     poll: Poll,
@@ -73,6 +80,8 @@ pub(crate) struct Run {
     /// most 8].
     #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    store: StoreOptions,
     /// The program, looked up in PATH if it has no slash.
     program: OsString,
     /// Its arguments.
@@ -88,6 +97,14 @@ enum Poll {
     Always,
     /// Never: each is an exit.
     Never,
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+enum OverlayEnd {
+    /// Forget the changes.
+    Discard,
+    /// Apply them to the directories if the program ends with status 0; else forget them.
+    Commit,
 }
 
 #[derive(Clone, Copy, ValueEnum, Debug)]
@@ -125,7 +142,11 @@ impl From<Poll> for PollMode {
 
 impl Run {
     pub(crate) fn run(self) -> Result<ExitCode> {
+        let commits = matches!(self.overlay, Some(OverlayEnd::Commit));
         let Ended { end, refused } = app::run(&self.config()?)?;
+        if commits && end.status() != 0 {
+            eprintln!("cairn: the program ended with status {}: its changes are forgotten", end.status());
+        }
         match &end {
             End::Faulted(fault) => eprintln!("cairn: {fault}"),
             // A reader that has seen enough is no news.
@@ -142,6 +163,10 @@ impl Run {
     }
 
     fn config(self) -> Result<AppConfig> {
+        let is_writable = |text: &OsString| text.as_bytes().ends_with(b":rw");
+        if self.overlay.is_some() && !self.dir.iter().any(is_writable) {
+            bail!("--overlay is about directories with rw, and there is none: add --dir HOST:rw");
+        }
         if self.memory.0 < LEAST_MEMORY {
             let memory = self.memory.0;
             return Err(RunError::LessThanLeast { memory }.into());
@@ -157,14 +182,25 @@ impl Run {
             memory: self.memory.0,
             grants: self.dir.iter().map(|text| grant(text)).collect::<Result<_>>()?,
             directory: std::env::current_dir().context("the working directory can't be told")?,
+            overlay: self.overlay.map(overlay).transpose()?,
             poll: self.poll.into(),
             tracker: self.tracker.into(),
             ring_entries: self.ring_entries,
             history: NonZeroUsize::new(self.history).context("--history must be at least 1")?,
             history_memory: self.history_memory.map(|size| size.0),
             threads: self.threads,
+            store: self.store.config()?,
         })
     }
+}
+
+/// What becomes of overlays, and where the record of changes is kept while they are applied.
+fn overlay(end: OverlayEnd) -> Result<Overlay> {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")));
+    let state =
+        state.context("--overlay: HOME or XDG_STATE_HOME must say where a record of changes can be kept")?;
+    Ok(Overlay { commit: matches!(end, OverlayEnd::Commit), records: state.join("cairn") })
 }
 
 /// The program's path: as it is if it has a slash, else the first of its name in PATH.

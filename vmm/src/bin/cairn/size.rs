@@ -1,4 +1,4 @@
-//! Sizes on the command line: `512M`, `4G`.
+//! Sizes on the command line, `512M`, `4G`, and for people to read.
 
 use std::str::FromStr;
 
@@ -39,6 +39,18 @@ fn unit(text: &str) -> Option<u64> {
         "G" => Some(1 << 30),
         "T" => Some(1 << 40),
         _ => None,
+    }
+}
+
+/// A number of bytes in a unit that people read.
+pub(crate) fn readable(bytes: u64) -> String {
+    let tenths = |shift: u32| (u128::from(bytes) * 10) >> shift;
+    let with = |shift, unit| format!("{}.{} {unit}", tenths(shift) / 10, tenths(shift) % 10);
+    match bytes {
+        0..0x400 => format!("{bytes} B"),
+        0x400..0x10_0000 => with(10, "KiB"),
+        0x10_0000..0x4000_0000 => with(20, "MiB"),
+        _ => with(30, "GiB"),
     }
 }
 

@@ -12,6 +12,7 @@ use cairn_vmm::machine::control::{self, SUFFIX};
 use clap::Args;
 
 use crate::exit;
+use crate::size::readable as size;
 
 /// How long a guest may take to answer: longer than any request of its program keeps it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -115,17 +116,6 @@ fn time(ns: u64) -> String {
         1_000..1_000_000 => format!("{}.{} us", ns / 1_000, ns / 100 % 10),
         1_000_000..1_000_000_000 => format!("{}.{} ms", ns / 1_000_000, ns / 100_000 % 10),
         _ => format!("{}.{} s", ns / 1_000_000_000, ns / 100_000_000 % 10),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    let tenths = |shift: u32| (u128::from(bytes) * 10) >> shift;
-    let with = |shift, unit| format!("{}.{} {unit}", tenths(shift) / 10, tenths(shift) % 10);
-    match bytes {
-        0..0x400 => format!("{bytes} B"),
-        0x400..0x10_0000 => with(10, "KiB"),
-        0x10_0000..0x4000_0000 => with(20, "MiB"),
-        _ => with(30, "GiB"),
     }
 }
 

@@ -8,6 +8,7 @@ use cairn_engine::{Engine, EngineError, LiveMemory, PagePlaces, Pool};
 
 use crate::checkpoint::effects;
 use crate::checkpoint::keeper::KeeperConfig;
+use crate::checkpoint::keeping::Keeping;
 use crate::checkpoint::linux::frames::{DirtyLog, FrameLog, SessionIndex};
 use crate::checkpoint::linux::tracker::{FrameTracker, Needed};
 use crate::devices::checkpoint::{Again, Effect, Failure, Outcome, RegionSpan};
@@ -22,6 +23,14 @@ pub struct LinuxKeeper<L: DirtyLog> {
     session: SessionIndex,
     config: KeeperConfig,
     pool: Option<Arc<Pool>>,
+}
+
+impl<L: DirtyLog> Keeping for LinuxKeeper<L> {
+    type Tracker = FrameTracker<L>;
+
+    fn engine_mut(&mut self) -> &mut Engine<FrameTracker<L>> {
+        &mut self.engine
+    }
 }
 
 impl<L: DirtyLog> LinuxKeeper<L> {
@@ -54,7 +63,7 @@ impl<L: DirtyLog> LinuxKeeper<L> {
             // Whether there is memory shows when it's looked at: its kernel may not have given it any yet.
             Effect::PrepareRegion { span } if span.end() <= paging.user_end() => Ok(Outcome::Done),
             Effect::PrepareRegion { .. } => Err(Failure::NotMapped),
-            Effect::AddRegion { span, name, mode } => self.add(span, (name, mode), paging),
+            Effect::AddRegion { span, name, mode, .. } => self.add(span, (name, mode), paging),
             Effect::Checkpoint(again) | Effect::Rollback(_, again) => {
                 self.look_and_act(effect, paging, again)
             }

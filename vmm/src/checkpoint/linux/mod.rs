@@ -16,4 +16,4 @@ pub use kvm_log::KvmLog;
 #[cfg(test)]
 mod oracle_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -61,12 +61,13 @@ fn bench_in(mode: RegionMode, pages: usize, frames: u64, seed: u64) -> Bench {
         history: NonZeroUsize::new(5).unwrap(),
         max_region_bytes: 1 << 30,
         max_history_bytes: 1 << 30,
+        stores: false,
     };
     let mut keeper = LinuxKeeper::new(frame_log, SessionIndex(0), config, None);
     let guest = Guest::new(&ram, log.clone(), pages, frames, seed);
     let span = RegionSpan::from_claim(guest.span()).unwrap();
     let name = RegionName::new(b"all").unwrap();
-    let added = keeper.act(Effect::AddRegion { span, name, mode }, &guest.paging());
+    let added = keeper.act(Effect::AddRegion { span, name, mode, tag: 0 }, &guest.paging());
     let Outcome::Region(region) = added else { panic!("{added:?}") };
     Bench { guest, keeper, log, saved: Vec::new(), region, hints: mode == RegionMode::Hinted }
 }

@@ -13,7 +13,7 @@ use crate::memory::walk::Paging;
 use crate::memory::walk::testing::{READ_ONLY, Tables, WRITABLE_PAGE};
 
 /// The region's first byte: not at the start of a large page.
-pub(super) const BASE: u64 = 0x7f00_0000_0000 + 500 * PAGE;
+pub(crate) const BASE: u64 = 0x7f00_0000_0000 + 500 * PAGE;
 /// Where the frames of pages begin. Tables are below.
 const FRAMES: u64 = 8 << 20;
 /// The page of zeros that all may read.
@@ -40,7 +40,7 @@ enum Page {
 
 /// The guest.
 #[derive(Debug)]
-pub(super) struct Guest {
+pub(crate) struct Guest {
     ram: Arc<Ram>,
     log: FakeLog,
     tables: Tables,
@@ -53,7 +53,7 @@ pub(super) struct Guest {
 
 impl Guest {
     /// A program with `pages` pages at [`BASE`], of which `frames` can be in memory at once.
-    pub(super) fn new(ram: &Arc<Ram>, log: FakeLog, pages: usize, frames: u64, seed: u64) -> Self {
+    pub(crate) fn new(ram: &Arc<Ram>, log: FakeLog, pages: usize, frames: u64, seed: u64) -> Self {
         Self {
             ram: Arc::clone(ram),
             log,
@@ -65,16 +65,16 @@ impl Guest {
         }
     }
 
-    pub(super) fn paging(&self) -> Paging {
+    pub(crate) fn paging(&self) -> Paging {
         self.tables.paging()
     }
 
-    pub(super) fn span(&self) -> Span {
+    pub(crate) fn span(&self) -> Span {
         Span { address: BASE, len: self.pages.len() as u64 * PAGE }
     }
 
     /// Where pages are, for a message.
-    pub(super) fn tell(&self, pages: &[usize]) -> String {
+    pub(crate) fn tell(&self, pages: &[usize]) -> String {
         let tell = |page: &usize| match &self.pages[*page] {
             Page::Out(_) => "swapped out".to_owned(),
             other => format!("{other:x?}"),
@@ -82,7 +82,7 @@ impl Guest {
         pages.iter().map(tell).collect::<Vec<_>>().join(", ")
     }
 
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
@@ -94,14 +94,14 @@ impl Guest {
     }
 
     /// The program writes one byte.
-    pub(super) fn write(&mut self, page: usize, at: usize, byte: u8) {
+    pub(crate) fn write(&mut self, page: usize, at: usize, byte: u8) {
         let frame = self.writable(page);
         self.put(frame, at, byte);
         self.log.write(frame);
     }
 
     /// What the program would read.
-    pub(super) fn content(&self, page: usize) -> Box<[u8]> {
+    pub(crate) fn content(&self, page: usize) -> Box<[u8]> {
         match &self.pages[page] {
             Page::None | Page::Zeros => vec![0; 4096].into(),
             Page::In(frame, _) | Page::InHand(frame) => self.bytes(*frame),
@@ -110,7 +110,7 @@ impl Guest {
     }
 
     /// The program touches the pages of `span`, to write them or not.
-    pub(super) fn touch(&mut self, span: Span, write: bool) {
+    pub(crate) fn touch(&mut self, span: Span, write: bool) {
         for page in self.pages_of(span) {
             if write {
                 let frame = self.writable(page);
@@ -122,7 +122,7 @@ impl Guest {
     }
 
     /// The kernel finishes what it has in hand, for a system call on `span`.
-    pub(super) fn settle(&mut self, span: Span) {
+    pub(crate) fn settle(&mut self, span: Span) {
         for page in self.pages_of(span) {
             if let Page::InHand(frame) = self.pages[page] {
                 self.map(page, Page::In(frame, true));
@@ -131,7 +131,7 @@ impl Guest {
     }
 
     /// The kernel does something to some page, which the program doesn't notice.
-    pub(super) fn disturb(&mut self) {
+    pub(crate) fn disturb(&mut self) {
         let page = self.any_page();
         match (self.below(8), self.pages[page].clone()) {
             (0 | 1, Page::In(frame, _)) => {
@@ -156,7 +156,7 @@ impl Guest {
     }
 
     /// The program gives a page back: it's zeros from then on.
-    pub(super) fn drop_page(&mut self, page: usize) {
+    pub(crate) fn drop_page(&mut self, page: usize) {
         if let Page::In(frame, _) | Page::InHand(frame) = self.pages[page] {
             self.free.push(frame);
             self.order.retain(|other| *other != page);
@@ -166,7 +166,7 @@ impl Guest {
 
     /// Fills what a large page has beyond the program's pages, and maps it as one, if its pages are all in
     /// memory. Answers whether it did.
-    pub(super) fn collapse(&mut self, large_frame: u64) -> bool {
+    pub(crate) fn collapse(&mut self, large_frame: u64) -> bool {
         let first = BASE.next_multiple_of(LARGE_PAGE);
         let start = to_usize((first - BASE) / PAGE);
         if self.pages.len() < start + 512 {

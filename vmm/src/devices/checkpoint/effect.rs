@@ -1,7 +1,9 @@
 //! What the device wants done, and how that ended.
 
-use cairn_abi::reply::{Ask, CheckpointFigures, Missing, SessionFigures};
-use cairn_abi::{CheckpointId, Hint, RegionId, RegionMode, RegionName, Reply, Status};
+use cairn_abi::reply::{
+    Ask, CheckpointFigures, Durability, Missing, SessionFigures, StoreFigures, StoredRegion,
+};
+use cairn_abi::{CheckpointId, Hint, Level, RegionId, RegionMode, RegionName, Reply, ReplyBody, Status};
 
 use super::regions::RegionSpan;
 
@@ -35,6 +37,8 @@ pub enum Effect {
         name: RegionName,
         /// Who says what is written in it.
         mode: RegionMode,
+        /// The type of what is in it, for the store.
+        tag: u64,
     },
     /// End a region that was added: [`Outcome::Done`].
     RemoveRegion(RegionId),
@@ -44,6 +48,16 @@ pub enum Effect {
     CheckpointAsync,
     /// Tell what became of that: [`Outcome::Ticket`]; done, if the second says so.
     Ticket(CheckpointId, bool),
+    /// Take a checkpoint and hand it to the store: [`Outcome::Durability`], or [`Outcome::Missing`].
+    CheckpointDurable(Level, Again),
+    /// Tell what that has reached, after a while if there is a level to wait for: [`Outcome::Durability`].
+    Durability(CheckpointId, Option<Level>),
+    /// Tell the state of the store: [`Outcome::Store`].
+    StoreFigures,
+    /// Make a checkpoint of the store, the newest if none is named, one of the session: [`Outcome::Checkpoint`].
+    Recover(Option<CheckpointId>),
+    /// Tell what such a checkpoint has under a name: [`Outcome::Stored`].
+    Stored(Option<CheckpointId>, RegionName),
     /// Give all regions the content of a checkpoint: [`Outcome::Done`], or [`Outcome::Missing`]. Whether the
     /// id means anything is the engine's to know.
     Rollback(CheckpointId, Again),
@@ -87,6 +101,12 @@ pub enum Outcome {
     Session(SessionFigures),
     /// The checkpoint's figures.
     CheckpointFigures(CheckpointFigures),
+    /// How durable the checkpoint is.
+    Durability(Durability),
+    /// The state of the store.
+    Store(StoreFigures),
+    /// What the store has.
+    Stored(StoredRegion),
     /// Not at all.
     Failed(Failure),
 }
@@ -118,6 +138,23 @@ pub enum Failure {
     /// The host failed otherwise; whoever noticed has logged it.
     #[error("the host failed")]
     Host,
+    /// The store failed, with this errno or 0; whoever noticed has logged it.
+    #[error("the store failed")]
+    Store(u32),
+    /// Something is still under way: to be asked again.
+    #[error("something is still under way")]
+    Busy,
+    /// The stored checkpoint's regions aren't today's.
+    #[error("the stored checkpoint's regions are not today's")]
+    Mismatch {
+        /// A region that doesn't fit, if it is one of today's.
+        region: Option<RegionId>,
+        /// What the checkpoint has in its place, if anything.
+        stored: Option<StoredRegion>,
+    },
+    /// A checkpoint of the store can only become the first.
+    #[error("the session has a checkpoint already")]
+    NotFresh,
 }
 
 impl Failure {
@@ -133,7 +170,17 @@ impl Failure {
             Self::Limit => (Status::Limit, 0),
             Self::NoMemory => (Status::NoMemory, 0),
             Self::Host => (Status::Host, 0),
+            Self::Store(errno) => (Status::Store, errno),
+            Self::Busy => (Status::Busy, 0),
+            Self::Mismatch { region, .. } => (Status::Mismatch, region.map_or(0, |region| region.0)),
+            Self::NotFresh => (Status::NotFresh, 0),
         };
-        Reply::refusal(status, detail)
+        let refusal = Reply::refusal(status, detail);
+        match self {
+            Self::Mismatch { stored: Some(stored), .. } => {
+                Reply { body: ReplyBody::Stored(stored), ..refusal }
+            }
+            _ => refusal,
+        }
     }
 }

@@ -5,8 +5,8 @@
 use cairn_abi::reply::{Ask, Hello, Missing, Ticket};
 use cairn_abi::request::{FEATURE_HINT, OFFERED_FEATURES};
 use cairn_abi::{
-    Envelope, FEATURE_ASYNC, Hint, PROTOCOL_VERSION, RegionId, RegionMode, RegionName, Reply, ReplyBody,
-    Request, SessionKey, Span, Status,
+    Envelope, FEATURE_ASYNC, FEATURE_DURABLE, Hint, PROTOCOL_VERSION, RegionId, RegionMode, RegionName,
+    Reply, ReplyBody, Request, SessionKey, Span, Status,
 };
 
 use super::effect::{Again, Effect, Failure, Outcome};
@@ -113,6 +113,14 @@ struct Open {
     last_cursor: u32,
 }
 
+/// What a program says of a region beside where it is.
+#[derive(Clone, Copy, Debug)]
+struct Described {
+    name: RegionName,
+    mode: RegionMode,
+    tag: u64,
+}
+
 /// What an effect's end leads to.
 #[derive(Debug)]
 enum Then {
@@ -123,7 +131,7 @@ enum Then {
     /// The request's own reply.
     Answer(Request),
     /// Making the span a region.
-    Register(Request, RegionName, RegionMode),
+    Register(Request, Described),
 }
 
 impl Pending {
@@ -182,9 +190,7 @@ impl Session {
         fresh_key: &mut dyn FnMut() -> SessionKey,
     ) -> Step {
         let Envelope { key, cursor, request } = *envelope;
-        let for_notification =
-            matches!(request, Request::Hello { .. } | Request::Register { .. } | Request::Unregister { .. });
-        if for_notification && !caller.notified {
+        if is_for_notification(&request) && !caller.notified {
             return Step::Leave;
         }
         if let Request::Hello { version, features } = request {
@@ -228,7 +234,11 @@ impl Session {
                 let missing = Missing::new(&[table.span()]);
                 // For the engine the next try is what this one was: it hasn't seen this one.
                 let again = match effect {
-                    Some(Effect::Checkpoint(again) | Effect::Rollback(_, again)) => again,
+                    Some(
+                        Effect::Checkpoint(again)
+                        | Effect::CheckpointDurable(_, again)
+                        | Effect::Rollback(_, again),
+                    ) => again,
                     _ => Again::No,
                 };
                 Step::Reply(Reply::again(open.suspend(request, again), Ask::Touch, missing))
@@ -248,14 +258,15 @@ impl Session {
         }
         let State::Open(open) = &mut self.state else { return misfit(effect, outcome) };
         if let Outcome::Missing { ask, missing } = outcome
-            && let Then::Answer(request) | Then::Register(request, ..) = then
+            && let Then::Answer(request) | Then::Register(request, _) = then
         {
             return Step::Reply(Reply::again(open.suspend(request, Again::Yes), ask, missing));
         }
         let body = match (effect, outcome) {
             (Effect::PrepareRegion { span }, Outcome::Done) => {
-                let Then::Register(request, name, mode) = then else { return misfit(effect, outcome) };
-                return act(Effect::AddRegion { span, name, mode }, Then::Answer(request));
+                let Then::Register(request, described) = then else { return misfit(effect, outcome) };
+                let Described { name, mode, tag } = described;
+                return act(Effect::AddRegion { span, name, mode, tag }, Then::Answer(request));
             }
             (Effect::AddRegion { span, name, .. }, Outcome::Region(id)) => {
                 open.regions.insert(id, name, span);
@@ -266,7 +277,14 @@ impl Session {
                 ReplyBody::Empty
             }
             (Effect::Rollback(..) | Effect::Release(_), Outcome::Done) => ReplyBody::Empty,
-            (Effect::Checkpoint(_), Outcome::Checkpoint(id)) => ReplyBody::Checkpoint(id),
+            (Effect::Checkpoint(_) | Effect::Recover(_), Outcome::Checkpoint(id)) => {
+                ReplyBody::Checkpoint(id)
+            }
+            (Effect::CheckpointDurable(..) | Effect::Durability(..), Outcome::Durability(durability)) => {
+                ReplyBody::Durability(durability)
+            }
+            (Effect::StoreFigures, Outcome::Store(figures)) => ReplyBody::Store(figures),
+            (Effect::Stored(..), Outcome::Stored(stored)) => ReplyBody::Stored(stored),
             (Effect::CheckpointAsync | Effect::Ticket(..), Outcome::Ticket { id, done }) => {
                 ReplyBody::Ticket(Ticket { id, done })
             }
@@ -324,10 +342,26 @@ impl Open {
             Request::CheckpointAsync | Request::Ticket { .. } if self.features & FEATURE_ASYNC == 0 => {
                 return refuse(Status::Unsupported, 0);
             }
+            Request::CheckpointDurable { .. }
+            | Request::Durability { .. }
+            | Request::Store
+            | Request::Recover { .. }
+            | Request::Stored { .. }
+                if !self.is_durable() =>
+            {
+                return refuse(Status::Unsupported, 0);
+            }
+            Request::CheckpointDurable { level } => {
+                return self.hinted(request, Effect::CheckpointDurable(level, again));
+            }
+            Request::Durability { checkpoint, wait } => Effect::Durability(checkpoint, wait),
+            Request::Store => Effect::StoreFigures,
+            Request::Recover { checkpoint } => Effect::Recover(checkpoint),
+            Request::Stored { checkpoint, name } => Effect::Stored(checkpoint, name),
             Request::CheckpointAsync => return self.hinted(request, Effect::CheckpointAsync),
             Request::Ticket { checkpoint, wait } => Effect::Ticket(checkpoint, wait),
-            Request::Register { span, name, mode } => {
-                return self.register(request, (span, name, mode), limits);
+            Request::Register { span, name, mode, tag } => {
+                return self.register(request, span, Described { name, mode, tag }, limits);
             }
             Request::Unregister { region } if !self.regions.contains(region) => {
                 return refuse(Status::NoRegion, 0);
@@ -347,19 +381,20 @@ impl Open {
         act(effect, Then::Answer(request))
     }
 
-    fn register(
-        &self,
-        request: Request,
-        (claim, name, mode): (Span, RegionName, RegionMode),
-        limits: &Limits,
-    ) -> Step {
-        if mode == RegionMode::Hinted && !self.takes_hints() {
+    fn register(&self, request: Request, claim: Span, described: Described, limits: &Limits) -> Step {
+        let Described { name, mode, tag } = &described;
+        let hinted = *mode == RegionMode::Hinted && !self.takes_hints();
+        if hinted || (*tag != 0 && !self.is_durable()) {
             return refuse(Status::Unsupported, 0);
         }
-        match self.regions.admit(claim, &name, limits) {
-            Ok(span) => act(Effect::PrepareRegion { span }, Then::Register(request, name, mode)),
+        match self.regions.admit(claim, name, limits) {
+            Ok(span) => act(Effect::PrepareRegion { span }, Then::Register(request, described)),
             Err((status, detail)) => refuse(status, detail),
         }
+    }
+
+    fn is_durable(&self) -> bool {
+        self.features & FEATURE_DURABLE != 0
     }
 
     fn takes_hints(&self) -> bool {
@@ -389,6 +424,30 @@ impl Open {
         self.last_cursor = self.last_cursor.wrapping_add(1).max(1);
         self.unfinished = Some((self.last_cursor, request, again));
         self.last_cursor
+    }
+}
+
+/// Whether a polling device leaves it in the ring: it changes whom the device serves, or the guest's memory
+/// layout, or may wait for the disk.
+fn is_for_notification(request: &Request) -> bool {
+    match request {
+        Request::Hello { .. }
+        | Request::Register { .. }
+        | Request::Unregister { .. }
+        | Request::CheckpointDurable { .. }
+        | Request::Durability { wait: Some(_), .. }
+        | Request::Recover { .. }
+        | Request::Stored { .. } => true,
+        Request::Checkpoint
+        | Request::CheckpointAsync
+        | Request::Rollback { .. }
+        | Request::Release { .. }
+        | Request::Query { .. }
+        | Request::QueryNext { .. }
+        | Request::Ticket { .. }
+        | Request::Durability { wait: None, .. }
+        | Request::Store
+        | Request::Hints { .. } => false,
     }
 }
 

@@ -40,7 +40,7 @@ fn hello() -> Request {
 fn register(page: u64) -> Request {
     let name = RegionName::new(format!("at {page}").as_bytes()).unwrap();
     let mode = RegionMode::Tracked;
-    Request::Register { span: Span { address: page * PAGE_SIZE, len: PAGE_SIZE }, name, mode }
+    Request::Register { span: Span { address: page * PAGE_SIZE, len: PAGE_SIZE }, name, mode, tag: 0 }
 }
 
 /// A session with a region.
@@ -353,7 +353,7 @@ proptest! {
             let free = pages.iter().all(|(_, other)| other.end <= page || page + count <= other.start);
             let total: u64 = pages.iter().map(|(_, other)| other.end - other.start).sum();
             let fits = pages.len() < 2 && total + count <= 16;
-            let step = ask(&mut session, Request::Register { span, name, mode: RegionMode::Tracked });
+            let step = ask(&mut session, Request::Register { span, name, mode: RegionMode::Tracked, tag: 0 });
             prop_assert_eq!(matches!(step, Step::Act(_)), count > 0 && free && fits);
             if let Step::Act(prepare) = step {
                 let Step::Act(add) = session.complete(prepare, Outcome::Done) else { panic!("not prepared") };
@@ -388,8 +388,12 @@ fn read_hints(step: Step) -> Hinted {
 fn hints_are_an_offer_that_must_be_taken() {
     let mut session = open();
     let span = Span { address: 8 * PAGE_SIZE, len: PAGE_SIZE };
-    let register =
-        Request::Register { span, name: RegionName::new(b"hinted").unwrap(), mode: RegionMode::Hinted };
+    let register = Request::Register {
+        span,
+        name: RegionName::new(b"hinted").unwrap(),
+        mode: RegionMode::Hinted,
+        tag: 0,
+    };
     for request in [register, Request::Hints { table: TABLE }] {
         assert_eq!(reply(ask(&mut session, request)), Reply::refusal(Status::Unsupported, 0));
     }

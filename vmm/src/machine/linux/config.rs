@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use crate::machine::storing::StoreConfig;
+
 /// vCPUs that a guest can have. Bounds the threads, and fits an APIC id of 8 bits.
 pub const MOST_CPUS: u8 = 64;
 /// Checkpoint functions that a guest can have, and so sessions at once.
@@ -35,6 +37,8 @@ pub struct LinuxConfig {
     pub history_memory: Option<u64>,
     /// Threads that work on a large checkpoint; by default [as many as are of use](crate::machine::helpers::start).
     pub threads: Option<NonZeroUsize>,
+    /// Where checkpoints go that shall survive.
+    pub store: Option<StoreConfig>,
     /// The program that the guest is for.
     pub program: Option<ProgramConfig>,
 }

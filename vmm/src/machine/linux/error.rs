@@ -14,6 +14,7 @@ use crate::kvm::system::KvmError;
 use crate::kvm::vcpu::Failure;
 use crate::machine::helpers::HelperError;
 use crate::machine::sandbox::SandboxError;
+use crate::machine::storing::StoringError;
 use crate::virtio::pci::FunctionError;
 
 /// See the module.
@@ -48,6 +49,9 @@ pub enum BootError {
     /// A disk can't be used.
     #[error(transparent)]
     Disk(#[from] ImageError),
+    /// There is no store.
+    #[error("the guest was not started")]
+    Store(#[from] StoringError),
     /// The devices don't fit, or get no thread.
     #[error("the machine's devices can't be made")]
     Devices(#[from] DevicesError),

@@ -13,6 +13,7 @@ use crate::devices::checkpoint::{AddressSpace, Outcome};
 use crate::devices::pci_bus::PciDevice;
 use crate::memory::caller::CallerMemory;
 use crate::memory::ram::Ram;
+use crate::store::Saver;
 use crate::virtio::{Event, PciFunction};
 
 /// The BAR that all registers are in.
@@ -31,6 +32,7 @@ pub(super) struct CheckpointFunction<L: DirtyLog> {
 struct State<L: DirtyLog> {
     function: PciFunction<CheckpointDevice>,
     keeper: LinuxKeeper<L>,
+    saver: Saver,
 }
 
 impl<L: DirtyLog> CheckpointFunction<L> {
@@ -40,8 +42,9 @@ impl<L: DirtyLog> CheckpointFunction<L> {
         ram: Arc<Ram>,
         function: PciFunction<CheckpointDevice>,
         keeper: LinuxKeeper<L>,
+        saver: Saver,
     ) -> Self {
-        Self { ram, state: Mutex::new(State { function, keeper }) }
+        Self { ram, state: Mutex::new(State { function, keeper, saver }) }
     }
 
     /// The figures of its session, if there is one. `pauses` is what stopping the guest has cost.
@@ -68,9 +71,10 @@ impl<L: DirtyLog> CheckpointFunction<L> {
         let _paused = cpu.pause_others();
         let Some(paging) = cpu.paging() else { return };
         let memory = CallerMemory::new(&self.ram, paging);
-        let State { function, keeper } = &mut *self.lock();
+        let State { function, keeper, saver } = &mut *self.lock();
         let space = AddressSpace(paging.identity());
-        function.device_mut().serve(&memory, space, &mut |effect| match keeper.act(effect, &paging) {
+        let mut act = |effect| saver.act(effect, keeper, &mut |keeper, effect| keeper.act(effect, &paging));
+        function.device_mut().serve(&memory, space, &mut |effect| match act(effect) {
             Outcome::Session(figures) => Outcome::Session(with_pauses(figures, cpu.pauses())),
             outcome => outcome,
         });
@@ -90,8 +94,10 @@ fn with_pauses(figures: SessionFigures, pauses: PauseFigures) -> SessionFigures 
 impl<L: DirtyLog> State<L> {
     /// Forgets what the session before a reset left. That needs no page tables.
     fn drop_session(&mut self) {
-        let keeper = &mut self.keeper;
-        self.function.device_mut().settle(&mut |_| keeper.drop_all());
+        let (keeper, saver) = (&mut self.keeper, &mut self.saver);
+        self.function
+            .device_mut()
+            .settle(&mut |effect| saver.act(effect, keeper, &mut |keeper, _| keeper.drop_all()));
     }
 }
 

@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use cairn_abi::FEATURE_HINT;
+use cairn_abi::{FEATURE_DURABLE, FEATURE_HINT};
 use cairn_engine::HostCosts;
 
 use crate::checkpoint::KeeperConfig;
@@ -25,6 +26,7 @@ use crate::machine::linux::error::{BootError, DevicesError};
 use crate::machine::linux::function::CheckpointFunction;
 use crate::machine::{helpers, random, sandbox};
 use crate::memory::linux_map::PCI_WINDOW;
+use crate::store::{Owner, Saver, Sink};
 use crate::virtio::PciFunction;
 use crate::virtio::interrupts::MsiSink;
 use crate::virtio::pci::BAR_SIZE;
@@ -60,11 +62,12 @@ pub(super) fn bus(
     slots: &Arc<RamSlots>,
     config: &LinuxConfig,
     costs: HostCosts,
+    store: Option<&Arc<Sink>>,
 ) -> Result<(PciBus, Sessions), BootError> {
     let mut bus = PciBus::default();
     let bound = |address| u32::try_from(address).unwrap_or(u32::MAX);
     let mut bars = BarWindow::new(bound(PCI_WINDOW.start)..bound(PCI_WINDOW.end));
-    let sessions = add_sessions(&mut bus, &mut bars, slots, config, costs)?;
+    let sessions = add_sessions(&mut bus, &mut bars, slots, config, costs, store)?;
     let messages = Arc::new(Messages { vm: Arc::clone(vm), noted: AtomicBool::new(false) });
     let confine = || sandbox::confine_device().map_err(io::Error::other);
     let wiring = Wiring { ram: Arc::clone(slots.ram()), interrupts: messages, confine };
@@ -84,18 +87,21 @@ fn add_sessions(
     slots: &Arc<RamSlots>,
     config: &LinuxConfig,
     costs: HostCosts,
+    store: Option<&Arc<Sink>>,
 ) -> Result<Sessions, DevicesError> {
     let ram = slots.ram();
     let frames = Arc::new(Mutex::new(FrameLog::new(KvmLog(Arc::clone(slots)), Arc::clone(ram))));
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
     // What a session can make its host keep stays in proportion to what the guest was given.
     let max_bytes = config.memory.saturating_mul(MOST_SWAPPED);
-    let limits = Limits { max_regions: MAX_REGIONS, max_bytes, history, features: FEATURE_HINT };
+    let features = FEATURE_HINT | if store.is_some() { FEATURE_DURABLE } else { 0 };
+    let limits = Limits { max_regions: MAX_REGIONS, max_bytes, history, features };
     let keeping = KeeperConfig {
         history: config.history,
         max_region_bytes: max_bytes,
         max_history_bytes: config.history_memory.unwrap_or(config.memory),
         costs,
+        stores: store.is_some(),
     };
     let mut sessions = Sessions::new();
     // Sessions take turns: a checkpoint stops the guest's CPUs.
@@ -105,7 +111,9 @@ fn add_sessions(
         let device = CheckpointDevice::new(limits, keys);
         let function = PciFunction::new(device, IDENTITY, bars.take(BAR_SIZE)?)?;
         let keeper = LinuxKeeper::new(Arc::clone(&frames), SessionIndex(index), keeping, pool.clone());
-        let function = Arc::new(CheckpointFunction::new(Arc::clone(ram), function, keeper));
+        // Waiting inside an exit would keep the guest's kernel from running.
+        let saver = Saver::new(store.cloned(), Owner(index.into()), Duration::ZERO);
+        let function = Arc::new(CheckpointFunction::new(Arc::clone(ram), function, keeper, saver));
         sessions.push(Arc::clone(&function));
         bus.add(function)?;
     }

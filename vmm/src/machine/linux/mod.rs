@@ -43,7 +43,9 @@ use crate::machine::linux::report::Reports;
 use crate::machine::linux::vcpu::{VcpuEnd, VcpuThread};
 use crate::machine::linux::world::World;
 use crate::machine::status::About;
+use crate::machine::storing;
 use crate::memory::ram::Ram;
+use crate::store::Sink;
 
 /// Boots a guest and runs it to its end.
 ///
@@ -69,6 +71,7 @@ struct Machine {
     reports: Reports,
     sessions: Sessions,
     about: About,
+    store: Option<Arc<Sink>>,
 }
 
 impl Machine {
@@ -80,7 +83,8 @@ impl Machine {
         let slots = Arc::new(RamSlots::new(&vm, &ram, SLOT_BYTES)?);
         let figures = HostFigures::or_usual(kvm);
         let (costs, _) = figures.costs(&figures.bitmap);
-        let (bus, sessions) = functions::bus(&vm, &slots, config, costs)?;
+        let store = storing::start(config.store.as_ref())?;
+        let (bus, sessions) = functions::bus(&vm, &slots, config, costs, store.as_ref())?;
         let pci = Arc::new(bus);
         let reports = Reports::default();
         let ports = Arc::new(Ports { serials: serials(&vm, &reports).map(Arc::new), pci });
@@ -98,16 +102,17 @@ impl Machine {
         }
         let program = config.program.as_ref().map_or(&config.kernel, |program| &program.program);
         let about = About::new(&program.to_string_lossy(), "linux");
-        Ok(Self { world: World::new(config.cpus.into()), vcpus, ports, reports, sessions, about })
+        Ok(Self { world: World::new(config.cpus.into()), vcpus, ports, reports, sessions, about, store })
     }
 
     fn run(self, held: &HeldSignals) -> Result<LinuxEnded, BootError> {
         // The ports lead to all devices, which end here and not on a vCPU's thread: that one can't close disks.
-        let Self { vcpus, world, ports, reports, sessions, about } = self;
+        let Self { vcpus, world, ports, reports, sessions, about, store } = self;
         let asked = Arc::clone(&world);
         let _control = control::start(move || {
             let figures = sessions.iter().enumerate();
-            about.status([], figures.filter_map(|(at, one)| Some((at, one.figures(asked.pauses())?))))
+            let figures = figures.filter_map(|(at, one)| Some((at, one.figures(asked.pauses())?)));
+            about.status([], figures, store.as_ref().map(|store| store.figures()))
         });
         let ending = Ending::new(&world);
         let outside = Outside::open(held, &ending, &ports.serials[0])

@@ -10,6 +10,7 @@ use nix::{
 
 use super::{
     Caller,
+    memory::MemoryTree,
     open::{Object, OpenDirectory},
     path::Inside,
     status::Status,
@@ -197,6 +198,11 @@ pub struct Space {
 pub(super) trait Backend: Debug + Send + Sync {
     /// Whether the guest may change names and files here.
     fn writable(&self) -> bool;
+
+    /// The tree, if it is one that belongs to the guest and is part of its checkpoints.
+    fn tree(&self) -> Option<&MemoryTree> {
+        None
+    }
 
     fn look(&self, caller: &Caller<'_>, at: Inside<'_>) -> Answer<Look>;
 

@@ -1,6 +1,9 @@
 //! The descriptor table of the guest program.
 
-use std::{os::fd::AsFd, sync::Arc};
+use std::{
+    os::fd::AsFd,
+    sync::{Arc, Weak},
+};
 
 use nix::{errno::Errno, sys::stat::fstat};
 
@@ -18,6 +21,8 @@ pub const MAX_DESCRIPTORS: usize = 1024;
 pub struct Descriptors {
     slots: Vec<Option<Slot>>,
     limit: usize,
+    /// The open files of the monitor's own standard input, output and error, as long as one is open.
+    standard: [Weak<OpenFile>; 3],
 }
 
 #[derive(Clone, Debug)]
@@ -30,7 +35,7 @@ impl Descriptors {
     /// A table without descriptors.
     #[must_use]
     pub fn empty() -> Self {
-        Self { slots: Vec::new(), limit: MAX_DESCRIPTORS }
+        Self { slots: Vec::new(), limit: MAX_DESCRIPTORS, standard: [const { Weak::new() }; 3] }
     }
 
     /// A table with the monitor's own standard input, output and error as 0, 1 and 2.
@@ -53,12 +58,40 @@ impl Descriptors {
             });
             table.slots.push(slot);
         }
+        for (stream, slot) in table.standard.iter_mut().zip(&table.slots) {
+            *stream = slot.as_ref().map_or_else(Weak::new, |slot| Arc::downgrade(&slot.file));
+        }
         table
     }
 
     /// Sets how many descriptors there can be (`RLIMIT_NOFILE`); more than [`MAX_DESCRIPTORS`] is as many.
     pub fn set_limit(&mut self, limit: u64) {
         self.limit = usize::try_from(limit).unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS);
+    }
+
+    /// How many descriptors there can be.
+    pub(super) fn limit(&self) -> u64 {
+        u64::try_from(self.limit).unwrap_or(u64::MAX)
+    }
+
+    /// Standard input, output and error as the program got them, whatever numbers they have by now.
+    pub(super) fn standard_streams(&self) -> &[Weak<OpenFile>; 3] {
+        &self.standard
+    }
+
+    /// Every number's open file and `FD_CLOEXEC`.
+    pub(super) fn slots(&self) -> impl Iterator<Item = Option<(&Arc<OpenFile>, bool)>> {
+        self.slots.iter().map(|slot| slot.as_ref().map(|slot| (&slot.file, slot.close_on_exec)))
+    }
+
+    /// Other descriptors in place of all that there are; `EMFILE` when they are too many.
+    pub(super) fn replace(&mut self, slots: Vec<Option<(Arc<OpenFile>, bool)>>) -> Answer<()> {
+        if MAX_DESCRIPTORS < slots.len() {
+            return Err(Errno::EMFILE);
+        }
+        let slot = |(file, close_on_exec)| Slot { file, close_on_exec };
+        self.slots = slots.into_iter().map(|descriptor| descriptor.map(slot)).collect();
+        Ok(())
     }
 
     /// The open file of a descriptor.

@@ -61,6 +61,9 @@ pub struct Layout {
     pub private_bytes: u64,
     /// PCI functions for /sys.
     pub functions: Vec<SharedPci>,
+    /// Whether writable grants are overlays: what the guest changes stays in memory, beside the private files,
+    /// and the host's directories are as they were until it is published.
+    pub overlay: bool,
 }
 
 /// Why a file tree can't be made.
@@ -106,8 +109,10 @@ impl Layout {
             FileView::new(Box::new(root), MemoryTree::unnamed_files(device(), Arc::clone(&budget)));
         let (root_grants, grants): (Vec<Grant>, Vec<Grant>) =
             self.grants.into_iter().partition(|grant| guest_path(grant).is_ok_and(|path| path.is_root()));
+        let overlay = self.overlay.then(|| Arc::clone(&budget));
         for grant in &root_grants {
-            view.grant(grant)?;
+            let over = overlay.clone().map(|budget| (budget, device()));
+            view.grant(grant, over)?;
         }
         if root_grants.is_empty() {
             for directory in SYSTEM_DIRECTORIES {
@@ -144,7 +149,8 @@ impl Layout {
             }
         }
         for grant in &grants {
-            view.grant(grant)?;
+            let over = overlay.clone().map(|budget| (budget, device()));
+            view.grant(grant, over)?;
         }
         let start = match view.setup_look(&directory) {
             Ok(Look::Directory) => directory,
@@ -155,13 +161,21 @@ impl Layout {
 }
 
 impl FileView {
-    /// Shows a granted directory.
-    fn grant(&mut self, grant: &Grant) -> Result<(), LayoutError> {
+    /// Shows a granted directory; a writable one through an overlay with this budget and number, if given.
+    fn grant(&mut self, grant: &Grant, over: Option<(Arc<Budget>, u64)>) -> Result<(), LayoutError> {
         let guest = guest_path(grant)?;
         let point = self.make_mount_point(&guest)?;
-        let tree = HostTree::open(&grant.host, point.clone(), Readers::Monitor, grant.writable)
-            .map_err(|source| LayoutError::Host { host: grant.host.clone(), source })?;
-        self.mount(point, Box::new(tree));
+        let failed = |source| LayoutError::Host { host: grant.host.clone(), source };
+        let over = over.filter(|_| grant.writable);
+        let writable = grant.writable && over.is_none();
+        let tree = HostTree::open(&grant.host, point.clone(), Readers::Monitor, writable).map_err(failed)?;
+        match over {
+            Some((budget, number)) => {
+                let tree = MemoryTree::over(tree, point.clone(), number, budget).map_err(failed)?;
+                self.mount(point, Box::new(tree));
+            }
+            None => self.mount(point, Box::new(tree)),
+        }
         Ok(())
     }
 

@@ -61,6 +61,35 @@ impl Records {
     }
 }
 
+/// One record among those that the host's kernel gave.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record<'a> {
+    /// All of it.
+    pub bytes: &'a [u8],
+    pub name: &'a [u8],
+}
+
+impl Record<'_> {
+    /// The record with another file behind the name.
+    pub(super) fn instead(&self, inode: u64, kind: u8) -> Vec<u8> {
+        let mut bytes = self.bytes.to_vec();
+        bytes[..8].copy_from_slice(&inode.to_le_bytes());
+        bytes[RECORD_HEADER - 1] = kind;
+        bytes
+    }
+}
+
+/// The records in what getdents64 gave.
+pub(super) fn records(mut bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_le_bytes(bytes.get(16..18)?.try_into().ok()?));
+        let (record, rest) = bytes.split_at_checked(length)?;
+        bytes = rest;
+        let name = record.get(RECORD_HEADER..)?.split(|byte| *byte == 0).next()?;
+        Some(Record { bytes: record, name })
+    })
+}
+
 /// An open directory's listing: its own names, then the mount points that it lacks.
 #[derive(Debug)]
 pub(super) struct Listing {
@@ -129,13 +158,6 @@ pub(super) fn entry_kind(mode: u32) -> u8 {
 }
 
 #[cfg(test)]
-pub(super) fn listed(mut records: &[u8]) -> Vec<String> {
-    let mut names = Vec::new();
-    while !records.is_empty() {
-        let length = usize::from(u16::from_le_bytes(records[16..18].try_into().unwrap()));
-        let name = records[RECORD_HEADER..length].split(|byte| *byte == 0).next().unwrap();
-        names.push(String::from_utf8_lossy(name).into_owned());
-        records = &records[length..];
-    }
-    names
+pub(super) fn listed(bytes: &[u8]) -> Vec<String> {
+    records(bytes).map(|record| String::from_utf8_lossy(record.name).into_owned()).collect()
 }

@@ -191,6 +191,10 @@ impl OpenFile {
         }
     }
 
+    pub(super) fn is_changeable(&self) -> bool {
+        self.changeable
+    }
+
     /// What fstat tells.
     ///
     /// # Errors

@@ -40,6 +40,12 @@ impl GuestPath {
         path
     }
 
+    /// A path that an image claims to be a clean one; none if it isn't.
+    pub(super) fn from_image(text: Vec<u8>) -> Option<Self> {
+        let path = Self::from_clean(&text);
+        (path.0 == text && text.len() < PATH_MAX).then_some(path)
+    }
+
     /// What `/proc/self/fd` shows for a file that has no path, such as `pipe:[7]`. It never resolves to
     /// anything, because it doesn't begin with `/`.
     #[must_use]

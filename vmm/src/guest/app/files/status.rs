@@ -1,6 +1,7 @@
 //! What stat tells of a file, and its encodings for the guest.
 
 use nix::sys::stat::FileStat;
+use serde::{Deserialize, Serialize};
 
 /// Bytes of x86-64's `struct stat`.
 pub const STAT_BYTES: usize = 144;
@@ -12,7 +13,7 @@ pub const STATX_BYTES: usize = 256;
 const STATX_BASIC_STATS: u32 = 0x7ff;
 
 /// Seconds and nanoseconds since 1970.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Time {
     /// Whole seconds; negative before 1970.
     pub seconds: i64,
@@ -21,7 +22,7 @@ pub struct Time {
 }
 
 /// What stat(2) tells of a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Number of the file system.
     pub device: u64,

@@ -211,6 +211,12 @@ impl FileView {
         if inside.is_root() { Ok(Look::Directory) } else { mount.backend.look(caller, inside) }
     }
 
+    /// The trees that belong to the guest, each with its place; the last one has files without names.
+    pub(super) fn trees(&self) -> impl Iterator<Item = (&GuestPath, &MemoryTree)> {
+        let mounted = self.mounts.iter().filter_map(|mount| Some((&mount.point, mount.backend.tree()?)));
+        mounted.chain(std::iter::once((self.unnamed.mount_point(), &self.unnamed)))
+    }
+
     /// The mounts, deepest first.
     pub(super) fn mounts(&self) -> &[Mount] {
         &self.mounts

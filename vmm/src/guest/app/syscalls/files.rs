@@ -4,17 +4,13 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{
-    FallocateFlags, OFlag, PosixFadviseAdvice, copy_file_range as host_copy, fallocate as host_fallocate,
-    posix_fadvise,
-};
-use nix::sys::sendfile::sendfile as host_sendfile;
+use nix::fcntl::{FallocateFlags, OFlag, PosixFadviseAdvice, fallocate as host_fallocate, posix_fadvise};
 use nix::unistd::{
     Whence, fdatasync as host_fdatasync, fsync as host_fsync, ftruncate as host_ftruncate,
     lseek as host_lseek,
 };
 
-use crate::guest::app::files::{Object, OpenFile, OpenRequest, SynthesizedHandle};
+use crate::guest::app::files::{MemoryHandle, Object, OpenFile, OpenRequest, Part, SynthesizedHandle};
 use crate::guest::app::process::Process;
 use crate::guest::app::syscalls::{Answer, Arguments, int, low, view_at};
 use crate::memory::program::HostBuffer;
@@ -140,7 +136,7 @@ pub(super) fn lseek(process: &mut Process, &[file, offset, whence, ..]: &Argumen
     let file = process.files.descriptors().get(int(file))?;
     let position = match file.object() {
         Object::Host(fd) => host_lseek(fd, offset, known(whence)?)?,
-        Object::Memory(handle) => host_lseek(handle.fd(), offset, known(whence)?)?,
+        Object::Memory(handle) => handle.seek(offset, known(whence)?)?,
         Object::Directory(handle) => handle.seek(offset, whence)?,
         Object::Synthesized(handle) => handle.seek(offset, whence)?,
         Object::PciBar(_) | Object::Epoll(_) => return Err(Errno::ESPIPE),
@@ -171,11 +167,11 @@ fn set_size(file: &OpenFile, size: i64) -> Answer {
 pub(super) fn fallocate(process: &mut Process, &[file, mode, offset, len, ..]: &Arguments) -> Answer {
     let (offset, len) = (offset.cast_signed(), len.cast_signed());
     let file = process.files.descriptors().get(int(file))?;
-    if let Object::Memory(handle) = file.object() {
-        let end = offset.checked_add(len).and_then(|end| u64::try_from(end).ok());
-        handle.reserve(end.ok_or(Errno::EINVAL)?)?;
+    let how = FallocateFlags::from_bits_retain(int(mode));
+    match file.object() {
+        Object::Memory(handle) => handle.allocate(how, offset, len).map(|()| 0),
+        _ => host_fallocate(bytes_of(&file)?, how, offset, len).map(|()| 0),
     }
-    host_fallocate(bytes_of(&file)?, FallocateFlags::from_bits_retain(int(mode)), offset, len).map(|()| 0)
 }
 
 pub(super) fn fsync(process: &mut Process, &[file, ..]: &Arguments) -> Answer {
@@ -219,32 +215,6 @@ pub(super) fn fadvise(process: &mut Process, &[file, offset, len, advice, ..]: &
     }
 }
 
-pub(super) fn sendfile(process: &mut Process, &[to, from, offset, count, ..]: &Arguments) -> Answer {
-    let (to, from) = pair(process, to, from)?;
-    let mut at = read_offset(process, offset)?;
-    let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
-    reserve_copy(&to, None, (&from, at), count)?;
-    let sent = host_sendfile(bytes_of(&to)?, bytes_of(&from)?, at.as_mut(), count)?;
-    write_offset(process, offset, at)?;
-    count_of(sent)
-}
-
-pub(super) fn copy_file_range(process: &mut Process, args: &Arguments) -> Answer {
-    let &[from, from_offset, to, to_offset, count, flags] = args;
-    if flags != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let (to, from) = pair(process, to, from)?;
-    let (mut from_at, mut to_at) = (read_offset(process, from_offset)?, read_offset(process, to_offset)?);
-    let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
-    let start = to_at.map(u64::try_from).transpose().map_err(|_| Errno::EINVAL)?;
-    reserve_copy(&to, start, (&from, from_at), count)?;
-    let copied = host_copy(bytes_of(&from)?, from_at.as_mut(), bytes_of(&to)?, to_at.as_mut(), count)?;
-    write_offset(process, from_offset, from_at)?;
-    write_offset(process, to_offset, to_at)?;
-    count_of(copied)
-}
-
 /// Reads into the program's memory.
 fn receive(process: &Process, file: u64, spans: &[(u64, u64)], offset: Option<i64>) -> Answer {
     let file = process.files.descriptors().get(int(file))?;
@@ -253,7 +223,7 @@ fn receive(process: &Process, file: u64, spans: &[(u64, u64)], offset: Option<i6
             let memory = process.memory();
             let into: Result<Vec<HostBuffer>, Errno> =
                 spans.iter().map(|(address, len)| memory.incoming(*address, *len)).collect();
-            let count = transfer::read(bytes_of(&file)?, &into?, offset);
+            let count = read_bytes(&file, &into?, offset);
             // Again: a checkpoint may have been taken after the first mark and before the bytes came.
             for (address, len) in spans {
                 memory.touch(&(*address..address.saturating_add(*len)));
@@ -264,6 +234,41 @@ fn receive(process: &Process, file: u64, spans: &[(u64, u64)], offset: Option<i6
         Object::Synthesized(handle) => receive_synthesized(process, handle, spans, offset),
         Object::PciBar(_) => Err(Errno::EIO),
     }
+}
+
+/// Reads where the bytes are.
+fn read_bytes(file: &OpenFile, into: &[HostBuffer], offset: Option<i64>) -> Result<usize, Errno> {
+    if let Object::Memory(handle) = file.object() {
+        let wanted: usize = into.iter().map(|buffer| buffer.len()).sum();
+        let wanted = u64::try_from(wanted).map_err(|_| Errno::EINVAL)?;
+        if let Some(parts) = handle.parts(unsigned(offset)?, wanted)? {
+            let count = read_parts(handle, into, &parts)?;
+            if offset.is_none() {
+                host_lseek(handle.fd(), i64::try_from(count).map_err(|_| Errno::EIO)?, Whence::SeekCur)?;
+            }
+            return Ok(count);
+        }
+    }
+    transfer::read(bytes_of(file)?, into, offset)
+}
+
+/// Reads parts one after the other, until one is short.
+fn read_parts(handle: &MemoryHandle, into: &[HostBuffer], parts: &[Part]) -> Result<usize, Errno> {
+    let mut done = 0;
+    for part in parts {
+        let length = usize::try_from(part.bytes.end - part.bytes.start).map_err(|_| Errno::EINVAL)?;
+        let buffers = HostBuffer::cut(into, done..done + length);
+        let at = i64::try_from(part.bytes.start).map_err(|_| Errno::EINVAL)?;
+        let count = match handle.read_part(part, |file| transfer::read(file, &buffers, Some(at))) {
+            Err(error) if done == 0 => return Err(error),
+            count => count.unwrap_or(0),
+        };
+        done += count;
+        if count < length {
+            break;
+        }
+    }
+    Ok(done)
 }
 
 fn receive_synthesized(
@@ -291,8 +296,9 @@ fn send(process: &Process, file: u64, spans: &[(u64, u64)], offset: Option<i64>)
             let from: Result<Vec<HostBuffer>, Errno> =
                 spans.iter().map(|(address, len)| memory.outgoing(*address, *len)).collect();
             let from = from?;
-            reserve(&file, unsigned(offset)?, from.iter().map(|buffer| buffer.len()).sum())?;
-            count_of(transfer::write(bytes_of(&file)?, &from, offset)?)
+            let length = from.iter().map(|buffer| buffer.len()).sum();
+            let write = || transfer::write(bytes_of(&file)?, &from, offset);
+            count_of(write_within(&file, unsigned(offset)?, length, write)?)
         }
         Object::Directory(_) => Err(Errno::EBADF),
         Object::Synthesized(handle) => {
@@ -328,60 +334,26 @@ fn wanted(spans: &[(u64, u64)]) -> usize {
     usize::try_from(total).unwrap_or(usize::MAX).min(SYNTHESIZED_BYTES)
 }
 
-/// Makes sure that a memory file may grow by a write.
-fn reserve(file: &OpenFile, offset: Option<u64>, len: usize) -> Result<(), Errno> {
-    match file.object() {
-        Object::Memory(handle) => handle.reserve_write(offset, len),
-        _ => Ok(()),
-    }
+/// Runs a write of at most `length` bytes, at `offset` or where the file stands, and tells a memory file of it
+/// before and after.
+pub(super) fn write_within(
+    file: &OpenFile,
+    offset: Option<u64>,
+    length: usize,
+    write: impl FnOnce() -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
+    let Object::Memory(handle) = file.object() else { return write() };
+    let reserved = handle.reserve_write(offset, length)?;
+    let count = write();
+    handle.written(reserved, count.unwrap_or(0))?;
+    count
 }
 
 /// The host's descriptor of something that has bytes.
-fn bytes_of(file: &OpenFile) -> Result<BorrowedFd<'_>, Errno> {
+pub(super) fn bytes_of(file: &OpenFile) -> Result<BorrowedFd<'_>, Errno> {
     match file.object() {
         Object::Directory(_) => Err(Errno::EISDIR),
         _ => file.host().ok_or(Errno::EINVAL),
-    }
-}
-
-fn pair(process: &Process, to: u64, from: u64) -> Result<(Arc<OpenFile>, Arc<OpenFile>), Errno> {
-    let table = process.files.descriptors();
-    Ok((table.get(int(to))?, table.get(int(from))?))
-}
-
-/// Makes sure that a memory file may grow by a copy of what is in `from`, at `at` or where it stands.
-///
-/// A source without an end can't be accounted for beforehand: `EINVAL`, after which programs copy by reading
-/// and writing.
-fn reserve_copy(
-    to: &OpenFile,
-    to_at: Option<u64>,
-    (from, at): (&OpenFile, Option<i64>),
-    count: usize,
-) -> Result<(), Errno> {
-    if !matches!(to.object(), Object::Memory(_)) {
-        return Ok(());
-    }
-    let status = from.status()?;
-    if status.kind() != libc::S_IFREG {
-        return Err(Errno::EINVAL);
-    }
-    let at = match at {
-        Some(at) => at,
-        None => host_lseek(bytes_of(from)?, 0, Whence::SeekCur)?,
-    };
-    let left = usize::try_from(status.size.saturating_sub(at)).unwrap_or(0);
-    reserve(to, to_at, count.min(left))
-}
-
-fn read_offset(process: &Process, address: u64) -> Result<Option<i64>, Errno> {
-    if address == 0 { Ok(None) } else { process.memory().read(address).map(Some) }
-}
-
-fn write_offset(process: &Process, address: u64, offset: Option<i64>) -> Result<(), Errno> {
-    match offset {
-        Some(offset) => process.memory().write(address, &offset),
-        None => Ok(()),
     }
 }
 
@@ -404,7 +376,7 @@ fn known(whence: i32) -> Result<Whence, Errno> {
     })
 }
 
-fn count_of(count: usize) -> Answer {
+pub(super) fn count_of(count: usize) -> Answer {
     u64::try_from(count).map_err(|_| Errno::EOVERFLOW)
 }
 

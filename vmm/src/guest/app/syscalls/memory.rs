@@ -1,6 +1,7 @@
 //! mmap and its kin.
 
 use std::ops::Range;
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::sys::mman::MapFlags;
@@ -46,16 +47,21 @@ fn map_file(process: &mut Process, place: Place, rights: Rights, shared: bool, f
     }
     let file = process.files.descriptors().get(int(fd))?;
     let range = match file.object() {
-        Object::Host(_) | Object::Memory(_) => {
-            let fd = file.host().ok_or(Errno::ENODEV)?;
+        Object::Host(fd) => {
             let source = FileSource { path: String::from_utf8_lossy(file.path().as_bytes()).into(), offset };
-            process.space.map_file(place, rights, shared, fd, source)
+            process.space.map_file(place, rights, shared, fd.as_fd(), source)
+        }
+        Object::Memory(handle) => {
+            let source = FileSource { path: String::from_utf8_lossy(file.path().as_bytes()).into(), offset };
+            let bytes = offset..offset.saturating_add(length(&place));
+            let space = &mut process.space;
+            // Linux mmap has no ENOSPC.
+            handle
+                .map(&bytes, shared, |fd| space.map_file(place, rights, shared, fd, source))
+                .map_err(|error| if error == Errno::ENOSPC { Errno::ENOMEM } else { error })?
         }
         Object::PciBar(handle) if shared => {
-            let len = match &place {
-                Place::Exactly(range) | Place::IfFree(range) | Place::Near(range) => range.end - range.start,
-                Place::Anywhere(len) => *len,
-            };
+            let len = length(&place);
             let start = handle.bar.address.checked_add(offset).ok_or(Errno::EINVAL)?;
             let end = start.checked_add(len).ok_or(Errno::EINVAL)?;
             if handle.bar.address + round_up(handle.bar.size, PAGE).ok_or(Errno::EINVAL)? < end {
@@ -151,6 +157,14 @@ fn place(address: u64, len: u64, flags: MapFlags) -> Result<Place, Errno> {
         (false, false, 0) => Place::Anywhere(len),
         (false, false, _) => Place::Near(range),
     })
+}
+
+/// Bytes of what is to be mapped.
+fn length(place: &Place) -> u64 {
+    match place {
+        Place::Exactly(range) | Place::IfFree(range) | Place::Near(range) => range.end - range.start,
+        Place::Anywhere(len) => *len,
+    }
 }
 
 /// The pages of an address, which must be a page's, and a length, which is rounded up.

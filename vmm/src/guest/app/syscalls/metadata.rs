@@ -92,6 +92,7 @@ pub(super) fn fchmod(process: &mut Process, &[file, mode, ..]: &Arguments) -> An
         (Object::Directory(_), _) => {
             by_path(process, &file, |view, caller, at| view.change_mode(caller, at, low(mode)))
         }
+        (Object::Memory(handle), _) => handle.set_mode(low(mode) & PERMISSIONS).map(|()| 0),
         (_, Some(fd)) => host_fchmod(fd, Mode::from_bits_truncate(low(mode) & PERMISSIONS)).map(|()| 0),
         (_, None) => Err(Errno::EPERM),
     }
@@ -133,6 +134,7 @@ pub(super) fn utimensat(process: &mut Process, &[directory, path, times, flags, 
             (Object::Directory(_), _) => {
                 by_path(process, &file, |view, caller, at| view.change_times(caller, at, Follow::Yes, &times))
             }
+            (Object::Memory(handle), _) => handle.set_times(&times).map(|()| 0),
             (_, Some(fd)) => futimens(fd, &times.accessed, &times.modified).map(|()| 0),
             (_, None) => Err(Errno::EPERM),
         };

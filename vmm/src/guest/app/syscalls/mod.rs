@@ -1,5 +1,6 @@
 //! The program's system calls: one dispatch table, and the calls in files by what they are about.
 
+mod copying;
 mod descriptors;
 mod directories;
 mod files;
@@ -164,8 +165,8 @@ fn file_answer(process: &mut Process, call: Sysno, args: &Arguments) -> Answer {
         Sysno::sync => files::sync(),
         Sysno::syncfs => files::syncfs(process, args),
         Sysno::fadvise64 => files::fadvise(process, args),
-        Sysno::sendfile => files::sendfile(process, args),
-        Sysno::copy_file_range => files::copy_file_range(process, args),
+        Sysno::sendfile => copying::sendfile(process, args),
+        Sysno::copy_file_range => copying::copy_file_range(process, args),
 
         Sysno::close => descriptors::close(process, args),
         Sysno::close_range => descriptors::close_range(process, args),

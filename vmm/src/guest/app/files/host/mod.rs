@@ -85,6 +85,16 @@ impl HostTree {
         Ok(Self { root, host_path, mount_point, readers, writable, known: Mutex::default() })
     }
 
+    /// Where the directory is on the host, without symbolic links.
+    pub(super) fn host_path(&self) -> &Path {
+        &self.host_path
+    }
+
+    /// The granted directory, open for reading.
+    pub(super) fn reopened(&self) -> Answer<OwnedFd> {
+        reopen(&self.root, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+    }
+
     /// Opens what is at a place, if no symbolic link is on the way or, but for `O_PATH`, at its end.
     fn open_at(&self, at: Inside<'_>, flags: OFlag, mode: u32) -> Answer<OwnedFd> {
         let path = if at.is_root() { b"." } else { at.path };
@@ -105,7 +115,7 @@ impl HostTree {
     }
 
     /// Names the file at a place without opening it, and tells what it is.
-    fn name(&self, at: Inside<'_>) -> Answer<(OwnedFd, FileStat)> {
+    pub(super) fn name(&self, at: Inside<'_>) -> Answer<(OwnedFd, FileStat)> {
         self.check_ancestors(at)?;
         let fd = self.open_at(at, OFlag::O_PATH, 0)?;
         let stat = fstat(&fd)?;
@@ -113,6 +123,11 @@ impl HostTree {
             return Err(if is(&stat, libc::S_IFLNK) { Errno::ELOOP } else { Errno::ENOTDIR });
         }
         Ok((fd, stat))
+    }
+
+    /// Where a symbolic link leads.
+    pub(super) fn link_target(&self, path: &[u8]) -> Answer<Vec<u8>> {
+        target(&self.name(Inside::new(path))?.0)
     }
 
     /// Names a file and refuses a symbolic link where the file behind it is meant.

@@ -25,7 +25,11 @@ const RACES: usize = 16;
 
 impl HostTree {
     /// Opens or creates the file at a place.
-    pub(super) fn open_file(&self, at: Inside<'_>, request: &OpenRequest) -> Answer<Opened> {
+    pub(in crate::guest::app::files) fn open_file(
+        &self,
+        at: Inside<'_>,
+        request: &OpenRequest,
+    ) -> Answer<Opened> {
         for _ in 0..RACES {
             match self.name(at) {
                 Ok((fd, stat)) => return self.open_named(at, fd, &stat, request),

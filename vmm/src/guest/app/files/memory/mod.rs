@@ -4,12 +4,23 @@
 //! kernel's own. Directory permissions are kept and shown but not enforced: the guest is one user, and
 //! the tree is its own.
 
+mod blocks;
+mod budget;
+mod changes;
 mod directory;
 mod file;
+mod handle;
+mod image;
+mod lower;
+mod names_image;
 mod node;
+mod plan;
 mod tree;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use nix::{
     errno::Errno,
@@ -17,19 +28,26 @@ use nix::{
     unistd::{AccessFlags, faccessat, getegid, geteuid},
 };
 
-pub use file::{Budget, MemoryHandle};
+pub use budget::Budget;
+pub(super) use file::MemoryFile;
+pub use file::{Part, Reserved};
+pub use handle::MemoryHandle;
+pub(super) use image::TreeImage;
 
 use super::{
     Caller,
     backend::{Answer, Backend, Follow, Look, OpenRequest, Opened, Removal, Renaming, Space, Times},
-    host::own_link,
+    host::{HostTree, own_link},
     open::{Object, SynthesizedFile, SynthesizedHandle},
     path::{GuestPath, Inside, NAME_MAX},
+    publish::Plan,
     status::Status,
 };
 use directory::MemoryDirectory;
+use file::Home;
+use lower::{Lower, is_owner};
 use node::{Inode, Node};
-use tree::Tree;
+use tree::{Found, Tree};
 
 /// Most directories, files and links in one tree; bounds the monitor's memory for names and its
 /// descriptors, one per file.
@@ -50,9 +68,21 @@ impl MemoryTree {
     /// An empty tree for the guest to write in. `device` is its file system number in stat; the bytes of
     /// files count on `budget`.
     pub(super) fn new(mount_point: GuestPath, device: u64, mode: u32, budget: Arc<Budget>) -> Self {
-        let owner = (geteuid().as_raw(), getegid().as_raw());
-        let tree = Tree::new(device, mode, owner, budget);
+        let tree = Tree::new(Home { tree: device, device, budget }, mode, owner());
         Self { tree: Arc::new(Mutex::new(tree)), mount_point, writable: true }
+    }
+
+    /// A tree that shows a directory of the host, which is never written to.
+    pub(super) fn over(
+        host: HostTree,
+        mount_point: GuestPath,
+        number: u64,
+        budget: Arc<Budget>,
+    ) -> Answer<Self> {
+        let lower = Lower::new(host);
+        let status = lower.status(Inside::new(b""))?;
+        let tree = Tree::over(Home { tree: number, device: status.device, budget }, lower, &status, owner());
+        Ok(Self { tree: Arc::new(Mutex::new(tree)), mount_point, writable: true })
     }
 
     /// The tree as the guest can't change it. The monitor itself still can.
@@ -71,6 +101,25 @@ impl MemoryTree {
         MemoryHandle::open(file, OFlag::O_RDWR | OFlag::O_CLOEXEC)
     }
 
+    pub(super) fn mount_point(&self) -> &GuestPath {
+        &self.mount_point
+    }
+
+    /// The host's directory that it shows.
+    pub(super) fn host_path(&self) -> Option<PathBuf> {
+        self.tree().lower().ok().map(|lower| lower.host().host_path().to_owned())
+    }
+
+    /// What must be done to that directory to make it what the tree shows.
+    pub(super) fn plan(&self) -> Answer<Plan> {
+        self.tree().plan()
+    }
+
+    /// Its number, which no other tree has.
+    pub(super) fn number(&self) -> u64 {
+        self.tree().home().tree
+    }
+
     fn tree(&self) -> MutexGuard<'_, Tree> {
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -79,33 +128,40 @@ impl MemoryTree {
         if self.writable { Ok(()) } else { Err(Errno::EROFS) }
     }
 
-    fn open_node(&self, inode: Inode, request: &OpenRequest) -> Answer<Opened> {
+    fn open_node(&self, caller: &Caller<'_>, inode: Inode, request: &OpenRequest) -> Answer<Opened> {
         if request.creates_only() {
             return Err(Errno::EEXIST);
         }
-        let tree = self.tree();
-        let file = match tree.node(inode)? {
-            Node::Directory(_) => {
+        let mut tree = self.tree();
+        let status = tree.status(inode)?;
+        match status.kind() {
+            libc::S_IFDIR => {
                 drop(tree);
-                return self.open_directory(inode, request);
+                return self.open_directory(caller, inode, request);
             }
-            Node::Symlink(_) if request.has(OFlag::O_PATH | OFlag::O_NOFOLLOW) => {
-                let status = tree.status(inode)?;
+            libc::S_IFLNK if request.has(OFlag::O_PATH | OFlag::O_NOFOLLOW) => {
                 let handle = SynthesizedHandle::new(Box::new(NamedLink), status, request);
                 return Ok(Opened::New(Object::Synthesized(handle)));
             }
-            Node::Symlink(_) => return Err(Errno::ELOOP),
-            Node::File(_) if request.has(OFlag::O_DIRECTORY) => return Err(Errno::ENOTDIR),
-            Node::File(file) => Arc::clone(file),
-        };
-        drop(tree);
+            libc::S_IFLNK => return Err(Errno::ELOOP),
+            _ if request.has(OFlag::O_DIRECTORY) => return Err(Errno::ENOTDIR),
+            libc::S_IFREG => {}
+            libc::S_IFSOCK => return Err(Errno::ENXIO),
+            // A named pipe of the host leads to other processes, which an overlay must not.
+            _ => return Err(Errno::EACCES),
+        }
         if request.writes() {
             self.check_writable()?;
         }
+        if !is_owner(status.user) && !request.has(OFlag::O_PATH) {
+            check_rights(&tree, inode, request)?;
+        }
+        let file = tree.file(inode)?;
+        drop(tree);
         Ok(Opened::New(Object::Memory(MemoryHandle::open(file, request.reopening())?)))
     }
 
-    fn open_directory(&self, inode: Inode, request: &OpenRequest) -> Answer<Opened> {
+    fn open_directory(&self, caller: &Caller<'_>, inode: Inode, request: &OpenRequest) -> Answer<Opened> {
         if request.unnamed() {
             if request.flags() & OFlag::O_ACCMODE == OFlag::O_RDONLY {
                 return Err(Errno::EINVAL);
@@ -118,7 +174,16 @@ impl MemoryTree {
         if request.creates() || request.writes() {
             return Err(Errno::EISDIR);
         }
-        let directory = MemoryDirectory::new(Arc::clone(&self.tree), self.mount_point.clone(), inode);
+        let tree = self.tree();
+        let node = tree.directory(inode)?;
+        let open = Arc::clone(&node.open);
+        let lower = match &node.origin {
+            Some(origin) if !request.has(OFlag::O_PATH) => Some(tree.lower()?.list(caller, &origin.path)?),
+            _ => None,
+        };
+        drop(tree);
+        let point = self.mount_point.clone();
+        let directory = MemoryDirectory::new(Arc::clone(&self.tree), point, inode, lower, open);
         Ok(Opened::Directory(Box::new(directory)))
     }
 
@@ -132,7 +197,7 @@ impl MemoryTree {
         let mut tree = self.tree();
         if !self.writable {
             // A missing directory counts before a read-only file system.
-            tree.find(at.split_last().ok_or(Errno::EISDIR)?.0)?;
+            let _ = tree.find(at.split_last().ok_or(Errno::EISDIR)?.0)?;
             return Err(Errno::EROFS);
         }
         // Read-only or not, its maker may write through the descriptor that made it.
@@ -142,13 +207,41 @@ impl MemoryTree {
         Ok(Opened::New(Object::Memory(handle)))
     }
 
-    fn find_followed(tree: &Tree, at: Inside<'_>, follow: Follow) -> Answer<Inode> {
-        let inode = tree.find(at)?;
-        match tree.node(inode)? {
-            Node::Symlink(_) if follow == Follow::Yes => Err(Errno::ELOOP),
-            _ => Ok(inode),
-        }
+    fn find_followed(tree: &Tree, at: Inside<'_>, follow: Follow) -> Answer<(Found, Status)> {
+        let found = tree.find(at)?;
+        let status = match &found {
+            Found::Node(inode) => tree.status(*inode)?,
+            Found::Lower(_, status) => *status,
+        };
+        if status.is_symlink() && follow == Follow::Yes { Err(Errno::ELOOP) } else { Ok((found, status)) }
     }
+
+    /// The node at a place that is to be changed.
+    fn take_followed(tree: &mut Tree, at: Inside<'_>, follow: Follow) -> Answer<Inode> {
+        Self::find_followed(tree, at, follow)?;
+        tree.take(at)
+    }
+}
+
+/// Refuses to open somebody else's file for what the host's kernel would refuse.
+fn check_rights(tree: &Tree, inode: Inode, request: &OpenRequest) -> Answer<()> {
+    let path = match tree.node(inode)? {
+        Node::Lower(node) => node.path.clone(),
+        Node::File(file) => match &file.blocks().base {
+            Some(base) => base.path.clone(),
+            None => return Ok(()),
+        },
+        Node::Directory(_) | Node::Symlink(_) => return Ok(()),
+    };
+    let mut rights = AccessFlags::empty();
+    let mode = request.flags() & OFlag::O_ACCMODE;
+    rights.set(AccessFlags::R_OK, mode != OFlag::O_WRONLY);
+    rights.set(AccessFlags::W_OK, request.writes());
+    tree.lower()?.check_access(&path, rights)
+}
+
+fn owner() -> (u32, u32) {
+    (geteuid().as_raw(), getegid().as_raw())
 }
 
 impl Backend for MemoryTree {
@@ -156,49 +249,69 @@ impl Backend for MemoryTree {
         self.writable
     }
 
-    fn look(&self, _caller: &Caller<'_>, at: Inside<'_>) -> Answer<Look> {
+    fn tree(&self) -> Option<&MemoryTree> {
+        self.writable.then_some(self)
+    }
+
+    fn look(&self, caller: &Caller<'_>, at: Inside<'_>) -> Answer<Look> {
         let tree = self.tree();
-        Ok(match tree.node(tree.find(Inside::new(at.path))?)? {
+        let inode = match tree.find(Inside::new(at.path))? {
+            Found::Node(inode) => inode,
+            Found::Lower(path, _) => return tree.lower()?.look(caller, &path),
+        };
+        Ok(match tree.node(inode)? {
             Node::Directory(_) => Look::Directory,
             Node::Symlink(node) => Look::Symlink(node.target.clone()),
             Node::File(_) => Look::Other,
+            Node::Lower(node) => return tree.lower()?.look(caller, &node.path),
         })
     }
 
     fn status(&self, _caller: &Caller<'_>, at: Inside<'_>, follow: Follow) -> Answer<Status> {
-        let tree = self.tree();
-        tree.status(Self::find_followed(&tree, at, follow)?)
+        Ok(Self::find_followed(&self.tree(), at, follow)?.1)
     }
 
-    fn open(&self, _caller: &Caller<'_>, at: Inside<'_>, request: &OpenRequest) -> Answer<Opened> {
-        let found = self.tree().find(at);
-        match found {
-            Ok(inode) => self.open_node(inode, request),
+    fn open(&self, caller: &Caller<'_>, at: Inside<'_>, request: &OpenRequest) -> Answer<Opened> {
+        let taken = self.tree().take(at);
+        match taken {
+            Ok(inode) => self.open_node(caller, inode, request),
             Err(Errno::ENOENT) if request.creates() => self.create_file(at, request),
             Err(error) => Err(error),
         }
     }
 
-    fn access(&self, _caller: &Caller<'_>, at: Inside<'_>, follow: Follow, mode: u32) -> Answer<()> {
+    fn access(&self, caller: &Caller<'_>, at: Inside<'_>, follow: Follow, mode: u32) -> Answer<()> {
         let tree = self.tree();
-        match tree.node(Self::find_followed(&tree, at, follow)?)? {
+        let inode = match Self::find_followed(&tree, at, follow)?.0 {
+            Found::Node(inode) => inode,
+            Found::Lower(path, _) => return tree.lower()?.access(caller, &path, follow, mode),
+        };
+        match tree.node(inode)? {
             Node::File(file) => {
                 let mode = AccessFlags::from_bits_truncate(i32::try_from(mode).map_err(|_| Errno::EINVAL)?);
                 faccessat(AT_FDCWD, &*own_link(file.memfd()), mode, AtFlags::empty())
             }
-            Node::Directory(node) if node.mode >> 6 & mode != mode && !geteuid().is_root() => {
-                Err(Errno::EACCES)
-            }
-            Node::Directory(_) | Node::Symlink(_) => Ok(()),
+            Node::Lower(node) => tree.lower()?.access(caller, &node.path, follow, mode),
+            Node::Directory(node) => match &node.origin {
+                Some(origin) if !origin.new_mode => tree.lower()?.access(caller, &origin.path, follow, mode),
+                _ if node.mode >> 6 & mode != mode && !geteuid().is_root() => Err(Errno::EACCES),
+                _ => Ok(()),
+            },
+            Node::Symlink(_) => Ok(()),
         }
     }
 
     fn space(&self) -> Answer<Space> {
-        Ok(space(self.tree().budget()))
+        Ok(space(&self.tree().home().budget))
     }
 
-    fn make_mount_point(&self, at: Inside<'_>, _last: bool) -> Answer<()> {
-        self.tree().make_directory(at, 0o755)
+    fn make_mount_point(&self, at: Inside<'_>, last: bool) -> Answer<()> {
+        let mut tree = self.tree();
+        if tree.lower().is_ok() {
+            // As in a directory of the host: the last name is added to its directory's listing.
+            return if last { Ok(()) } else { Err(Errno::ENOENT) };
+        }
+        tree.make_directory(at, 0o755)
     }
 
     fn make_directory(&self, at: Inside<'_>, mode: u32) -> Answer<()> {
@@ -223,13 +336,13 @@ impl Backend for MemoryTree {
 
     fn change_mode(&self, at: Inside<'_>, mode: u32) -> Answer<()> {
         let mut tree = self.tree();
-        let inode = tree.find(at)?;
+        let inode = Self::take_followed(&mut tree, at, Follow::No)?;
         tree.change_mode(inode, mode)
     }
 
     fn change_times(&self, at: Inside<'_>, follow: Follow, times: &Times) -> Answer<()> {
         let mut tree = self.tree();
-        let inode = Self::find_followed(&tree, at, follow)?;
+        let inode = Self::take_followed(&mut tree, at, follow)?;
         tree.change_times(inode, times)
     }
 }

@@ -1,58 +1,146 @@
 //! The names of a memory tree: directories, links, and which file each name means.
+//!
+//! A tree may lie over a directory of the host. A name that it doesn't know is then looked up there, and a
+//! node for it is made when it is opened or changed: it is *taken*. Only the root is taken from the start. A
+//! directory keeps the names of the host that the guest removed or replaced, and a directory that was renamed
+//! still shows what the host has at its old place.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use nix::errno::Errno;
 
 use super::{
     super::{
-        backend::{Answer, Removal, Renaming, Times},
+        backend::Answer,
         path::{Inside, check_name},
-        status::{Status, Time},
+        status::Status,
     },
     BLOCK_BYTES, MAX_NODES,
-    file::{Budget, MemoryFile},
-    node::{Directory, Inode, Node, NodeTimes, Symlink},
+    blocks::Base,
+    file::{Home, MemoryFile},
+    lower::{Lower, LowerNode},
+    node::{Directory, Inode, Node},
 };
 
 /// The root directory.
 pub(super) const ROOT: Inode = 1;
 
 /// Listing positions 1 and 2 are those of `.` and `..`.
-const FIRST_COOKIE: i64 = 3;
+pub(super) const FIRST_COOKIE: i64 = 3;
+
+/// Most names that a guest can make in one tree in all its life; bounds listing positions.
+const LAST_COOKIE: i64 = (1 << 32) - (1 << 17);
+
+/// Most names of the host that an overlay remembers because the guest changed or removed them; bounds the
+/// monitor's memory.
+pub(in crate::guest::app::files) const MAX_TAKEN: usize = 1 << 18;
+
+/// First number of a file that a guest makes over a directory of the host, beyond those that file systems
+/// give to theirs.
+const FIRST_OVERLAY_INODE: u64 = 1 << 62;
 
 /// A directory tree in memory.
 #[derive(Debug)]
-pub(super) struct Tree {
-    nodes: HashMap<Inode, Node>,
-    next_inode: Inode,
-    next_cookie: i64,
-    device: u64,
-    owner: (u32, u32),
-    budget: Arc<Budget>,
+pub(in crate::guest::app::files) struct Tree {
+    pub(super) nodes: HashMap<Inode, Node>,
+    pub(super) next_inode: Inode,
+    pub(super) next_cookie: i64,
+    pub(super) owner: (u32, u32),
+    pub(super) home: Arc<Home>,
+    pub(super) lower: Option<Lower>,
+    /// The nodes of the host's files that were taken, by the host's device and number: hard links are one.
+    pub(super) of_host: HashMap<(u64, u64), Inode>,
+    /// The host's names that were taken, by their paths below the granted directory.
+    pub(super) taken: BTreeMap<Vec<u8>, Taken>,
+}
+
+/// A name of the host that the tree has a node for, or had.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    pub inode: Inode,
+    /// The directory that it was taken in.
+    pub parent: Inode,
+    /// What the host told of it.
+    pub status: Status,
+}
+
+/// What is at a place.
+#[derive(Debug)]
+pub(super) enum Found {
+    Node(Inode),
+    /// On the host, at this path below the granted directory; nobody took it yet.
+    Lower(Vec<u8>, Status),
 }
 
 impl Tree {
     /// A tree with an empty root directory.
-    pub(super) fn new(device: u64, mode: u32, owner: (u32, u32), budget: Arc<Budget>) -> Self {
+    pub(super) fn new(home: Home, mode: u32, owner: (u32, u32)) -> Self {
         let nodes = HashMap::from([(ROOT, Node::Directory(Directory::new(ROOT, mode)))]);
-        Self { nodes, next_inode: ROOT + 1, next_cookie: FIRST_COOKIE, device, owner, budget }
+        Self {
+            nodes,
+            next_inode: ROOT + 1,
+            next_cookie: FIRST_COOKIE,
+            owner,
+            home: Arc::new(home),
+            lower: None,
+            of_host: HashMap::new(),
+            taken: BTreeMap::new(),
+        }
     }
 
-    pub(super) fn budget(&self) -> &Arc<Budget> {
-        &self.budget
+    /// A tree over a directory of the host, of which `status` tells.
+    pub(super) fn over(home: Home, lower: Lower, status: &Status, owner: (u32, u32)) -> Self {
+        let next_inode = FIRST_OVERLAY_INODE + ((home.tree & 0xffff) << 40);
+        let root = Directory::of_host(ROOT, Vec::new(), status);
+        let mut tree = Self::new(home, 0, owner);
+        tree.nodes.insert(ROOT, Node::Directory(root));
+        Self { lower: Some(lower), next_inode, ..tree }
+    }
+
+    pub(super) fn home(&self) -> &Arc<Home> {
+        &self.home
     }
 
     pub(super) fn node(&self, inode: Inode) -> Answer<&Node> {
         self.nodes.get(&inode).ok_or(Errno::ENOENT)
     }
 
-    /// The node at a place; `ELOOP` when the way, or the end where only a directory will do, is a link.
-    pub(super) fn find(&self, at: Inside<'_>) -> Answer<Inode> {
+    /// What is at a place; `ELOOP` when the way, or the end where only a directory will do, is a link.
+    pub(super) fn find(&self, at: Inside<'_>) -> Answer<Found> {
+        let mut inode = ROOT;
+        let mut names = at.names();
+        while let Some(name) = names.next() {
+            check_name(name)?;
+            let directory = self.directory(inode)?;
+            if let Some(child) = directory.get(name) {
+                inode = child;
+                continue;
+            }
+            let mut path = directory.host_path(name).ok_or(Errno::ENOENT)?;
+            for name in names {
+                path.push(b'/');
+                path.extend_from_slice(name);
+            }
+            let status = self.lower()?.status(Inside { path: &path, directory: at.directory })?;
+            return Ok(match self.of_host.get(&(status.device, status.inode)) {
+                Some(inode) => Found::Node(*inode),
+                None => Found::Lower(path, status),
+            });
+        }
+        if at.directory {
+            self.directory(inode)?;
+        }
+        Ok(Found::Node(inode))
+    }
+
+    /// The node at a place, which is taken from the host if it wasn't.
+    pub(super) fn take(&mut self, at: Inside<'_>) -> Answer<Inode> {
         let mut inode = ROOT;
         for name in at.names() {
-            check_name(name)?;
-            inode = self.directory(inode)?.get(name).ok_or(Errno::ENOENT)?;
+            inode = self.child(inode, name)?.ok_or(Errno::ENOENT)?;
         }
         if at.directory {
             self.directory(inode)?;
@@ -61,23 +149,138 @@ impl Tree {
     }
 
     /// The directory that holds a place, and the last name.
-    fn find_parent<'a>(&self, at: Inside<'a>) -> Answer<(Inode, &'a [u8])> {
+    pub(super) fn take_parent<'a>(&mut self, at: Inside<'a>) -> Answer<(Inode, &'a [u8])> {
         let (parent, name) = at.split_last().ok_or(Errno::EBUSY)?;
-        let parent = self.find(parent)?;
+        let parent = self.take(parent)?;
         self.directory(parent)?;
         check_name(name)?;
         Ok((parent, name))
+    }
+
+    /// What a name in a directory means; the host's is taken.
+    pub(super) fn child(&mut self, parent: Inode, name: &[u8]) -> Answer<Option<Inode>> {
+        check_name(name)?;
+        let directory = self.directory(parent)?;
+        if let Some(inode) = directory.get(name) {
+            return Ok(Some(inode));
+        }
+        let Some(path) = directory.host_path(name) else { return Ok(None) };
+        match self.lower()?.status(Inside::new(&path)) {
+            Ok(status) => self.take_name_of_host(parent, name, path, status).map(Some),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take_name_of_host(
+        &mut self,
+        parent: Inode,
+        name: &[u8],
+        path: Vec<u8>,
+        status: Status,
+    ) -> Answer<Inode> {
+        if MAX_NODES <= self.nodes.len() || self.home.budget.take(BLOCK_BYTES).is_err() {
+            self.forget_untouched();
+            if MAX_NODES <= self.nodes.len() {
+                return Err(Errno::ENOSPC);
+            }
+            self.home.budget.take(BLOCK_BYTES)?;
+        }
+        if MAX_TAKEN <= self.taken.len() {
+            self.home.budget.give_back(BLOCK_BYTES);
+            return Err(Errno::ENOSPC);
+        }
+        let key = (status.device, status.inode);
+        let known = self.of_host.get(&key).copied();
+        let inode = known.unwrap_or(self.next_inode);
+        if known.is_none() {
+            self.next_inode += 1;
+            let node = if status.is_directory() {
+                Node::Directory(Directory::of_host(parent, path.clone(), &status))
+            } else {
+                self.of_host.insert(key, inode);
+                Node::Lower(LowerNode { path: path.clone(), status, links: status.links })
+            };
+            self.nodes.insert(inode, node);
+        }
+        let cookie = self.next_cookie()?;
+        self.directory_mut(parent)?.put_of_host(name, inode, cookie);
+        self.taken.insert(path, Taken { inode, parent, status });
+        Ok(inode)
+    }
+
+    /// Drops the nodes that are as the host has them and that nobody uses.
+    pub(super) fn forget_untouched(&mut self) {
+        // A path comes before those below it, so that backwards the deepest come first.
+        let untouched: Vec<Vec<u8>> = self.taken.keys().rev().cloned().collect();
+        for path in untouched {
+            if self.is_untouched(&path) {
+                self.forget(&path);
+            }
+        }
+    }
+
+    fn is_untouched(&self, path: &[u8]) -> bool {
+        let Some(taken) = self.taken.get(path) else { return false };
+        let name = last_name(path);
+        let in_place = self
+            .directory(taken.parent)
+            .is_ok_and(|parent| parent.get(name) == Some(taken.inode) && parent.is_of_host(name));
+        in_place
+            && match self.nodes.get(&taken.inode) {
+                Some(Node::Directory(directory)) => directory.is_untouched(),
+                Some(Node::Lower(node)) => node.links == node.status.links && node.links == 1,
+                Some(Node::File(file)) => {
+                    Arc::strong_count(file) == 1 && file.links() == 1 && !file.blocks().modified
+                }
+                Some(Node::Symlink(_)) | None => false,
+            }
+    }
+
+    fn forget(&mut self, path: &[u8]) {
+        let Some(taken) = self.taken.remove(path) else { return };
+        self.nodes.remove(&taken.inode);
+        self.of_host.remove(&(taken.status.device, taken.status.inode));
+        if let Ok(parent) = self.directory_mut(taken.parent) {
+            parent.forget(last_name(path));
+            self.home.budget.give_back(BLOCK_BYTES);
+        }
+    }
+
+    /// The file of a node, which shows the host's until it is written to.
+    pub(super) fn file(&mut self, inode: Inode) -> Answer<Arc<MemoryFile>> {
+        let node = match self.node(inode)? {
+            Node::File(file) => return Ok(Arc::clone(file)),
+            Node::Lower(node) => node.clone(),
+            Node::Directory(_) => return Err(Errno::EISDIR),
+            Node::Symlink(_) => return Err(Errno::ELOOP),
+        };
+        let (fd, status) = self.lower()?.open(&node.path)?;
+        if (status.device, status.inode) != (node.status.device, node.status.inode) {
+            // Replaced on the host since it was looked up.
+            return Err(Errno::ESTALE);
+        }
+        if let Some(taken) = self.taken.get_mut(&node.path) {
+            // From now on the guest counts on what the host has.
+            taken.status = status;
+        }
+        let base = Base { fd, path: node.path, end: status.size.unsigned_abs(), status };
+        let file = Arc::new(MemoryFile::over(&self.home, inode, base)?);
+        file.set_links(node.links);
+        self.nodes.insert(inode, Node::File(Arc::clone(&file)));
+        Ok(file)
     }
 
     pub(super) fn directory(&self, inode: Inode) -> Answer<&Directory> {
         match self.node(inode)? {
             Node::Directory(directory) => Ok(directory),
             Node::Symlink(_) => Err(Errno::ELOOP),
-            Node::File(_) => Err(Errno::ENOTDIR),
+            Node::Lower(node) if node.status.is_symlink() => Err(Errno::ELOOP),
+            Node::File(_) | Node::Lower(_) => Err(Errno::ENOTDIR),
         }
     }
 
-    fn directory_mut(&mut self, inode: Inode) -> Answer<&mut Directory> {
+    pub(super) fn directory_mut(&mut self, inode: Inode) -> Answer<&mut Directory> {
         match self.nodes.get_mut(&inode) {
             Some(Node::Directory(directory)) => Ok(directory),
             Some(_) => Err(Errno::ENOTDIR),
@@ -88,13 +291,15 @@ impl Tree {
     pub(super) fn status(&self, inode: Inode) -> Answer<Status> {
         let (mode, links, size, times) = match self.node(inode)? {
             Node::File(file) => return file.status(),
-            Node::Directory(node) => {
-                (libc::S_IFDIR | node.mode, 2 + node.subdirectories, node.len(), node.times)
-            }
+            Node::Lower(node) => return Ok(Status { links: node.links, ..node.status }),
+            Node::Directory(node) => match &node.origin {
+                Some(origin) => return Ok(node.over(&self.origin_status(&origin.path, &origin.status))),
+                None => (libc::S_IFDIR | node.mode, node.links(), node.len(), node.times),
+            },
             Node::Symlink(node) => (libc::S_IFLNK | 0o777, node.links, node.target.len(), node.times),
         };
         Ok(Status {
-            device: self.device,
+            device: self.home.device,
             inode,
             mode,
             links,
@@ -110,123 +315,20 @@ impl Tree {
         })
     }
 
-    pub(super) fn make_directory(&mut self, at: Inside<'_>, mode: u32) -> Answer<()> {
-        let (parent, name) = self.find_free_name(at)?;
-        self.insert(parent, name, Node::Directory(Directory::new(parent, mode)))
+    /// What the host tells of a directory now, or told when it was taken.
+    fn origin_status(&self, path: &[u8], before: &Status) -> Status {
+        self.lower().and_then(|lower| lower.status(Inside::new(path))).unwrap_or(*before)
     }
 
-    pub(super) fn make_symlink(&mut self, target: &[u8], at: Inside<'_>) -> Answer<()> {
-        let (parent, name) = self.find_free_name(at)?;
-        if at.directory {
-            return Err(Errno::ENOENT);
-        }
-        let node = Symlink { target: target.to_vec(), links: 0, times: NodeTimes::now() };
-        self.insert(parent, name, Node::Symlink(node))
+    pub(super) fn lower(&self) -> Answer<&Lower> {
+        self.lower.as_ref().ok_or(Errno::ENOENT)
     }
 
-    /// Makes an empty file with a name.
-    pub(super) fn make_file(&mut self, at: Inside<'_>, mode: u32) -> Answer<Arc<MemoryFile>> {
-        let (parent, name) = self.find_free_name(at)?;
-        let file = self.make_unnamed(mode)?;
-        self.insert(parent, name, Node::File(Arc::clone(&file)))?;
-        Ok(file)
-    }
-
-    /// Makes an empty file without a name. Its mode counts from the next open on.
-    pub(super) fn make_unnamed(&mut self, mode: u32) -> Answer<Arc<MemoryFile>> {
-        let file = MemoryFile::new(&self.budget, self.device, self.next_inode)?;
-        self.next_inode += 1;
-        file.set_mode(mode)?;
-        Ok(Arc::new(file))
-    }
-
-    pub(super) fn remove(&mut self, at: Inside<'_>, what: Removal) -> Answer<()> {
-        let (parent, name) = self.find_parent(at)?;
-        let inode = self.directory(parent)?.get(name).ok_or(Errno::ENOENT)?;
-        match (self.node(inode)?, what) {
-            (Node::Directory(_), Removal::File) => return Err(Errno::EISDIR),
-            (Node::Directory(node), Removal::Directory) if !node.is_empty() => {
-                return Err(Errno::ENOTEMPTY);
-            }
-            (Node::File(_) | Node::Symlink(_), Removal::Directory) => return Err(Errno::ENOTDIR),
-            (Node::File(_) | Node::Symlink(_), Removal::File) if at.directory => return Err(Errno::ENOTDIR),
-            _ => {}
-        }
-        self.take_name(parent, name)?;
-        self.forget_if_unnamed(inode);
-        Ok(())
-    }
-
-    pub(super) fn link(&mut self, from: Inside<'_>, to: Inside<'_>) -> Answer<()> {
-        let inode = self.find(from)?;
-        let (parent, name) = self.find_free_name(to)?;
-        if to.directory {
-            return Err(Errno::ENOENT);
-        }
-        if let Node::Directory(_) = self.node(inode)? {
-            return Err(Errno::EPERM);
-        }
-        self.put_name(parent, name, inode)
-    }
-
-    /// The checks are in the order of Linux's do_renameat2 and vfs_rename (fs/namei.c).
-    pub(super) fn rename(&mut self, from: Inside<'_>, to: Inside<'_>, how: Renaming) -> Answer<()> {
-        let (from_parent, from_name) = self.find_parent(from)?;
-        let (to_parent, to_name) = self.find_parent(to)?;
-        let old = self.directory(from_parent)?.get(from_name).ok_or(Errno::ENOENT)?;
-        let new = self.directory(to_parent)?.get(to_name);
-        match new {
-            Some(_) if how.keep_existing => return Err(Errno::EEXIST),
-            None if how.exchange => return Err(Errno::ENOENT),
-            _ => {}
-        }
-        let old_is_directory = self.is_directory(old);
-        let new_is_directory = new.map(|new| self.is_directory(new));
-        if how.exchange && new_is_directory == Some(false) && to.directory {
-            return Err(Errno::ENOTDIR);
-        }
-        if !old_is_directory && (from.directory || !how.exchange && to.directory) {
-            return Err(Errno::ENOTDIR);
-        }
-        if self.is_ancestor(old, to_parent) {
-            return Err(Errno::EINVAL);
-        }
-        if new.is_some_and(|new| self.is_ancestor(new, from_parent)) {
-            return Err(if how.exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
-        }
-        if new == Some(old) {
-            return Ok(());
-        }
-        if let (Some(new), true) = (new, how.exchange) {
-            return self.exchange((from_parent, from_name, old), (to_parent, to_name, new));
-        }
-        if let Some(new) = new {
-            self.check_replaceable(old_is_directory, new)?;
-            self.take_name(to_parent, to_name)?;
-            self.forget_if_unnamed(new);
-        }
-        self.take_name(from_parent, from_name)?;
-        self.put_name(to_parent, to_name, old)
-    }
-
-    pub(super) fn change_mode(&mut self, inode: Inode, mode: u32) -> Answer<()> {
-        match self.nodes.get_mut(&inode).ok_or(Errno::ENOENT)? {
-            Node::File(file) => file.set_mode(mode),
-            Node::Directory(node) => {
-                node.mode = mode;
-                node.times.changed = Time::now();
-                Ok(())
-            }
-            Node::Symlink(_) => Err(Errno::ELOOP),
-        }
-    }
-
-    pub(super) fn change_times(&mut self, inode: Inode, times: &Times) -> Answer<()> {
-        match self.nodes.get_mut(&inode).ok_or(Errno::ENOENT)? {
-            Node::File(file) => nix::sys::stat::futimens(file.memfd(), &times.accessed, &times.modified),
-            Node::Directory(node) => node.times.change(times),
-            Node::Symlink(node) => node.times.change(times),
-        }
+    /// The nodes by their numbers.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (Inode, &Node)> {
+        let mut inodes: Vec<Inode> = self.nodes.keys().copied().collect();
+        inodes.sort_unstable();
+        inodes.into_iter().filter_map(|inode| Some((inode, self.nodes.get(&inode)?)))
     }
 
     /// The names that lead from the root to a directory.
@@ -242,110 +344,17 @@ impl Tree {
         Ok(names)
     }
 
-    fn find_free_name<'a>(&self, at: Inside<'a>) -> Answer<(Inode, &'a [u8])> {
-        if at.is_root() {
-            return Err(Errno::EEXIST);
-        }
-        let (parent, name) = self.find_parent(at)?;
-        if self.directory(parent)?.get(name).is_some() {
-            return Err(Errno::EEXIST);
-        }
-        Ok((parent, name))
-    }
-
-    fn is_directory(&self, inode: Inode) -> bool {
-        matches!(self.nodes.get(&inode), Some(Node::Directory(_)))
-    }
-
-    /// Whether `ancestor` is `inode` or holds it.
-    fn is_ancestor(&self, ancestor: Inode, inode: Inode) -> bool {
-        let mut at = inode;
-        loop {
-            if at == ancestor {
-                return true;
-            }
-            match self.nodes.get(&at) {
-                Some(Node::Directory(node)) if at != ROOT => at = node.parent,
-                _ => return false,
-            }
-        }
-    }
-
-    fn check_replaceable(&self, by_directory: bool, inode: Inode) -> Answer<()> {
-        match (self.node(inode)?, by_directory) {
-            (Node::Directory(_), false) => Err(Errno::EISDIR),
-            (Node::File(_) | Node::Symlink(_), true) => Err(Errno::ENOTDIR),
-            (Node::Directory(node), true) if !node.is_empty() => Err(Errno::ENOTEMPTY),
-            _ => Ok(()),
-        }
-    }
-
-    fn exchange(&mut self, a: (Inode, &[u8], Inode), b: (Inode, &[u8], Inode)) -> Answer<()> {
-        self.take_name(a.0, a.1)?;
-        self.take_name(b.0, b.1)?;
-        self.put_name(a.0, a.1, b.2)?;
-        self.put_name(b.0, b.1, a.2)
-    }
-
-    fn insert(&mut self, parent: Inode, name: &[u8], node: Node) -> Answer<()> {
-        if self.nodes.len() >= MAX_NODES {
+    /// A listing position for a new name.
+    pub(super) fn next_cookie(&mut self) -> Answer<i64> {
+        if LAST_COOKIE <= self.next_cookie {
             return Err(Errno::ENOSPC);
         }
-        // A file took its number when it was made.
-        let inode = match &node {
-            Node::File(file) => file.status()?.inode,
-            _ => {
-                self.next_inode += 1;
-                self.next_inode - 1
-            }
-        };
-        self.nodes.insert(inode, node);
-        let named = self.put_name(parent, name, inode);
-        if named.is_err() {
-            self.nodes.remove(&inode);
-        }
-        named
-    }
-
-    /// A name counts on the budget like a page: the monitor keeps it, and a link's target, in its own memory.
-    fn put_name(&mut self, parent: Inode, name: &[u8], inode: Inode) -> Answer<()> {
-        self.budget.take(BLOCK_BYTES)?;
-        let cookie = self.next_cookie;
         self.next_cookie += 1;
-        let is_directory = self.is_directory(inode);
-        self.directory_mut(parent)?.put(name, inode, cookie, is_directory);
-        match self.nodes.get_mut(&inode) {
-            Some(Node::Directory(node)) => node.parent = parent,
-            Some(Node::File(file)) => file.set_links(file.links() + 1),
-            Some(Node::Symlink(node)) => node.links += 1,
-            None => {}
-        }
-        Ok(())
+        Ok(self.next_cookie - 1)
     }
+}
 
-    fn take_name(&mut self, parent: Inode, name: &[u8]) -> Answer<()> {
-        let inode = self.directory(parent)?.get(name).ok_or(Errno::ENOENT)?;
-        let is_directory = self.is_directory(inode);
-        self.directory_mut(parent)?.take(name, is_directory);
-        self.budget.give_back(BLOCK_BYTES);
-        match self.nodes.get_mut(&inode) {
-            Some(Node::File(file)) => file.set_links(file.links().saturating_sub(1)),
-            Some(Node::Symlink(node)) => node.links = node.links.saturating_sub(1),
-            Some(Node::Directory(_)) | None => {}
-        }
-        Ok(())
-    }
-
-    /// Drops a node whose last name was taken; an open file lives on in its handles.
-    fn forget_if_unnamed(&mut self, inode: Inode) {
-        let unnamed = match self.nodes.get(&inode) {
-            Some(Node::File(file)) => file.links() == 0,
-            Some(Node::Symlink(node)) => node.links == 0,
-            Some(Node::Directory(_)) => true,
-            None => false,
-        };
-        if unnamed {
-            self.nodes.remove(&inode);
-        }
-    }
+/// The name at the end of a path below the granted directory.
+pub(in crate::guest::app::files) fn last_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }

@@ -3,8 +3,11 @@
 mod descriptors;
 mod escapes;
 mod hostile;
+mod image;
 mod layout;
 mod oracle;
+mod overlay;
+mod publish;
 mod read_only;
 mod resolution;
 mod synthesized;
@@ -25,14 +28,25 @@ use super::{
 const PRIVATE_BYTES: u64 = 1 << 20;
 
 /// A guest's files over temporary directories: `/rw` can be changed, `/ro` can't.
+#[derive(Debug)]
 struct World {
-    host: tempfile::TempDir,
+    host: Arc<tempfile::TempDir>,
+    grants: Vec<Grant>,
+    /// `/rw` is an overlay.
+    overlay: bool,
     files: Files,
 }
 
 impl World {
     fn new() -> Self {
         Self::with_grants(|_| Vec::new())
+    }
+
+    /// As [`World::new`], but `/rw` is an overlay over what `fill` puts into the host's directory.
+    fn over(fill: impl FnOnce(&Path)) -> Self {
+        let world = Self::new();
+        fill(&world.on_host("rw"));
+        Self { files: files(&world.grants, true), overlay: true, ..world }
     }
 
     /// As [`World::new`], with more grants below the temporary directory.
@@ -49,15 +63,14 @@ impl World {
         };
         let mut grants = vec![grant("rw", true), grant("ro", false)];
         grants.extend(more(host.path()));
-        let layout = Layout {
-            grants,
-            working_directory: PathBuf::from("/"),
-            private_bytes: PRIVATE_BYTES,
-            functions: Vec::new(),
-        };
-        let (view, start) = layout.build().unwrap();
-        let files = Files::new(view, Descriptors::empty(), &start).unwrap();
-        Self { host, files }
+        let files = files(&grants, false);
+        Self { host: Arc::new(host), grants, overlay: false, files }
+    }
+
+    /// Another guest over the same directories of the host.
+    fn again(&self) -> Self {
+        let files = files(&self.grants, self.overlay);
+        Self { host: Arc::clone(&self.host), grants: self.grants.clone(), overlay: self.overlay, files }
     }
 
     /// A path on the host, below the temporary directory.
@@ -119,6 +132,10 @@ impl World {
         self.run(path, |files, at| files.view().change_mode(&files.caller(&NoProcess), at, mode))
     }
 
+    fn change_times(&self, path: &str, follow: Follow, times: &super::Times) -> Result<(), Errno> {
+        self.run(path, |files, at| files.view().change_times(&files.caller(&NoProcess), at, follow, times))
+    }
+
     fn access(&self, path: &str, mode: u32) -> Result<(), Errno> {
         self.run(path, |files, at| files.view().access(&files.caller(&NoProcess), at, Follow::Yes, mode))
     }
@@ -155,15 +172,24 @@ impl World {
         let number = self.open(path, libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC)?;
         let file = self.file(number);
         self.files.descriptors_mut().close(number)?;
-        if let Object::Memory(handle) = file.object() {
-            handle.reserve_write(None, bytes.len())?;
-        }
-        nix::unistd::write(file.host().ok_or(Errno::EBADF)?, bytes).map(drop)
+        write_to(&file, None, bytes)
     }
 
     fn run<T>(&self, path: &str, act: impl FnOnce(&Files, &At<'_>) -> Result<T, Errno>) -> Result<T, Errno> {
         act(&self.files, &self.files.at(libc::AT_FDCWD, path.as_bytes())?)
     }
+}
+
+fn files(grants: &[Grant], overlay: bool) -> Files {
+    let layout = Layout {
+        grants: grants.to_vec(),
+        working_directory: PathBuf::from("/"),
+        private_bytes: PRIVATE_BYTES,
+        functions: Vec::new(),
+        overlay,
+    };
+    let (view, start) = layout.build().unwrap();
+    Files::new(view, Descriptors::empty(), &start).unwrap()
 }
 
 /// Every name that a directory lists from where it stands.
@@ -183,8 +209,53 @@ fn read_all(file: &OpenFile) -> Result<Vec<u8>, Errno> {
     let count = match file.object() {
         Object::Synthesized(handle) => return handle.read(None, bytes.len()),
         Object::PciBar(_) => return Err(Errno::EIO),
+        Object::Memory(_) => return read_at(file, None, bytes.len()),
         _ => nix::unistd::read(file.host().ok_or(Errno::EISDIR)?, &mut bytes)?,
     };
     bytes.truncate(count);
+    Ok(bytes)
+}
+
+/// Writes where the file stands, or at an offset, as the system calls do.
+fn write_to(file: &OpenFile, offset: Option<u64>, bytes: &[u8]) -> Result<(), Errno> {
+    let fd = file.host().ok_or(Errno::EBADF)?;
+    let write = || match offset {
+        Some(offset) => nix::sys::uio::pwrite(fd, bytes, offset.cast_signed()),
+        None => nix::unistd::write(fd, bytes),
+    };
+    let Object::Memory(handle) = file.object() else { return write().map(drop) };
+    let reserved = handle.reserve_write(offset, bytes.len())?;
+    let count = write();
+    handle.written(reserved, count.unwrap_or(0))?;
+    count.map(drop)
+}
+
+/// Reads where the file stands, or at an offset, as the system calls do.
+fn read_at(file: &OpenFile, offset: Option<u64>, length: usize) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; length];
+    let fd = file.host().ok_or(Errno::EISDIR)?;
+    let parts = match file.object() {
+        Object::Memory(handle) => handle.parts(offset, length as u64)?.map(|parts| (handle, parts)),
+        _ => None,
+    };
+    let Some((handle, parts)) = parts else {
+        let count = match offset {
+            Some(offset) => nix::sys::uio::pread(fd, &mut bytes, offset.cast_signed())?,
+            None => nix::unistd::read(fd, &mut bytes)?,
+        };
+        bytes.truncate(count);
+        return Ok(bytes);
+    };
+    let mut done = 0;
+    for part in parts {
+        let length = usize::try_from(part.bytes.end - part.bytes.start).unwrap();
+        let into = &mut bytes[done..done + length];
+        done +=
+            handle.read_part(&part, |fd| nix::sys::uio::pread(fd, into, part.bytes.start.cast_signed()))?;
+    }
+    if offset.is_none() {
+        handle.seek(i64::try_from(done).unwrap(), nix::unistd::Whence::SeekCur)?;
+    }
+    bytes.truncate(done);
     Ok(bytes)
 }

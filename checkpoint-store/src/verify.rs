@@ -1,0 +1,153 @@
+//! Reading a whole store against its checksums.
+
+use std::path::Path;
+
+use zerocopy::FromBytes;
+
+use crate::catalogue::{Catalogue, chain, open_segment};
+use crate::error::Damage;
+use crate::format::index::{Index, MASK_BYTES, Source};
+use crate::format::len64;
+use crate::format::manifest::Entry;
+use crate::format::record::{Commit, Encoding, Kind, RECORD_HEADER, RecordHeader};
+use crate::layer::{Layer, SegmentFile, unpacked};
+use crate::{CHUNK_SIZE, StoreError};
+
+/// Damaged records that are named: a store with more is lost anyway.
+const MOST_NAMED: usize = 1000;
+
+/// What was found in a store.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Verified {
+    /// Checkpoints that are kept and whole, with all that they take from others.
+    pub whole: usize,
+    /// Checkpoints that are kept.
+    pub kept: usize,
+    /// Bytes of records read.
+    pub bytes: u64,
+    /// Bytes behind the last checkpoint: what a commit leaves that didn't get through.
+    pub unfinished: u64,
+    /// What is damaged.
+    pub damage: Vec<Damage>,
+}
+
+/// Reads all records of the store in `directory` that are of use, one after another, in memory that doesn't grow with
+/// the store. `passed` is told of the bytes read, and of all that there are to read.
+///
+/// # Errors
+/// A store that can't be opened at all, or the host's. Damage is no error here.
+pub fn verify(directory: &Path, passed: &mut dyn FnMut(u64, u64)) -> Result<Verified, StoreError> {
+    let catalogue = Catalogue::load(directory)?;
+    let total = catalogue.entries.values().map(|entry| entry.group.get()).sum();
+    let mut found = Verified { unfinished: catalogue.len - catalogue.end, ..Verified::default() };
+    found.damage.extend(catalogue.damage.clone());
+    let mut entries: Vec<&Entry> = catalogue.entries.values().collect();
+    entries.sort_unstable_by_key(|entry| (entry.segment.get(), entry.at.get()));
+    let mut damaged: Vec<u64> = Vec::new();
+    let mut segment: Option<(u64, SegmentFile)> = None;
+    for entry in entries {
+        let number = entry.segment.get();
+        let checked = (|| {
+            if segment.as_ref().is_none_or(|(open, _)| *open != number) {
+                segment = Some((number, open_segment(directory, catalogue.manifest.store, number)?));
+            }
+            segment.as_ref().map_or(Ok(()), |(_, segment)| check(segment, entry))
+        })();
+        match checked {
+            Ok(()) => {}
+            Err(StoreError::Damaged(damage)) => {
+                damaged.push(entry.id.get());
+                if found.damage.len() < MOST_NAMED && !found.damage.contains(&damage) {
+                    found.damage.push(damage);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        found.bytes += entry.group.get();
+        passed(found.bytes, total);
+    }
+    for id in catalogue.entries.range(catalogue.oldest_kept()..).map(|(id, _)| *id) {
+        found.kept += 1;
+        match chain(&catalogue.entries, directory, id) {
+            Ok(chain) if chain.iter().all(|entry| !damaged.contains(&entry.id.get())) => found.whole += 1,
+            Ok(_) => {}
+            Err(StoreError::Damaged(damage)) => {
+                if found.damage.len() < MOST_NAMED && !found.damage.contains(&damage) {
+                    found.damage.push(damage);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Checks all records of `entry` against checksums and index, each read once.
+fn check(segment: &SegmentFile, entry: &Entry) -> Result<(), StoreError> {
+    let index = Layer::read_index(segment, entry)?;
+    let mut chunks = chunk_places(&index).into_iter().peekable();
+    let (mut blocks, mut sections) = ((0_u32..).zip(&index.blocks), index.sections.iter());
+    let start = entry.at.get();
+    let mut at = start;
+    while at < start + entry.group.get() {
+        let header = segment.header(at)?;
+        let damage = |what| StoreError::damage(&segment.path, at, what);
+        let elsewhere = || damage("a record that the checkpoint's index doesn't name");
+        match header.kind {
+            Kind::Block => {
+                let (number, place) = blocks.next().ok_or_else(elsewhere)?;
+                place.check(at - start, entry, Kind::Block, &header).map_err(damage)?;
+                let bytes = unpacked(segment, at, &header)?;
+                while let Some((_, offset)) = chunks.next_if(|(block, _)| *block == number) {
+                    check_chunks(&bytes[offset as usize..]).map_err(damage)?;
+                }
+            }
+            Kind::Section => {
+                let (_, place) = sections.next().ok_or_else(elsewhere)?;
+                place.check(at - start, entry, Kind::Section, &header).map_err(damage)?;
+                unpacked(segment, at, &header)?;
+            }
+            Kind::Index if at - start == entry.index_at.get() => {}
+            Kind::Index => return Err(elsewhere()),
+            Kind::Commit => check_commit(&segment.payload(at, &header)?, &header, entry).map_err(damage)?,
+        }
+        at += len64(RECORD_HEADER) + u64::from(header.stored);
+    }
+    if blocks.next().is_some() || sections.next().is_some() {
+        return Err(StoreError::damage(&segment.path, start, "records that the index names are missing"));
+    }
+    Ok(())
+}
+
+/// Where pages are stored in chunks, by block.
+fn chunk_places(index: &Index) -> Vec<(u32, u32)> {
+    let runs = index.objects.iter().flat_map(|object| &object.runs);
+    let mut places: Vec<(u32, u32)> = runs
+        .filter_map(|run| match run.run().source {
+            Source::Chunks { block, offset } => Some((block, offset)),
+            _ => None,
+        })
+        .collect();
+    places.sort_unstable();
+    places
+}
+
+fn check_chunks(bytes: &[u8]) -> Result<(), &'static str> {
+    let (mask, chunks) =
+        bytes.split_first_chunk::<MASK_BYTES>().ok_or("chunks of a page leave their block")?;
+    let wanted = u64::from_le_bytes(*mask).count_ones() as usize * CHUNK_SIZE;
+    if wanted == 0 || chunks.len() < wanted { Err("chunks of a page leave their block") } else { Ok(()) }
+}
+
+fn check_commit(payload: &[u8], header: &RecordHeader, entry: &Entry) -> Result<(), &'static str> {
+    let commit = Commit::read_from_bytes(payload).map_err(|_| "a commit record of another length")?;
+    let same = header.checkpoint == entry.id.get()
+        && header.encoding == Encoding::Raw
+        && commit.parent == entry.parent
+        && commit.base == entry.base
+        && commit.group == entry.group
+        && commit.index_at == entry.index_at
+        && commit.index_crc == entry.index_crc
+        && commit.objects == entry.objects;
+    if same { Ok(()) } else { Err("the commit record contradicts the manifest") }
+}
