@@ -2,6 +2,7 @@
 
 mod disk;
 mod faults;
+mod hostile;
 mod model;
 mod power;
 mod random;

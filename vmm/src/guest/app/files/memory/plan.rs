@@ -234,7 +234,8 @@ impl Planner<'_> {
     /// Where a file that stays under one of its names will be.
     fn kept_place(&self, inode: Inode) -> Option<Vec<u8>> {
         let mut kept = self.tree.taken.iter().filter(|(_, taken)| taken.inode == inode);
-        let (path, taken) = kept.find(|(path, taken)| self.tree.fate(path, taken, &self.named) == Fate::Kept)?;
+        let (path, taken) =
+            kept.find(|(path, taken)| self.tree.fate(path, taken, &self.named) == Fate::Kept)?;
         let mut place = self.tree.names_to(taken.parent).ok()?;
         place.push(last_name(path).to_vec());
         Some(place.join(&b'/'))
