@@ -11,7 +11,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Batch, CHUNK_SIZE, Level, Object, ObjectName, Options, PAGE_SIZE, Snapshot, Store, Writer};
+use cairn_store::{
+    Batch, CHUNK_SIZE, Level, Object, ObjectName, Options, PAGE_SIZE, Snapshot, Store, Writer,
+};
 
 /// Where the child finds its store; set in the child alone.
 const CHILD: &str = "CAIRN_KILL_CHILD";

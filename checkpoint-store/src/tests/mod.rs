@@ -1,5 +1,6 @@
 //! Tests of the store as a whole, against a model.
 
+mod compaction;
 mod disk;
 mod faults;
 mod hostile;
