@@ -6,7 +6,7 @@ pub(crate) mod console;
 mod terminal;
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -54,6 +54,8 @@ const PROGRAM: &str = "linux-scenarios";
 const VERDICTS: [&str; 3] = ["ok", "FAILED", "not here"];
 /// A boot of an emulated machine takes half a minute until the program starts; what takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(200);
+/// The store of all boots, beside the logs: each begins with what the one before left there.
+const STORE: &str = "store";
 /// The archive with the examples, beside the logs.
 const EXAMPLES: &str = "examples.cpio";
 /// Lines of a boot's log that are shown when it fails.
@@ -106,6 +108,13 @@ pub(crate) fn run_here(installing: Installing) -> Result<bool> {
 /// A boot couldn't be started or its log not be written.
 pub(crate) fn run(place: &Place) -> Result<bool> {
     fs::create_dir_all(&place.logs).with_context(|| format!("creating {}", place.logs.display()))?;
+    // One from another day may be another version's.
+    match fs::remove_dir_all(place.logs.join(STORE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).context("removing the store of an earlier run");
+        }
+        _ => {}
+    }
     examples::pack(&place.programs, &place.logs.join(EXAMPLES))?;
     let mut failed = Vec::new();
     for boot in &BOOTS {
@@ -140,6 +149,7 @@ impl Boot {
         command.arg("boot").arg("--kernel").arg(kernel.image).arg("--modules").arg(kernel.modules);
         command.args(["--cpus", &self.cpus.to_string(), "--memory", self.memory, "--append"]);
         command.arg(format!("{COMMAND_LINE} {}", self.append).trim_end()).args(OPTIONS);
+        command.arg("--store").arg(place.logs.join(STORE));
         command.arg("--initrd").arg(place.logs.join(EXAMPLES));
         command.arg("--program").arg(place.programs.join(PROGRAM)).args(self.scenarios);
         command
