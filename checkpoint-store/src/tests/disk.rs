@@ -99,11 +99,8 @@ impl Record {
 impl TestDisk {
     pub(crate) fn new(directory: &Path) -> (Arc<Self>, Arc<Record>) {
         let record = Arc::new(Record::default());
-        let disk = Self {
-            host: HostDisk::new(directory),
-            record: Arc::clone(&record),
-            numbers: Mutex::default(),
-        };
+        let disk =
+            Self { host: HostDisk::new(directory), record: Arc::clone(&record), numbers: Mutex::default() };
         (Arc::new(disk), record)
     }
 
