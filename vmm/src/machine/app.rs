@@ -324,10 +324,12 @@ impl Machine {
     /// Runs the vCPU and the poller, each on a confined thread of its own.
     fn run(self) -> Result<Ended, RunError> {
         let Self { cpu, calls, unit, bus, freezer, about, store } = self;
-        let asked = Arc::clone(&unit);
+        let (asked, counting) = (Arc::clone(&unit), Arc::clone(&calls));
         let _control = control::start(move || {
-            let sessions = asked.with(|unit| unit.figures()).map(|figures| (0, figures));
-            about.status(sessions, store.as_ref().map(|store| store.figures()))
+            let (counted, figures) = asked.with(|unit| (unit.counted(), unit.figures()));
+            let counted = counting.counted().into_iter().chain(counted);
+            let sessions = figures.map(|figures| (0, figures));
+            about.status(counted, sessions, store.as_ref().map(|store| store.figures()))
         });
         let host = |what| move |source| RunError::Host { what, source };
         // Before those that would wait for it, and longer than they.

@@ -1,7 +1,7 @@
 //! The program's state behind one lock, for the two threads that answer its system calls: that of the
 //! vCPU, to which calls come as exits, and the poller, which finds them posted.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -25,6 +25,8 @@ pub struct SharedCalls {
     /// What the policy says, for those who don't have its lock.
     polls: AtomicBool,
     unit: Arc<SharedUnit>,
+    exits: AtomicU64,
+    posted: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -64,7 +66,14 @@ impl SharedCalls {
         }
         let polls = AtomicBool::new(policy.polls());
         let served = Handover::new(Mutex::new(State { process, end: None }), page);
-        Self { served, polling: Mutex::new(Polling { policy, offered: false }), polls, unit }
+        Self {
+            served,
+            polling: Mutex::new(Polling { policy, offered: false }),
+            polls,
+            unit,
+            exits: AtomicU64::new(0),
+            posted: AtomicU64::new(0),
+        }
     }
 
     /// Uses the program's state.
@@ -90,6 +99,18 @@ impl SharedCalls {
             };
             Served { flow, segments: state.process.segments }
         })
+    }
+
+    /// Counts an exit, for whatever reason it was.
+    pub fn count(&self) {
+        self.exits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often the vCPU left the guest, and how many calls were served without that, by the names that a status
+    /// has for them.
+    pub fn counted(&self) -> [(&'static str, u64); 2] {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        [("exits", load(&self.exits)), ("calls_without_exit", load(&self.posted))]
     }
 
     /// What the poller does over and over; with `check_time`, also a look at the clock.
@@ -120,7 +141,10 @@ impl SharedCalls {
                 }
                 self.polling().policy.served(Instant::now());
                 match syscalls::dispatch(&mut state.process, number, &args) {
-                    Flow::Answer(answer) => Some(raw(answer)),
+                    Flow::Answer(answer) => {
+                        self.posted.fetch_add(1, Ordering::Relaxed);
+                        Some(raw(answer))
+                    }
                     end => {
                         state.end = Some(end);
                         None

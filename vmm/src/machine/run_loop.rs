@@ -45,6 +45,7 @@ impl RunLoop {
     pub fn run(mut self) -> Result<Ended, RunError> {
         loop {
             let event = self.cpu.run(&mut |address, data| self.bus.read(address, data))?;
+            self.calls.count();
             if let Some(end) = self.handle(event)? {
                 let refused = self.calls.with(|process| std::mem::take(&mut process.refused));
                 return Ok(Ended { end, refused });

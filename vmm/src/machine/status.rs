@@ -5,6 +5,8 @@
 //! kind app
 //! up_ns 1200000000
 //! cpu_ns 80000000
+//! exits 1500
+//! calls_without_exit 800
 //! session 0
 //!   checkpoints 7
 //!   mirror_bytes 4096
@@ -37,10 +39,12 @@ impl About {
         Self { program, kind, started: Instant::now() }
     }
 
-    /// All that there is to say, with the figures of the open sessions by their devices' numbers, and of the store.
+    /// All that there is to say, with what the machine has `counted`, by name, the figures of the open sessions by
+    /// their devices' numbers, and those of the store.
     #[must_use]
     pub fn status(
         &self,
+        counted: impl IntoIterator<Item = (&'static str, u64)>,
         sessions: impl IntoIterator<Item = (usize, SessionFigures)>,
         store: Option<StoreFigures>,
     ) -> String {
@@ -51,6 +55,9 @@ impl About {
         let cpu = usage.map_or(0, |usage| usage.num_nanoseconds());
         // Writing to a string doesn't fail.
         let _ = writeln!(text, "up_ns {up}\ncpu_ns {cpu}");
+        for (name, count) in counted {
+            let _ = writeln!(text, "{name} {count}");
+        }
         for (device, figures) in sessions {
             let _ = writeln!(text, "session {device}");
             for (name, value) in named(figures) {
@@ -146,8 +153,9 @@ mod tests {
     #[test]
     fn lines_are_names_and_values() {
         let figures = SessionFigures { checkpoints: 7, mirror_bytes: 4096, ..SessionFigures::default() };
-        let text = About::new("a\x1b[31m\nb c", "app").status([(3, figures)], None);
+        let text = About::new("a\x1b[31m\nb c", "app").status([("exits", 5)], [(3, figures)], None);
         assert!(text.starts_with("program a[31mb c\nkind app\nup_ns "), "{text}");
+        assert!(text.contains("\nexits 5\nsession 3\n"), "{text}");
         assert!(text.contains("\nsession 3\n  regions 0\n  checkpoints 7\n"), "{text}");
         assert!(text.contains("\n  mirror_bytes 4096\n"), "{text}");
     }

@@ -38,6 +38,10 @@ pub struct Unit {
     policy: PollPolicy,
     /// What the driver was last told.
     announced: bool,
+    /// How often the driver has notified, which is an exit each time.
+    notifications: u64,
+    /// Requests that were found without one.
+    polled: u64,
 }
 
 /// A [`Unit`] behind its lock. The poller takes the lock over and over; who wants it else says so
@@ -72,7 +76,17 @@ impl Unit {
         address_space: AddressSpace,
         policy: PollPolicy,
     ) -> Self {
-        Self { function, keeper, saver, memory, address_space, policy, announced: false }
+        Self {
+            function,
+            keeper,
+            saver,
+            memory,
+            address_space,
+            policy,
+            announced: false,
+            notifications: 0,
+            polled: 0,
+        }
     }
 
     /// The PCI function.
@@ -139,7 +153,14 @@ impl Unit {
         session.map(|_| self.keeper.figures())
     }
 
+    /// Notifications, and requests that were served without one, by the names that a status has for them.
+    #[must_use]
+    pub fn counted(&self) -> [(&'static str, u64); 2] {
+        [("notifications", self.notifications), ("requests_without_exit", self.polled)]
+    }
+
     fn notified(&mut self) {
+        self.notifications += 1;
         let memory = Arc::clone(&self.memory);
         let view = memory.view();
         let mut pollable = false;
@@ -162,7 +183,9 @@ impl Unit {
         if self.function.device_mut().announce_polling(&view, polling) {
             let (keeper, saver) = (&mut self.keeper, &mut self.saver);
             let device = self.function.device_mut();
-            device.poll(&view, self.address_space, &mut |effect| act(keeper, saver, effect, &view));
+            let served =
+                device.poll(&view, self.address_space, &mut |effect| act(keeper, saver, effect, &view));
+            self.polled += u64::from(served.requests);
         }
     }
 
@@ -179,6 +202,7 @@ impl Unit {
         let device = self.function.device_mut();
         let served = device.poll(&view, self.address_space, &mut |effect| act(keeper, saver, effect, &view));
         drop(view);
+        self.polled += u64::from(served.requests);
         if matches!(served.rest, Rest::Unusable | Rest::OutOfReach) {
             self.policy.reset();
         } else if 0 < served.requests {

@@ -112,7 +112,7 @@ impl Machine {
         let _control = control::start(move || {
             let figures = sessions.iter().enumerate();
             let figures = figures.filter_map(|(at, one)| Some((at, one.figures(asked.pauses())?)));
-            about.status(figures, store.as_ref().map(|store| store.figures()))
+            about.status([], figures, store.as_ref().map(|store| store.figures()))
         });
         let ending = Ending::new(&world);
         let outside = Outside::open(held, &ending, &ports.serials[0])
