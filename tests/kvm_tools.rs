@@ -62,13 +62,16 @@ fn tree(directory: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
     found
 }
 
-/// Runs programs that change the directory, natively in one and in a guest in another that is the same.
+/// Runs programs that change the directory, natively in one and in guests in others that are the same: one
+/// changes it itself, one an overlay that is applied at the end, and one an overlay that is forgotten.
 fn same_changes(programs: &[&[&str]]) {
+    let state = tempfile::tempdir().unwrap();
     for program in programs {
-        let (native, guest) = (files(), files());
+        let (native, guest, before) = (files(), files(), tree(files().path()));
         let run_in = |mut command: Command, directory: &Path| {
             command.args(*program).current_dir(directory).env_clear();
             command.envs([("PATH", "/usr/bin:/bin"), ("LC_ALL", "C.UTF-8"), ("TZ", "UTC")]);
+            command.env("XDG_STATE_HOME", state.path());
             Printed::from(run(&mut command, b"input\n").unwrap())
         };
         let mut plain = Command::new("/usr/bin/env");
@@ -78,6 +81,26 @@ fn same_changes(programs: &[&[&str]]) {
         let guests = run_in(cairn_run(&["--dir", &grant]), guest.path());
         assert_eq!(guests, natively, "{program:?}");
         assert!(tree(guest.path()) == tree(native.path()), "{program:?} left other files");
+        let (committed, discarded) = (files(), files());
+        for (directory, end) in [(&committed, "--overlay=commit"), (&discarded, "--overlay=discard")] {
+            let grant = format!("{}:rw", directory.path().display());
+            let mut overlaid = run_in(cairn_run(&["--dir", &grant, end]), directory.path());
+            if natively.status != Some(0) && end == "--overlay=commit" {
+                // Then cairn tells that nothing was applied.
+                let told = String::from_utf8_lossy(&overlaid.err).into_owned();
+                let own: String = told.lines().filter(|line| line.starts_with("cairn: ")).collect();
+                assert!(own.ends_with("its changes are forgotten"), "{program:?}: {told}");
+                overlaid.err.clone_from(&natively.err);
+            }
+            assert_eq!(overlaid, natively, "{program:?} {end}");
+        }
+        if natively.status == Some(0) {
+            assert!(
+                tree(committed.path()) == tree(native.path()),
+                "{program:?} left other files by an overlay"
+            );
+        }
+        assert!(tree(discarded.path()) == before, "{program:?} changed what is beneath an overlay");
     }
 }
 

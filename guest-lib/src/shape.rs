@@ -6,7 +6,7 @@ use std::hash::Hasher;
 use siphasher::sip::SipHasher13;
 
 /// Collects what there is to know of a type, and of those that it's made of.
-#[derive(Default)]
+#[derive(Default, Debug)]
 #[doc(hidden)]
 pub struct Shape {
     hasher: SipHasher13,

@@ -109,7 +109,7 @@ fn what_a_failed_fsync_lost_is_told() {
     let directory = memory_directory();
     let (disk, record) = TestDisk::new(directory.path());
     let (mut scatter, mut model) = (Scatter(5), Model::default());
-    let mut writer = Writer::with_disk(directory.path(), options(), disk).unwrap();
+    let mut writer = Writer::with_disk(directory.path(), Options::default(), disk).unwrap();
     for (id, level) in [(1, Level::Synced), (2, Level::Written)] {
         let step = scattered(&mut scatter, &model, id);
         writer.commit(&step.batch(), level).unwrap();

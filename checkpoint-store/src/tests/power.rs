@@ -83,7 +83,7 @@ impl Platter {
     fn leave(&self, directory: &Path, scatter: &mut Scatter) {
         // All, nothing or anything of what is uncertain.
         let mood = scatter.below(3);
-        let mut lucky = |scatter: &mut Scatter| match mood {
+        let lucky = |scatter: &mut Scatter| match mood {
             0 => false,
             1 => true,
             _ => scatter.below(2) == 0,

@@ -37,7 +37,7 @@ pub enum StoringError {
 /// [`StoringError`].
 pub(super) fn start(config: Option<&StoreConfig>) -> Result<Option<Arc<Sink>>, StoringError> {
     let Some(StoreConfig { directory, options, level_of_all }) = config else { return Ok(None) };
-    let writer = Writer::open(directory, options.clone())?;
+    let writer = Writer::open(directory, *options)?;
     let confine = || sandbox::confine_store().map_err(io::Error::other);
     let sink = Sink::start(writer, *level_of_all, confine).map_err(StoringError::Thread)?;
     Ok(Some(Arc::new(sink)))

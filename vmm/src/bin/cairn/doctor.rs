@@ -1,6 +1,7 @@
 //! `cairn doctor`: what KVM is here, what it can do, and what things cost on it.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Result;
 use cairn_vmm::checkpoint::Freezer;
@@ -101,12 +102,18 @@ fn print_costs(costs: &Costs) {
 }
 
 fn print_tracker(system: &System) -> Result<(), MeasureError> {
+    let start = Instant::now();
     let figures = HostFigures::measure(system)?;
+    let took = start.elapsed();
     print_log("by bitmap", &figures.bitmap);
     if let Some(ring) = &figures.ring {
         print_log("by ring", ring);
     }
     line("tracker", &Comparison::new(&figures).to_string());
+    line(
+        "measured in",
+        &format!("{:.1} ms (the first guest after the host's start does it)", took.as_secs_f64() * 1e3),
+    );
     if let Some(file) = figures.keep() {
         line("kept", &format!("these figures, until the host starts again, in {}", file.display()));
     }

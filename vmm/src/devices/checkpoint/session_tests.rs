@@ -4,6 +4,9 @@ use cairn_abi::reply::{Ask, Missing, SessionFigures};
 use cairn_abi::{CheckpointId, PAGE_SIZE, RegionId};
 use proptest::prelude::*;
 
+#[path = "session_store_tests.rs"]
+mod store;
+
 use super::*;
 use crate::devices::checkpoint::RegionSpan;
 

@@ -1,12 +1,20 @@
 //! An engine that keeps no content, but holds the device to its promises.
 
-use cairn_abi::reply::{Ask, CheckpointFigures, Missing, SessionFigures};
-use cairn_abi::{CheckpointId, FEATURE_ASYNC, FEATURE_HINT, Hint, PAGE_SIZE, RegionId, RegionName, Span};
+use cairn_abi::reply::{
+    Ask, CheckpointFigures, Durability, Missing, SessionFigures, StoreFigures, StoredRegion,
+};
+use cairn_abi::{
+    CheckpointId, FEATURE_ASYNC, FEATURE_DURABLE, FEATURE_HINT, Hint, PAGE_SIZE, RegionId, RegionName, Span,
+};
 use cairn_vmm::devices::checkpoint::{Effect, Failure, Limits, Outcome, RegionSpan};
 
 /// Small, so that tests reach them.
-pub(crate) const LIMITS: Limits =
-    Limits { max_regions: 4, max_bytes: 64 * PAGE_SIZE, history: 2, features: FEATURE_HINT | FEATURE_ASYNC };
+pub(crate) const LIMITS: Limits = Limits {
+    max_regions: 4,
+    max_bytes: 64 * PAGE_SIZE,
+    history: 2,
+    features: FEATURE_HINT | FEATURE_ASYNC | FEATURE_DURABLE,
+};
 
 /// How the next effect ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -92,6 +100,29 @@ impl Engine {
                 self.checkpoints.push(CheckpointId(self.last_checkpoint));
                 Outcome::Ticket { id: CheckpointId(self.last_checkpoint), done: false }
             }
+            Effect::CheckpointDurable(..) => {
+                self.last_checkpoint += 1;
+                self.checkpoints.push(CheckpointId(self.last_checkpoint));
+                let id = CheckpointId(self.last_checkpoint);
+                Outcome::Durability(Durability { id, reached: None })
+            }
+            Effect::Durability(id, reached) => Outcome::Durability(Durability { id, reached }),
+            Effect::StoreFigures => Outcome::Store(StoreFigures::default()),
+            Effect::Stored(_, name) => match self.regions.iter().find(|(.., other)| *other == name) {
+                Some((_, span, name)) => Outcome::Stored(StoredRegion {
+                    checkpoint: CheckpointId(1),
+                    name: *name,
+                    span: Span { address: span.address(), len: span.len() },
+                    tag: 0,
+                }),
+                None => Outcome::Failed(Failure::NoRegion),
+            },
+            Effect::Recover(_) if self.last_checkpoint == 0 => {
+                self.last_checkpoint = 7;
+                self.checkpoints.push(CheckpointId(7));
+                Outcome::Checkpoint(CheckpointId(7))
+            }
+            Effect::Recover(_) => Outcome::Failed(Failure::NotFresh),
             Effect::Ticket(id, wait) if self.checkpoints.contains(&id) => Outcome::Ticket { id, done: wait },
             Effect::Rollback(id, _) if self.checkpoints.contains(&id) => Outcome::Done,
             Effect::Release(id) if self.checkpoints.contains(&id) => {

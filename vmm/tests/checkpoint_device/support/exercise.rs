@@ -5,7 +5,7 @@
 
 use cairn_abi::hint::encode_header;
 use cairn_abi::{
-    CheckpointId, Envelope, Hint, REQUEST_SIZE, RegionId, RegionMode, RegionName, ReplyBody, Request,
+    CheckpointId, Envelope, Hint, Level, REQUEST_SIZE, RegionId, RegionMode, RegionName, ReplyBody, Request,
     SessionKey, Span, Status,
 };
 use cairn_vmm::devices::checkpoint::{AddressSpace, Failure};
@@ -43,7 +43,7 @@ pub(crate) fn a_good_program_is_served(guest: &mut Guest) {
     guest.hello();
     let name = RegionName::new(b"table").unwrap();
     let (span, mode) = (Span { address: 0x4000_0000, len: 0x2000 }, RegionMode::Tracked);
-    let register = Request::Register { span, name, mode };
+    let register = Request::Register { span, name, mode, tag: 0 };
     let reply = guest.ask(register);
     assert!(matches!((reply.status, reply.body), (Status::Ok, ReplyBody::Region(_))), "{reply:?}");
     let reply = guest.ask(Request::Checkpoint);
@@ -114,7 +114,7 @@ impl Script<'_> {
 
     fn request(&mut self) -> Request {
         let checkpoint = CheckpointId(u64::from(self.u8() % 8));
-        match self.u8() % 14 {
+        match self.u8() % 17 {
             0 => Request::Hello { version: u32::from(self.u8() % 3), features: self.u64() },
             1..=4 => {
                 let (page, pages) = (u64::from(self.u8() % 48), u64::from(self.u8() % 32));
@@ -122,12 +122,23 @@ impl Script<'_> {
                 let span = Span { address: (page << 12).wrapping_add(skew), len: pages << 12 };
                 let name = RegionName::new(self.pick(&["a", "b", "c", "d", "e", "f"]).as_bytes()).unwrap();
                 let mode = self.pick(&[RegionMode::Tracked, RegionMode::Hinted]);
-                Request::Register { span, name, mode }
+                Request::Register { span, name, mode, tag: u64::from(self.u8() % 2) }
             }
             5 => Request::Unregister { region: RegionId(u32::from(self.u8() % 8)) },
             6 if self.u8().is_multiple_of(2) => Request::CheckpointAsync,
             6 => Request::Checkpoint,
             12 => Request::Ticket { checkpoint, wait: self.u8().is_multiple_of(2) },
+            14 => Request::CheckpointDurable { level: self.pick(&[Level::Written, Level::Synced]) },
+            15 if self.u8().is_multiple_of(2) => Request::Durability {
+                checkpoint,
+                wait: self.pick(&[None, Some(Level::Written), Some(Level::Synced)]),
+            },
+            15 => Request::Store,
+            16 => {
+                let checkpoint = Some(checkpoint).filter(|id| 0 < id.0);
+                let name = RegionName::new(self.pick(&["a", "b"]).as_bytes()).unwrap();
+                self.pick(&[Request::Recover { checkpoint }, Request::Stored { checkpoint, name }])
+            }
             7 => Request::Rollback { checkpoint },
             8 => Request::Release { checkpoint },
             9 => Request::QueryNext { after: checkpoint },

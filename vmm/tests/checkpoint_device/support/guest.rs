@@ -1,7 +1,7 @@
 //! A guest with a checkpoint device, and a program in it that drives the device by the book.
 
 use cairn_abi::{Envelope, REPLY_SIZE, REQUEST_SIZE, Reply, ReplyBody, Request, SessionKey, Status};
-use cairn_abi::{FEATURE_ASYNC, FEATURE_HINT, PAGE_SIZE, RegionMode, RegionName, Span};
+use cairn_abi::{FEATURE_ASYNC, FEATURE_DURABLE, FEATURE_HINT, PAGE_SIZE, RegionMode, RegionName, Span};
 use cairn_vmm::devices::checkpoint::device::{IDENTITY, Served};
 use cairn_vmm::devices::checkpoint::{AddressSpace, CheckpointDevice};
 use cairn_vmm::virtio::transport::NOTIFY_OFFSET;
@@ -263,7 +263,7 @@ impl Guest {
         let reply = self.ask(Request::Hello { version: 1, features: u64::MAX });
         assert_eq!(reply.status, Status::Ok);
         let ReplyBody::Hello(hello) = reply.body else { panic!("{reply:?}") };
-        assert_eq!((hello.version, hello.features), (1, FEATURE_HINT | FEATURE_ASYNC));
+        assert_eq!((hello.version, hello.features), (1, FEATURE_HINT | FEATURE_ASYNC | FEATURE_DURABLE));
         self.key = hello.key;
     }
 }
@@ -272,5 +272,5 @@ impl Guest {
 pub(crate) fn register(address: u64, pages: u64, name: &str) -> Request {
     let name = RegionName::new(name.as_bytes()).unwrap();
     let (span, mode) = (Span { address, len: pages * PAGE_SIZE }, RegionMode::Tracked);
-    Request::Register { span, name, mode }
+    Request::Register { span, name, mode, tag: 7 }
 }

@@ -41,8 +41,8 @@ impl GuestPath {
     }
 
     /// A path that an image claims to be a clean one; none if it isn't.
-    pub(super) fn from_image(text: Vec<u8>) -> Option<Self> {
-        let path = Self::from_clean(&text);
+    pub(super) fn from_image(text: &[u8]) -> Option<Self> {
+        let path = Self::from_clean(text);
         (path.0 == text && text.len() < PATH_MAX).then_some(path)
     }
 

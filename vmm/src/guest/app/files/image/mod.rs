@@ -206,7 +206,7 @@ impl Files {
     ) -> Result<(), ImageError> {
         let mut files = Vec::new();
         for (number, (point, tree)) in image.trees.into_iter().enumerate() {
-            let point = GuestPath::from_image(point).ok_or(ImageError::Invalid("a tree has no place"))?;
+            let point = GuestPath::from_image(&point).ok_or(ImageError::Invalid("a tree has no place"))?;
             let known = self.view.trees().find(|(known, _)| **known == point);
             let (_, known) = known.ok_or(ImageError::NoTree(point))?;
             files.push(known.restore(number, tree, pages)?);

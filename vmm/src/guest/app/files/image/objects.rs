@@ -137,7 +137,7 @@ pub(super) fn restore(
     }))?;
     let mut restored = Vec::new();
     for image in images {
-        let path = GuestPath::from_image(image.path.clone())
+        let path = GuestPath::from_image(&image.path)
             .or_else(|| std::str::from_utf8(&image.path).ok().map(GuestPath::label))
             .ok_or(ImageError::Invalid("a file's path"))?;
         let new = |object| Some(Arc::new(OpenFile::new(path.clone(), image.changeable, object)));

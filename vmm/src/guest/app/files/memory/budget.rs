@@ -16,6 +16,15 @@ use super::super::backend::Answer;
 /// what a guest can take from the monitor by filling its private directories.
 const RESERVED_DESCRIPTORS: u64 = 256;
 
+/// The part of the descriptors that idle files of an overlay may have; each has up to two.
+const IDLE_PART: u64 = 16;
+
+/// Most names of the host that an overlay takes before it forgets those that nobody uses.
+const MOST_IDLE: usize = 4096;
+
+/// With less than this left, names of the host that nobody uses are forgotten first.
+const SHORT_BYTES: u64 = 1 << 20;
+
 /// The bytes that all memory files of a guest may take together.
 #[derive(Debug)]
 pub struct Budget {
@@ -50,6 +59,17 @@ impl Budget {
     pub(super) fn leaves_descriptors(&self, fd: &OwnedFd) -> bool {
         let number = u64::try_from(fd.as_raw_fd()).unwrap_or(u64::MAX);
         number.saturating_add(RESERVED_DESCRIPTORS) < self.descriptors
+    }
+
+    /// How many files of the host may be open beneath an overlay though nobody uses them any more: a part of
+    /// the descriptors that there can be, and [`MOST_IDLE`] at most.
+    pub(super) fn idle_files(&self) -> usize {
+        usize::try_from(self.descriptors / IDLE_PART).unwrap_or(usize::MAX).min(MOST_IDLE)
+    }
+
+    /// Whether the budget is about to be used up by names.
+    pub(super) fn is_short(&self) -> bool {
+        self.limit.saturating_sub(self.used()) < SHORT_BYTES
     }
 
     pub(super) fn take(&self, bytes: u64) -> Answer<()> {

@@ -219,10 +219,7 @@ impl Tree {
 
     fn insert(&mut self, parent: Inode, name: &[u8], node: Node) -> Answer<()> {
         if MAX_NODES <= self.nodes.len() {
-            self.forget_untouched();
-            if MAX_NODES <= self.nodes.len() {
-                return Err(Errno::ENOSPC);
-            }
+            return Err(Errno::ENOSPC);
         }
         // A file took its number when it was made.
         let inode = match &node {

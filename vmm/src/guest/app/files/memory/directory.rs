@@ -112,12 +112,12 @@ impl MemoryDirectory {
 }
 
 /// `.` and `..`, where the host's listing doesn't have them.
-fn dots<'a>(
-    directory: &'a Directory,
+fn dots(
+    directory: &Directory,
     inode: Inode,
     start: i64,
     has_lower: bool,
-) -> impl Iterator<Item = (&'a [u8], Inode, i64)> {
+) -> impl Iterator<Item = (&[u8], Inode, i64)> {
     let dots = [(&b"."[..], inode, 1), (&b".."[..], directory.parent, 2)];
     dots.into_iter().filter(move |(_, _, position)| start < *position && !has_lower)
 }

@@ -27,6 +27,7 @@ use super::{
     BLOCK_BYTES, MemoryTree,
     blocks::Base,
     file::{MemoryFile, put},
+    names_image::check_links,
     node::{Inode, NodeTimes},
     tree::Tree,
 };
@@ -194,8 +195,12 @@ impl MemoryTree {
             Some(base) => {
                 let file = MemoryFile::over(tree.home(), image.inode, self.base(tree, base)?);
                 let file = file.map_err(failed())?;
-                let own: u64 = base.own.iter().map(|(start, end)| end.saturating_sub(*start)).sum();
+                let own = base
+                    .own
+                    .iter()
+                    .fold(0_u64, |sum, (start, end)| sum.saturating_add(end.saturating_sub(*start)));
                 let bytes = own.checked_mul(BLOCK_BYTES).ok_or(ImageError::Invalid("a file's blocks"))?;
+                check_links(image.links)?;
                 file.home().budget.take(bytes).map_err(failed())?;
                 let mut blocks = file.blocks();
                 for (start, end) in &base.own {

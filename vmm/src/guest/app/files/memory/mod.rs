@@ -124,6 +124,13 @@ impl MemoryTree {
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The tree, for an operation that takes names of the host.
+    fn roomy_tree(&self) -> MutexGuard<'_, Tree> {
+        let mut tree = self.tree();
+        tree.make_room();
+        tree
+    }
+
     fn check_writable(&self) -> Answer<()> {
         if self.writable { Ok(()) } else { Err(Errno::EROFS) }
     }
@@ -272,7 +279,7 @@ impl Backend for MemoryTree {
     }
 
     fn open(&self, caller: &Caller<'_>, at: Inside<'_>, request: &OpenRequest) -> Answer<Opened> {
-        let taken = self.tree().take(at);
+        let taken = self.roomy_tree().take(at);
         match taken {
             Ok(inode) => self.open_node(caller, inode, request),
             Err(Errno::ENOENT) if request.creates() => self.create_file(at, request),
@@ -315,33 +322,33 @@ impl Backend for MemoryTree {
     }
 
     fn make_directory(&self, at: Inside<'_>, mode: u32) -> Answer<()> {
-        self.tree().make_directory(at, mode)
+        self.roomy_tree().make_directory(at, mode)
     }
 
     fn make_symlink(&self, target: &[u8], at: Inside<'_>) -> Answer<()> {
-        self.tree().make_symlink(target, at)
+        self.roomy_tree().make_symlink(target, at)
     }
 
     fn remove(&self, at: Inside<'_>, what: Removal) -> Answer<()> {
-        self.tree().remove(at, what)
+        self.roomy_tree().remove(at, what)
     }
 
     fn rename(&self, from: Inside<'_>, to: Inside<'_>, how: Renaming) -> Answer<()> {
-        self.tree().rename(from, to, how)
+        self.roomy_tree().rename(from, to, how)
     }
 
     fn link(&self, from: Inside<'_>, to: Inside<'_>) -> Answer<()> {
-        self.tree().link(from, to)
+        self.roomy_tree().link(from, to)
     }
 
     fn change_mode(&self, at: Inside<'_>, mode: u32) -> Answer<()> {
-        let mut tree = self.tree();
+        let mut tree = self.roomy_tree();
         let inode = Self::take_followed(&mut tree, at, Follow::No)?;
         tree.change_mode(inode, mode)
     }
 
     fn change_times(&self, at: Inside<'_>, follow: Follow, times: &Times) -> Answer<()> {
-        let mut tree = self.tree();
+        let mut tree = self.roomy_tree();
         let inode = Self::take_followed(&mut tree, at, follow)?;
         tree.change_times(inode, times)
     }

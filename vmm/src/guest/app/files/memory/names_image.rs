@@ -17,8 +17,14 @@ use super::{
     },
     lower::LowerNode,
     node::{Directory, Inode, Node, Origin, Symlink},
-    tree::{FIRST_COOKIE, MAX_TAKEN, ROOT, Taken, Tree},
+    tree::{FIRST_COOKIE, LAST_COOKIE, MAX_TAKEN, ROOT, Taken, Tree},
 };
+
+/// Most links that a claimed count may say; more is no file system's.
+const MOST_LINKS: i64 = 1 << 32;
+
+/// The highest number of a node that a claim may say, far from where numbers end.
+const LAST_INODE: Inode = 1 << 63;
 
 impl Tree {
     /// A node as plain data.
@@ -44,6 +50,9 @@ impl Tree {
         image: TreeImage,
         files: &HashMap<u64, Arc<MemoryFile>>,
     ) -> Result<(), ImageError> {
+        if LAST_INODE < image.next_inode || LAST_COOKIE < image.next_cookie {
+            return Err(ImageError::Invalid("a number or a listing position"));
+        }
         let mut nodes: HashMap<Inode, NodeImage> = image.nodes.into_iter().collect();
         let Some(NodeImage::Directory(root)) = nodes.remove(&ROOT) else {
             return Err(ImageError::Invalid("a tree has no root"));
@@ -116,8 +125,9 @@ impl Tree {
                 check_target(target)?;
                 Node::Symlink(Symlink { target: target.clone(), links: 0, times: *times })
             }
-            NodeImage::Lower { path, status, .. } => {
+            NodeImage::Lower { path, status, links } => {
                 check_host_path(path)?;
+                check_links(*links)?;
                 self.lower().map_err(|_| ImageError::Invalid("a file of the host in a private tree"))?;
                 Node::Lower(LowerNode { path: path.clone(), status: *status, links: 0 })
             }
@@ -125,6 +135,9 @@ impl Tree {
     }
 
     fn directory_of(&self, parent: Inode, image: &DirectoryImage) -> Result<Directory, ImageError> {
+        if !(-MOST_LINKS..=MOST_LINKS).contains(&image.subdirectories) {
+            return Err(ImageError::Invalid("a directory's links"));
+        }
         let mut directory = Directory::from_image(parent, image);
         if let Some(origin) = &image.origin {
             self.lower().map_err(|_| ImageError::Invalid("a directory of the host in a private tree"))?;
@@ -200,4 +213,9 @@ impl OriginImage {
             new_mode: self.new_mode,
         })
     }
+}
+
+/// Checks how many names a file is said to have.
+pub(super) fn check_links(links: u64) -> Result<(), ImageError> {
+    if links <= MOST_LINKS.unsigned_abs() { Ok(()) } else { Err(ImageError::Invalid("a file's links")) }
 }

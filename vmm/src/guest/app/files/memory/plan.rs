@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use super::{
     super::{
         backend::{Answer, PERMISSIONS},
-        path::Inside,
+        path::{Inside, PATH_MAX},
         publish::{Conflict, Object, Plan, Staged, Step},
         status::Status,
     },
@@ -58,8 +58,8 @@ impl Tree {
             placed: HashMap::new(),
         };
         planner.clear()?;
-        planner.build(ROOT, &[])?;
-        planner.attributes(ROOT, &[])?;
+        let directories = planner.build()?;
+        planner.attributes(&directories)?;
         Ok(planner.plan)
     }
 
@@ -163,31 +163,39 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Puts everything where the guest has it, a directory before what is in it.
-    fn build(&mut self, inode: Inode, at: &[u8]) -> Answer<()> {
+    /// Puts everything where the guest has it, a directory before what is in it. Answers the directories in
+    /// that order.
+    fn build(&mut self) -> Answer<Vec<(Inode, Vec<u8>)>> {
         let tree = self.tree;
-        let directory = tree.directory(inode)?;
-        for (name, child) in directory.names() {
-            let path = below(at, name);
-            let stays = self.stays(directory, name, child);
-            if !directory.is_of_host(name) && !self.is_free(directory, name)? {
-                self.plan.conflicts.push(Conflict::Appeared(path.clone()));
-            }
-            match tree.node(child)? {
-                Node::Directory(below) => {
-                    if self.moved.contains(&child) {
-                        self.plan
-                            .steps
-                            .push(Step::Place { object: Object::Moved(child), path: path.clone() });
-                    } else if below.origin.is_none() {
-                        self.plan.steps.push(Step::MakeDirectory { path: path.clone(), mode: 0o700 });
-                    }
-                    self.build(child, &path)?;
+        let mut found = Vec::new();
+        let mut pending = vec![(ROOT, Vec::new())];
+        while let Some((inode, at)) = pending.pop() {
+            let directory = tree.directory(inode)?;
+            for (name, child) in directory.names() {
+                let path = below(&at, name);
+                if PATH_MAX <= path.len() {
+                    // The guest got there step by step, and the monitor would need the whole path.
+                    return Err(Errno::ENAMETOOLONG);
                 }
-                node => self.put(child, node, stays, path),
+                if !directory.is_of_host(name) && !self.is_free(directory, name)? {
+                    self.plan.conflicts.push(Conflict::Appeared(path.clone()));
+                }
+                match tree.node(child)? {
+                    Node::Directory(below) => {
+                        if self.moved.contains(&child) {
+                            let object = Object::Moved(child);
+                            self.plan.steps.push(Step::Place { object, path: path.clone() });
+                        } else if below.origin.is_none() {
+                            self.plan.steps.push(Step::MakeDirectory { path: path.clone(), mode: 0o700 });
+                        }
+                        pending.push((child, path));
+                    }
+                    node => self.put(child, node, self.stays(directory, name, child), path),
+                }
             }
+            found.push((inode, at));
         }
-        Ok(())
+        Ok(found)
     }
 
     fn put(&mut self, inode: Inode, node: &Node, stays: bool, path: Vec<u8>) {
@@ -223,10 +231,9 @@ impl Planner<'_> {
 
     fn stage(&mut self, inode: Inode, file: &Arc<MemoryFile>, path: &[u8]) {
         let known = self.tree.taken.values().filter(|taken| taken.inode == inode).count();
-        if let Some(base) = &file.blocks().base {
-            if u64::try_from(known).unwrap_or(u64::MAX) < base.status.links {
-                self.plan.parted.push(base.path.clone());
-            }
+        let known = u64::try_from(known).unwrap_or(u64::MAX);
+        if let Some(base) = file.blocks().base.as_ref().filter(|base| known < base.status.links) {
+            self.plan.parted.push(base.path.clone());
         }
         self.plan.staged.push((inode, Staged::File(Arc::clone(file)), path.to_vec()));
     }
@@ -257,26 +264,22 @@ impl Planner<'_> {
         }
     }
 
-    /// Modes and times of directories, at last: making names in them changes their times, and a mode may
-    /// forbid it.
-    fn attributes(&mut self, inode: Inode, at: &[u8]) -> Answer<()> {
-        let tree = self.tree;
-        let directory = tree.directory(inode)?;
-        for (name, child) in directory.names() {
-            if tree.is_directory(child) {
-                self.attributes(child, &below(at, name))?;
+    /// Modes and times of directories, at last and the deepest first: making names in them changes their
+    /// times, and a mode may forbid it.
+    fn attributes(&mut self, directories: &[(Inode, Vec<u8>)]) -> Answer<()> {
+        for (inode, path) in directories.iter().rev() {
+            let directory = self.tree.directory(*inode)?;
+            let (mode, times) = match &directory.origin {
+                Some(origin) => (origin.new_mode, origin.touched),
+                None => (true, true),
+            };
+            if mode || times {
+                self.plan.steps.push(Step::Attributes {
+                    path: path.clone(),
+                    mode: mode.then_some(directory.mode & PERMISSIONS),
+                    times: times.then(|| directory.times.into()),
+                });
             }
-        }
-        let (mode, times) = match &directory.origin {
-            Some(origin) => (origin.new_mode, origin.touched),
-            None => (true, true),
-        };
-        if mode || times {
-            self.plan.steps.push(Step::Attributes {
-                path: at.to_vec(),
-                mode: mode.then_some(directory.mode & PERMISSIONS),
-                times: times.then(|| directory.times.into()),
-            });
         }
         Ok(())
     }

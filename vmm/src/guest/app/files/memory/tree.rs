@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use super::{
     super::{
         backend::Answer,
-        path::{Inside, check_name},
+        path::{Inside, PATH_MAX, check_name},
         status::Status,
     },
     BLOCK_BYTES, MAX_NODES,
@@ -32,7 +32,7 @@ pub(super) const ROOT: Inode = 1;
 pub(super) const FIRST_COOKIE: i64 = 3;
 
 /// Most names that a guest can make in one tree in all its life; bounds listing positions.
-const LAST_COOKIE: i64 = (1 << 32) - (1 << 17);
+pub(super) const LAST_COOKIE: i64 = (1 << 32) - (1 << 17);
 
 /// Most names of the host that an overlay remembers because the guest changed or removed them; bounds the
 /// monitor's memory.
@@ -55,6 +55,8 @@ pub(in crate::guest::app::files) struct Tree {
     pub(super) of_host: HashMap<(u64, u64), Inode>,
     /// The host's names that were taken, by their paths below the granted directory.
     pub(super) taken: BTreeMap<Vec<u8>, Taken>,
+    /// Names taken since those that nobody uses were forgotten.
+    fresh: usize,
 }
 
 /// A name of the host that the tree has a node for, or had.
@@ -88,6 +90,7 @@ impl Tree {
             lower: None,
             of_host: HashMap::new(),
             taken: BTreeMap::new(),
+            fresh: 0,
         }
     }
 
@@ -179,17 +182,12 @@ impl Tree {
         path: Vec<u8>,
         status: Status,
     ) -> Answer<Inode> {
-        if MAX_NODES <= self.nodes.len() || self.home.budget.take(BLOCK_BYTES).is_err() {
-            self.forget_untouched();
-            if MAX_NODES <= self.nodes.len() {
-                return Err(Errno::ENOSPC);
-            }
-            self.home.budget.take(BLOCK_BYTES)?;
-        }
-        if MAX_TAKEN <= self.taken.len() {
-            self.home.budget.give_back(BLOCK_BYTES);
+        if MAX_NODES <= self.nodes.len() || MAX_TAKEN <= self.taken.len() {
             return Err(Errno::ENOSPC);
         }
+        let cookie = self.next_cookie()?;
+        self.home.budget.take(BLOCK_BYTES)?;
+        self.fresh += 1;
         let key = (status.device, status.inode);
         let known = self.of_host.get(&key).copied();
         let inode = known.unwrap_or(self.next_inode);
@@ -203,14 +201,25 @@ impl Tree {
             };
             self.nodes.insert(inode, node);
         }
-        let cookie = self.next_cookie()?;
         self.directory_mut(parent)?.put_of_host(name, inode, cookie);
         self.taken.insert(path, Taken { inode, parent, status });
         Ok(inode)
     }
 
+    /// Before an operation, after which what it looked up must still be there: forgets what nobody uses, if
+    /// there is much of it.
+    pub(super) fn make_room(&mut self) {
+        // The longest path has as many names.
+        let full = MAX_NODES <= self.nodes.len() + PATH_MAX || self.home.budget.is_short();
+        let idle = self.home.budget.idle_files().max(self.taken.len() / 8);
+        if self.lower.is_some() && self.fresh != 0 && (full || idle <= self.fresh) {
+            self.forget_untouched();
+        }
+    }
+
     /// Drops the nodes that are as the host has them and that nobody uses.
     pub(super) fn forget_untouched(&mut self) {
+        self.fresh = 0;
         // A path comes before those below it, so that backwards the deepest come first.
         let untouched: Vec<Vec<u8>> = self.taken.keys().rev().cloned().collect();
         for path in untouched {
@@ -231,7 +240,9 @@ impl Tree {
                 Some(Node::Directory(directory)) => directory.is_untouched(),
                 Some(Node::Lower(node)) => node.links == node.status.links && node.links == 1,
                 Some(Node::File(file)) => {
-                    Arc::strong_count(file) == 1 && file.links() == 1 && !file.blocks().modified
+                    // Of several links the others may have been used as well.
+                    let alone = taken.status.links == 1 && file.links() == 1;
+                    alone && Arc::strong_count(file) == 1 && !file.blocks().modified
                 }
                 Some(Node::Symlink(_)) | None => false,
             }

@@ -11,62 +11,71 @@ use nix::{
 use super::{Follow, Grant, Object, Removal, Renaming, World};
 use crate::guest::app::files::{Layout, LayoutError};
 
+/// `/rw` as a granted directory, and as an overlay over one.
+fn both() -> [World; 2] {
+    [World::new(), World::over(|_| ())]
+}
+
 #[test]
 fn dots_end_at_the_guests_root() {
-    let mut world = World::new();
-    for path in ["/rw/../outside/secret", "/../outside/secret", "/rw/../../../outside/secret"] {
-        assert_eq!(world.read(path), Err(Errno::ENOENT), "{path}");
+    for mut world in both() {
+        for path in ["/rw/../outside/secret", "/../outside/secret", "/rw/../../../outside/secret"] {
+            assert_eq!(world.read(path), Err(Errno::ENOENT), "{path}");
+        }
+        // From the grant's root, `..` is the guest's root and not the host's directory above.
+        assert!(world.list("/rw/..").unwrap().contains(&"tmp".to_owned()));
+        let directory = world.open("/rw", libc::O_RDONLY | libc::O_DIRECTORY).unwrap();
+        assert_eq!(world.open_at(directory, "../outside/secret", libc::O_RDONLY), Err(Errno::ENOENT));
+        assert_eq!(world.open_at(directory, "../../../../etc/shadow", libc::O_RDONLY), Err(Errno::EACCES));
     }
-    // From the grant's root, `..` is the guest's root and not the host's directory above.
-    assert!(world.list("/rw/..").unwrap().contains(&"tmp".to_owned()));
-    let directory = world.open("/rw", libc::O_RDONLY | libc::O_DIRECTORY).unwrap();
-    assert_eq!(world.open_at(directory, "../outside/secret", libc::O_RDONLY), Err(Errno::ENOENT));
-    assert_eq!(world.open_at(directory, "../../../../etc/shadow", libc::O_RDONLY), Err(Errno::EACCES));
 }
 
 #[test]
 fn links_are_followed_in_the_guests_tree_only() {
-    let mut world = World::new();
-    let secret = world.on_host("outside/secret");
-    symlink(&secret, world.on_host("rw/absolute")).unwrap();
-    symlink("../outside/secret", world.on_host("rw/relative")).unwrap();
-    symlink("../outside", world.on_host("rw/directory")).unwrap();
-    symlink(world.on_host("outside"), world.on_host("ro/directory")).unwrap();
-    for path in ["/rw/absolute", "/rw/relative", "/rw/directory/secret", "/ro/directory/secret"] {
-        assert_eq!(world.read(path), Err(Errno::ENOENT), "{path}");
-        assert_eq!(world.exists(path), Err(Errno::ENOENT), "{path}");
-        assert_eq!(world.access(path, 4), Err(Errno::ENOENT), "{path}");
-        assert_eq!(world.change_mode(path, 0o777), Err(Errno::ENOENT), "{path}");
+    for mut world in both() {
+        let secret = world.on_host("outside/secret");
+        symlink(&secret, world.on_host("rw/absolute")).unwrap();
+        symlink("../outside/secret", world.on_host("rw/relative")).unwrap();
+        symlink("../outside", world.on_host("rw/directory")).unwrap();
+        symlink(world.on_host("outside"), world.on_host("ro/directory")).unwrap();
+        for path in ["/rw/absolute", "/rw/relative", "/rw/directory/secret", "/ro/directory/secret"] {
+            assert_eq!(world.read(path), Err(Errno::ENOENT), "{path}");
+            assert_eq!(world.exists(path), Err(Errno::ENOENT), "{path}");
+            assert_eq!(world.access(path, 4), Err(Errno::ENOENT), "{path}");
+            assert_eq!(world.change_mode(path, 0o777), Err(Errno::ENOENT), "{path}");
+        }
+        // Writing through a link that leads out makes nothing there.
+        symlink(world.on_host("outside/new"), world.on_host("rw/dangling")).unwrap();
+        assert_eq!(world.write("/rw/dangling", b"x"), Err(Errno::ENOENT));
+        assert_eq!(world.write("/rw/directory/new", b"x"), Err(Errno::ENOENT));
+        assert_eq!(world.remove("/rw/directory/secret", Removal::File), Err(Errno::ENOENT));
+        assert_eq!(world.rename("/rw/directory/secret", "/rw/x", Renaming::default()), Err(Errno::ENOENT));
+        assert!(!world.on_host("outside/new").exists());
+        assert_eq!(std::fs::read(secret).unwrap(), b"secret");
     }
-    // Writing through a link that leads out makes nothing there.
-    symlink(world.on_host("outside/new"), world.on_host("rw/dangling")).unwrap();
-    assert_eq!(world.write("/rw/dangling", b"x"), Err(Errno::ENOENT));
-    assert_eq!(world.write("/rw/directory/new", b"x"), Err(Errno::ENOENT));
-    assert_eq!(world.remove("/rw/directory/secret", Removal::File), Err(Errno::ENOENT));
-    assert_eq!(world.rename("/rw/directory/secret", "/rw/x", Renaming::default()), Err(Errno::ENOENT));
-    assert!(!world.on_host("outside/new").exists());
-    assert_eq!(std::fs::read(secret).unwrap(), b"secret");
 }
 
 #[test]
 fn a_link_to_root_shows_the_guests_root() {
-    let mut world = World::new();
-    symlink("/", world.on_host("rw/root")).unwrap();
-    let mut through = world.list("/rw/root").unwrap();
-    assert!(through.contains(&"rw".to_owned()));
-    through.retain(|name| name == "outside" || name == "boot" || name == "root");
-    assert_eq!(through, Vec::<String>::new());
+    for mut world in both() {
+        symlink("/", world.on_host("rw/root")).unwrap();
+        let mut through = world.list("/rw/root").unwrap();
+        assert!(through.contains(&"rw".to_owned()));
+        through.retain(|name| name == "outside" || name == "boot" || name == "root");
+        assert_eq!(through, Vec::<String>::new());
+    }
 }
 
 #[test]
 fn a_guest_made_link_leads_nowhere_new() {
-    let mut world = World::new();
-    let secret = world.on_host("outside/secret").to_str().unwrap().to_owned();
-    world.make_symlink(&secret, "/rw/made").unwrap();
-    world.make_symlink(&secret, "/tmp/made").unwrap();
-    for path in ["/rw/made", "/tmp/made"] {
-        assert_eq!(world.read_link(path).unwrap(), secret);
-        assert_eq!(world.read(path), Err(Errno::ENOENT));
+    for mut world in both() {
+        let secret = world.on_host("outside/secret").to_str().unwrap().to_owned();
+        world.make_symlink(&secret, "/rw/made").unwrap();
+        world.make_symlink(&secret, "/tmp/made").unwrap();
+        for path in ["/rw/made", "/tmp/made"] {
+            assert_eq!(world.read_link(path).unwrap(), secret);
+            assert_eq!(world.read(path), Err(Errno::ENOENT));
+        }
     }
 }
 
@@ -74,23 +83,24 @@ fn a_guest_made_link_leads_nowhere_new() {
 #[test]
 fn a_link_that_is_swapped_in_is_refused_by_the_kernel() {
     use crate::guest::app::files::{facts::NoProcess, view::End};
-    let world = World::new();
-    std::fs::create_dir(world.on_host("rw/victim")).unwrap();
-    std::fs::write(world.on_host("rw/victim/secret"), "mine").unwrap();
-    let caller = world.files.caller(&NoProcess);
-    let at = world.files.at(libc::AT_FDCWD, b"/rw/victim/secret").unwrap();
-    let place = world.files.view().walk(&caller, &at, End::Follow).unwrap();
-    let (mount, inside) = world.files.view().locate(&place).unwrap();
-    assert!(mount.backend.status(&caller, inside, Follow::Yes).is_ok());
+    for world in both() {
+        std::fs::create_dir(world.on_host("rw/victim")).unwrap();
+        std::fs::write(world.on_host("rw/victim/secret"), "mine").unwrap();
+        let caller = world.files.caller(&NoProcess);
+        let at = world.files.at(libc::AT_FDCWD, b"/rw/victim/secret").unwrap();
+        let place = world.files.view().walk(&caller, &at, End::Follow).unwrap();
+        let (mount, inside) = world.files.view().locate(&place).unwrap();
+        assert!(mount.backend.status(&caller, inside, Follow::Yes).is_ok());
 
-    std::fs::remove_dir_all(world.on_host("rw/victim")).unwrap();
-    symlink(world.on_host("outside"), world.on_host("rw/victim")).unwrap();
-    let request = crate::guest::app::files::OpenRequest::new(libc::O_RDONLY, 0);
-    assert_eq!(mount.backend.open(&caller, inside, &request).err(), Some(Errno::ELOOP));
-    assert_eq!(mount.backend.status(&caller, inside, Follow::Yes).err(), Some(Errno::ELOOP));
-    assert_eq!(mount.backend.remove(inside, Removal::File).err(), Some(Errno::ELOOP));
-    assert_eq!(mount.backend.change_mode(inside, 0).err(), Some(Errno::ELOOP));
-    assert!(world.on_host("outside/secret").exists());
+        std::fs::remove_dir_all(world.on_host("rw/victim")).unwrap();
+        symlink(world.on_host("outside"), world.on_host("rw/victim")).unwrap();
+        let request = crate::guest::app::files::OpenRequest::new(libc::O_RDONLY, 0);
+        assert_eq!(mount.backend.open(&caller, inside, &request).err(), Some(Errno::ELOOP));
+        assert_eq!(mount.backend.status(&caller, inside, Follow::Yes).err(), Some(Errno::ELOOP));
+        assert_eq!(mount.backend.remove(inside, Removal::File).err(), Some(Errno::ELOOP));
+        assert_eq!(mount.backend.change_mode(inside, 0).err(), Some(Errno::ELOOP));
+        assert!(world.on_host("outside/secret").exists());
+    }
 }
 
 #[test]
@@ -114,13 +124,14 @@ fn the_monitors_own_proc_is_out_of_reach() {
 
 #[test]
 fn links_to_proc_reach_the_guests_proc() {
-    let mut world = World::new();
-    let own = std::process::id();
-    symlink(format!("/proc/{own}/root/etc/shadow"), world.on_host("rw/process")).unwrap();
-    symlink("/proc/self/fd/0", world.on_host("rw/input")).unwrap();
-    symlink("/proc/self/mem", world.on_host("rw/memory")).unwrap();
-    for path in ["/rw/process", "/rw/input", "/rw/memory"] {
-        assert_eq!(world.read(path), Err(Errno::ENOENT), "{path}");
+    for mut world in both() {
+        let own = std::process::id();
+        symlink(format!("/proc/{own}/root/etc/shadow"), world.on_host("rw/process")).unwrap();
+        symlink("/proc/self/fd/0", world.on_host("rw/input")).unwrap();
+        symlink("/proc/self/mem", world.on_host("rw/memory")).unwrap();
+        for path in ["/rw/process", "/rw/input", "/rw/memory"] {
+            assert_eq!(world.read(path), Err(Errno::ENOENT), "{path}");
+        }
     }
 }
 
@@ -139,23 +150,28 @@ fn a_descriptor_by_name_is_the_same_open_file() {
 
 #[test]
 fn devices_in_granted_directories_stay_shut() {
-    let mut world = World::new();
-    let null = libc::makedev(1, 3);
-    let made = mknod(&world.on_host("rw/null"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), null);
-    let block = libc::makedev(7, 0);
-    let made =
-        made.and(mknod(&world.on_host("rw/loop"), SFlag::S_IFBLK, Mode::from_bits_truncate(0o666), block));
-    if made == Err(Errno::EPERM) {
-        // Only root makes device nodes; without them there is nothing to refuse.
-        assert!(!nix::unistd::geteuid().is_root());
-        return;
-    }
-    made.unwrap();
-    for path in ["/rw/null", "/rw/loop"] {
-        for flags in [libc::O_RDONLY, libc::O_RDWR, libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC] {
-            assert_eq!(world.open(path, flags), Err(Errno::EACCES), "{path}");
+    for mut world in both() {
+        let null = libc::makedev(1, 3);
+        let made = mknod(&world.on_host("rw/null"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), null);
+        let block = libc::makedev(7, 0);
+        let made = made.and(mknod(
+            &world.on_host("rw/loop"),
+            SFlag::S_IFBLK,
+            Mode::from_bits_truncate(0o666),
+            block,
+        ));
+        if made == Err(Errno::EPERM) {
+            // Only root makes device nodes; without them there is nothing to refuse.
+            assert!(!nix::unistd::geteuid().is_root());
+            return;
         }
-        assert!(world.exists(path).is_ok());
+        made.unwrap();
+        for path in ["/rw/null", "/rw/loop"] {
+            for flags in [libc::O_RDONLY, libc::O_RDWR, libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC] {
+                assert_eq!(world.open(path, flags), Err(Errno::EACCES), "{path}");
+            }
+            assert!(world.exists(path).is_ok());
+        }
     }
 }
 
@@ -229,6 +245,21 @@ fn no_file_gets_a_set_user_id_bit() {
     let number = world.open("/rw/program", libc::O_CREAT | libc::O_RDWR).unwrap();
     assert!(matches!(world.file(number).object(), Object::Host(_)));
     world.change_mode("/rw/program", 0o6755).unwrap();
+    let mode = std::fs::metadata(world.on_host("rw/program")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o755);
+}
+
+#[test]
+fn an_overlay_publishes_no_set_user_id_bit_and_opens_no_pipe_of_the_host() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut world = World::over(|root| mkfifo(&root.join("pipe"), Mode::from_bits_truncate(0o666)).unwrap());
+    let records = tempfile::tempdir().unwrap();
+    world.write("/rw/program", b"x").unwrap();
+    world.change_mode("/rw/program", 0o6755).unwrap();
+    for flags in [libc::O_RDONLY, libc::O_RDWR, libc::O_WRONLY] {
+        assert_eq!(world.open("/rw/pipe", flags | libc::O_NONBLOCK), Err(Errno::EACCES));
+    }
+    world.files.publish(records.path()).unwrap();
     let mode = std::fs::metadata(world.on_host("rw/program")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o755);
 }

@@ -126,7 +126,7 @@ proptest! {
     #[test]
     fn nothing_outside_is_read_or_changed(steps in proptest::collection::vec(step(), 1..60)) {
         use std::os::unix::fs::PermissionsExt;
-        let mut world = World::new();
+        for mut world in [World::new(), World::over(|_| ())] {
         trap(&world);
         let secret = world.on_host("outside/secret");
         let mode = std::fs::metadata(&secret).unwrap().permissions().mode();
@@ -138,5 +138,9 @@ proptest! {
         prop_assert_eq!(std::fs::metadata(&secret).unwrap().permissions().mode(), mode);
         let count = |name: &str| std::fs::read_dir(world.on_host(name)).unwrap().count();
         prop_assert_eq!((count("outside"), count("ro"), count("")), (1, 5, 3));
+        if world.overlay {
+            prop_assert_eq!(count("rw"), 5);
+        }
+        }
     }
 }

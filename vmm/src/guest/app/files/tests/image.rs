@@ -3,6 +3,7 @@
 use std::{cell::Cell, collections::BTreeMap, os::fd::AsFd, sync::Arc};
 
 use nix::{errno::Errno, fcntl::OFlag};
+use proptest::prelude::*;
 
 use super::super::{
     FILE_PAGE, FilePages, FilePagesSource, FilesImage, ImageError, Object, OpenFile, facts::NoProcess,
@@ -248,4 +249,92 @@ fn what_leads_to_another_process_keeps_its_number_and_nothing_else() {
     let new = restored(&world, image, &pages).unwrap();
     assert_eq!(read_all(&new.file(number)), Err(Errno::EBADF));
     assert_eq!(new.file(number).path().as_bytes(), b"/rw/fifo");
+}
+
+/// Places in an image that a damaged or hostile one could have otherwise.
+fn places(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                places(item, &format!("{at}/{index}"), found);
+            }
+        }
+        serde_json::Value::Object(fields) => {
+            for (name, item) in fields {
+                places(item, &format!("{at}/{name}"), found);
+            }
+        }
+        _ => {}
+    }
+    found.push(at.to_owned());
+}
+
+fn damage(value: &mut serde_json::Value, kind: u8, number: u64) {
+    use serde_json::{Value, json};
+    *value = match (kind % 8, &*value) {
+        (0, _) => json!(number),
+        (1, _) => json!(u64::MAX - number % 3),
+        (2, _) => json!(number % 4),
+        (3, _) => json!(i64::MIN + i64::try_from(number % 3).unwrap()),
+        (4, Value::Array(items)) if !items.is_empty() => {
+            let mut items = items.clone();
+            items.remove(usize::try_from(number).unwrap_or(0) % items.len());
+            Value::Array(items)
+        }
+        (5, Value::Array(items)) if !items.is_empty() => {
+            let mut items = items.clone();
+            items.push(items[usize::try_from(number).unwrap_or(0) % items.len()].clone());
+            Value::Array(items)
+        }
+        (6, _) => Value::Null,
+        (_, Value::Number(old)) => json!(old.as_u64().unwrap_or(0) ^ 1 << (number % 64)),
+        (_, Value::Bool(old)) => json!(!old),
+        (_, old) => old.clone(),
+    };
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+
+    /// Whatever an image says, the answer is an error or files that can be used.
+    #[test]
+    fn a_damaged_image_is_an_error_and_no_panic(
+        damages in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>(), any::<u64>()), 1..4),
+    ) {
+        let mut world = World::over(|root| {
+            std::fs::create_dir(root.join("d")).unwrap();
+            for name in ["a", "b", "d/c"] {
+                std::fs::write(root.join(name), [1; 9000]).unwrap();
+            }
+        });
+        world.write("/rw/new", &[2; 5000]).unwrap();
+        world.rename("/rw/d", "/rw/e", Default::default()).unwrap();
+        world.remove("/rw/b", Removal::File).unwrap();
+        world.make_symlink("a", "/rw/link").unwrap();
+        let number = world.open("/rw/a", libc::O_RDWR).unwrap();
+        write_to(&world.file(number), Some(4096), &[3; 10]).unwrap();
+        let mut pages = Pages::default();
+        let (image, _) = pages.take(&mut world);
+        let mut value = serde_json::to_value(&image).unwrap();
+        for (place, kind, number) in damages {
+            let mut found = Vec::new();
+            places(&value, "", &mut found);
+            let place = place.get(&found).clone();
+            damage(value.pointer_mut(&place).unwrap(), kind, number);
+        }
+        let Ok(image) = serde_json::from_value::<FilesImage>(value) else { return Ok(()) };
+        let Ok(mut new) = restored(&world, image, &pages) else { return Ok(()) };
+        for path in ["/rw", "/rw/e", "/tmp"] {
+            let _ = new.list(path);
+        }
+        for path in ["/rw/a", "/rw/e/c", "/rw/new", "/rw/link"] {
+            let _ = new.read(path);
+            let _ = new.write(path, b"x");
+            let _ = new.remove(path, Removal::File);
+        }
+        let _ = new.make_directory("/rw/other");
+        let records = tempfile::tempdir().unwrap();
+        let _ = new.files.publish(records.path());
+        let _ = new.files.image(&mut Pages::default());
+    }
 }
