@@ -37,7 +37,7 @@ pub(crate) struct Options {
     /// The kernel that the bed itself runs
     #[arg(long, value_enum, default_value = "6.12")]
     kernel: Series,
-    /// CPUs of the bed
+    /// CPUs of the bed, besides the first, which no guest may use (xtask/src/bed/mod.rs)
     #[arg(long, default_value_t = 2)]
     cpus: u32,
     /// Memory of the bed, in MiB; it takes from the host what it uses
