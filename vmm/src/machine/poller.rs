@@ -1,6 +1,8 @@
 //! The thread that takes requests and system calls without an exit.
 
+use crate::kvm::system::System;
 use crate::machine::calls::SharedCalls;
+use crate::machine::poll_policy::PollMode;
 use crate::machine::unit::{Look, SharedUnit};
 
 /// Looks at the queue and at the call page between two looks at the clock.
@@ -27,4 +29,23 @@ fn stint(unit: &SharedUnit, calls: &SharedCalls) {
             _ => std::hint::spin_loop(),
         }
     }
+}
+
+/// Whether a thread that polls has a core besides the vCPU's.
+pub(super) fn has_spare_core() -> bool {
+    std::thread::available_parallelism().is_ok_and(|cores| 1 < cores.get())
+}
+
+/// How requests are taken: never while the vCPU runs, where a checkpoint could then miss writes.
+pub(super) fn mode(wanted: PollMode) -> PollMode {
+    if !System::logs_in_buffer() {
+        return wanted;
+    }
+    if wanted == PollMode::Always {
+        tracing::warn!(
+            "requests are not polled for: this CPU keeps the dirty log in a buffer (PML) that KVM reads when \
+             the program stops; load kvm_intel or kvm_amd with pml=0 to have them polled"
+        );
+    }
+    PollMode::Never
 }
