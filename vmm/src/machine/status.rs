@@ -39,13 +39,8 @@ impl About {
         Self { program, kind, started: Instant::now() }
     }
 
-<<<<<<< HEAD
-    /// All that there is to say, with what the machine has `counted`, by name, the figures of the open sessions by their
-    /// devices' numbers, and those of the store.
-=======
     /// All that there is to say, with what the machine has `counted`, by name, the figures of the open sessions by
     /// their devices' numbers, and those of the store.
->>>>>>> main
     #[must_use]
     pub fn status(
         &self,
