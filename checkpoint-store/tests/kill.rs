@@ -45,7 +45,7 @@ impl Scatter {
 }
 
 enum Change {
-    Page([u8; PAGE_SIZE]),
+    Page(Box<[u8; PAGE_SIZE]>),
     Chunks(u64, Vec<u8>),
     Zero,
 }
@@ -65,7 +65,7 @@ fn changes(id: u64) -> BTreeMap<u64, Change> {
             }
             _ => {
                 let word = scatter.next().to_le_bytes();
-                let mut bytes = [0; PAGE_SIZE];
+                let mut bytes = Box::new([0; PAGE_SIZE]);
                 bytes.chunks_exact_mut(8).for_each(|chunk| chunk.copy_from_slice(&word));
                 Change::Page(bytes)
             }
@@ -87,7 +87,7 @@ fn model(id: u64) -> Pages {
     for (page, change) in (first..=id).flat_map(changes) {
         let bytes = pages.entry(page).or_insert([0; PAGE_SIZE]);
         match change {
-            Change::Page(all) => *bytes = all,
+            Change::Page(all) => *bytes = *all,
             Change::Zero => *bytes = [0; PAGE_SIZE],
             Change::Chunks(mask, new) => {
                 let set = (0..64).filter(|chunk| mask & 1 << chunk != 0);
