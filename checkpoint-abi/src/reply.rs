@@ -21,8 +21,8 @@
 //! | 5 | QUERY of a checkpoint | 16: checkpoint u64, 24: parent u64, 32: pages changed u64, 40: bytes u64, 48: has parent u32 (0: none, and parent is 0; 1) |
 //! | 6 | any, with [`Status::Again`] | 16: count u32 (at most 15), from 24, 16 bytes each: address u64, length u64 |
 //! | 7 | CHECKPOINT with [`FLAG_ASYNC`](crate::FLAG_ASYNC), QUERY of a ticket | 16: checkpoint u64, 24: done u32 (0, 1) |
-//! | 8 | CHECKPOINT with [`FLAG_DURABLE`](crate::FLAG_DURABLE), QUERY of durability | 16: checkpoint u64, 24: level reached u32 (0: none yet; else a [`Level`]) |
-//! | 9 | QUERY of the store | 16: newest written u64 (0: none), 24: newest synced u64 (0: none), 32: bytes written u64, 40: bytes queued u64, 48: checkpoints queued u32, 52: level of all u32 (0: of none; else a [`Level`]), 56: the last that failed u64 (0: none), 64: why, an errno u32, 72: checkpoints committed u64 |
+//! | 8 | CHECKPOINT with [`FLAG_DURABLE`](crate::FLAG_DURABLE), QUERY of durability | 16: checkpoint u64, 24: level reached u32 (0: none yet; else a [`Level`](crate::Level)) |
+//! | 9 | QUERY of the store | 16: newest written u64 (0: none), 24: newest synced u64 (0: none), 32: bytes written u64, 40: bytes queued u64, 48: checkpoints queued u32, 52: level of all u32 (0: of none; else a [`Level`](crate::Level)), 56: the last that failed u64 (0: none), 64: why, an errno u32, 72: checkpoints committed u64 |
 //! | 10 | STORED, RECOVER with [`Status::Mismatch`] | 16: checkpoint u64, 24: address u64, 32: length u64, 40: tag u64, 48: name length u8, 49: name, zero-padded to 63 bytes |
 
 mod durable;

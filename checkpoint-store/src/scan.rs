@@ -40,6 +40,7 @@ pub(crate) fn scan(segment: &SegmentFile, number: u64, limit: u64) -> Result<Sca
     let mut found = Scan { entries: Vec::new(), end: begin, synced: begin, len, damage: None };
     let len = len.min(limit);
     let mut at = begin;
+    let mut proven = 0;
     while at < len {
         match group(segment, number, at, len) {
             Ok((entry, commit)) => {
@@ -48,7 +49,9 @@ pub(crate) fn scan(segment: &SegmentFile, number: u64, limit: u64) -> Result<Sca
                 found.entries.push(entry);
             }
             Err(StoreError::Damaged(damage)) => {
-                let Some((entry, commit)) = behind(segment, number, &damage, len)? else { break };
+                let Some((entry, commit)) = behind(segment, number, &damage, len, &mut proven)? else {
+                    break;
+                };
                 found.synced = found.synced.max(commit.synced.get().min(entry.at.get()));
                 at = end_of(&entry);
                 found.damage.get_or_insert(damage);
@@ -138,12 +141,13 @@ fn committed(
 }
 
 /// The first commit record behind `damage`, if it shows that the damaged bytes were on the disk: if they weren't, the
-/// segment ends at them.
+/// segment ends at them. `proven` is how much was shown to have been, so far.
 fn behind(
     segment: &SegmentFile,
     number: u64,
     damage: &Damage,
     len: u64,
+    proven: &mut u64,
 ) -> Result<Option<(Entry, Commit)>, StoreError> {
     let mut first = None;
     let mut at = damage.offset.saturating_add(1);
@@ -160,10 +164,11 @@ fn behind(
             let Ok((entry, commit)) = committed(segment, number, at + len64(place), &header) else {
                 continue;
             };
-            if damage.offset < commit.synced.get() {
-                return Ok(Some(first.unwrap_or((entry, commit))));
+            *proven = commit.synced.get().max(*proven);
+            let first = *first.get_or_insert((entry, commit));
+            if damage.offset < *proven {
+                return Ok(Some(first));
             }
-            first.get_or_insert((entry, commit));
         }
         at += len64(part - (RECORD_HEADER - 1));
     }

@@ -1,12 +1,13 @@
 //! A store to read: any time, also beside its writer.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cairn_abi::CheckpointId;
 
-use crate::catalogue::{Catalogue, MOST_TRIES, chain};
+use crate::catalogue::{Catalogue, MOST_TRIES};
 use crate::format::manifest::Entry;
 use crate::{Damage, Snapshot, StoreError};
 
@@ -42,13 +43,17 @@ impl Store {
     /// No store, damage to the manifest or to a segment's header, an unknown version, or the host's.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let catalogue = Catalogue::load(directory)?;
-        let kept = catalogue.entries.range(catalogue.oldest_kept()..);
-        let checkpoints = kept
-            .map(|(id, entry)| {
-                let deltas = chain(&catalogue.entries, directory, *id).map_or(0, |chain| chain.len() - 1);
-                info(entry, deltas)
-            })
-            .collect();
+        let oldest = catalogue.oldest_kept();
+        let mut deltas: HashMap<u64, usize> = HashMap::new();
+        let mut checkpoints = Vec::new();
+        // What a checkpoint takes from is older, so its number is known.
+        for (id, entry) in &catalogue.entries {
+            let own = deltas.get(&entry.base.get()).map_or(0, |below| below + 1);
+            deltas.insert(*id, own);
+            if oldest <= *id {
+                checkpoints.push(info(entry, own));
+            }
+        }
         Ok(Self { directory: directory.to_owned(), catalogue, checkpoints })
     }
 

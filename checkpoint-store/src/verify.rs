@@ -1,5 +1,6 @@
 //! Reading a whole store against its checksums.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use zerocopy::FromBytes;
@@ -43,7 +44,7 @@ pub fn verify(directory: &Path, passed: &mut dyn FnMut(u64, u64)) -> Result<Veri
     found.damage.extend(catalogue.damage.clone());
     let mut entries: Vec<&Entry> = catalogue.entries.values().collect();
     entries.sort_unstable_by_key(|entry| (entry.segment.get(), entry.at.get()));
-    let mut damaged: Vec<u64> = Vec::new();
+    let mut damaged = HashSet::new();
     let mut segment: Option<(u64, SegmentFile)> = None;
     for entry in entries {
         let number = entry.segment.get();
@@ -56,7 +57,7 @@ pub fn verify(directory: &Path, passed: &mut dyn FnMut(u64, u64)) -> Result<Veri
         match checked {
             Ok(()) => {}
             Err(StoreError::Damaged(damage)) => {
-                damaged.push(entry.id.get());
+                damaged.insert(entry.id.get());
                 if found.damage.len() < MOST_NAMED && !found.damage.contains(&damage) {
                     found.damage.push(damage);
                 }

@@ -148,6 +148,11 @@ impl Writer {
         Store::open(&self.shared.directory)
     }
 
+    /// Returns when compaction has looked at all that was committed.
+    pub fn wait_for_compaction(&self) {
+        self.compactor.wait();
+    }
+
     fn commit_here(&mut self, batch: &Batch, level: Level) -> Result<Committed, StoreError> {
         let id = batch.id().0;
         let base = self.check(batch)?;

@@ -21,7 +21,7 @@ use crate::transport::Transport;
 /// How often, on average, the device may ask for a page of the memory that a request is about. More than
 /// once, as the guest's kernel may take a page away again; bounded, as a device must not keep a program for
 /// ever.
-const TOUCHES_PER_PAGE: u64 = 64;
+const TOUCHES_PER_PAGE: u64 = 16;
 /// Touches beside these: for a few pages the average says little.
 const EXTRA_TOUCHES: u64 = 64;
 

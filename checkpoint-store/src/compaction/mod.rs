@@ -42,9 +42,12 @@ pub(crate) fn run(
 ) -> Result<(), StoreError> {
     let _alone = lock(&shared.compacting);
     loop {
-        let state = shared.state().clone();
-        let Some(step) = plan::next(&state, &shared.options, goal, &shared.directory)? else { return Ok(()) };
-        if !one(shared, goal, &step, state.manifest.store, go_on)? {
+        let (step, store) = {
+            let state = shared.state();
+            (plan::next(&state, &shared.options, goal, &shared.directory)?, state.manifest.store)
+        };
+        let Some(step) = step else { return Ok(()) };
+        if !one(shared, goal, &step, store, go_on)? {
             return Ok(());
         }
     }

@@ -1,7 +1,9 @@
 //! Tests of the store as a whole, against a model.
 
+mod compaction;
 mod disk;
 mod faults;
+mod hostile;
 mod model;
 mod power;
 mod random;

@@ -215,7 +215,7 @@ fn and_so_it_does_while_segments_end_and_compaction_runs() {
         keep: NonZeroUsize::new(6),
         ..Options::default()
     };
-    for seed in 2..6 {
+    for seed in 2..4 {
         replay(seed, options);
     }
 }

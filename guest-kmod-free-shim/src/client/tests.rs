@@ -1,8 +1,10 @@
 //! Sessions with devices that behave and with devices that don't.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use cairn_abi::reply::{Ask, Missing};
+use cairn_abi::reply::{Ask, Durability, Missing, StoredRegion};
+use cairn_abi::{FEATURE_DURABLE, Level};
 
 use super::*;
 use crate::fake::{Fake, PATIENCE};
@@ -114,7 +116,7 @@ fn a_session_is_refused_by_status_version_feature_or_a_wrong_answer() {
     assert!(matches!(open(Reply::done(ReplyBody::Empty)), ShimError::WrongAnswer { .. }));
     let ReplyBody::Hello(hello) = hello().body else { unreachable!() };
     for hello in
-        [Hello { version: 2, ..hello }, Hello { version: 0, ..hello }, Hello { features: 2, ..hello }]
+        [Hello { version: 2, ..hello }, Hello { version: 0, ..hello }, Hello { features: 1 << 3, ..hello }]
     {
         assert!(matches!(open(Reply::done(ReplyBody::Hello(hello))), ShimError::WrongAnswer { .. }));
     }
@@ -305,4 +307,91 @@ fn hints_cost_no_request_but_the_first_and_full_tables() {
         *requests.lock().expect("no panic"),
         ["other", "checkpoint", "table", "checkpoint", "absent", "rollback", "checkpoint"]
     );
+}
+
+/// Answers BUSY to the first requests about the store, and then by `answer`.
+fn storing(answer: impl Fn(Envelope) -> Reply + Send + 'static) -> Client {
+    let busy = AtomicU32::new(3);
+    with_features(FEATURE_DURABLE, move |envelope| match envelope.request {
+        Request::CheckpointDurable { .. } | Request::Recover { .. } | Request::Stored { .. }
+            if busy
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                .is_ok() =>
+        {
+            Reply::refusal(Status::Busy, 0)
+        }
+        _ => answer(envelope),
+    })
+}
+
+fn with_features(features: u64, answer: impl Fn(Envelope) -> Reply + Send + 'static) -> Client {
+    let fake = Fake::answering(move |envelope| match (envelope.request, hello().body) {
+        (Request::Hello { .. }, ReplyBody::Hello(hello)) => {
+            Reply::done(ReplyBody::Hello(Hello { features, ..hello }))
+        }
+        _ => answer(envelope),
+    });
+    Client::hello(fake.start(PATIENCE).expect("a device")).expect("a session")
+}
+
+#[test]
+fn what_the_store_is_not_ready_for_is_asked_for_again() {
+    let id = CheckpointId(9);
+    let durability = move |reached| Reply::done(ReplyBody::Durability(Durability { id, reached }));
+    let asked = AtomicU32::new(0);
+    let mut client = storing(move |envelope| match envelope.request {
+        Request::CheckpointDurable { level: Level::Synced } => durability(None),
+        Request::Durability { wait: None, .. } => durability(Some(Level::Written)),
+        Request::Durability { wait: Some(Level::Synced), .. } => {
+            // At the third look.
+            durability(if asked.fetch_add(1, Ordering::Relaxed) < 2 { None } else { Some(Level::Synced) })
+        }
+        _ => Reply::refusal(Status::Malformed, 0),
+    });
+    assert!(client.has_store());
+    assert_eq!(client.checkpoint_durable(Level::Synced).expect("a checkpoint"), id);
+    assert!(client.is_durable(id, Level::Written, false).expect("an answer"));
+    assert!(!client.is_durable(id, Level::Synced, false).expect("an answer"));
+    assert!(client.is_durable(id, Level::Synced, true).expect("an answer"));
+    assert!(matches!(
+        client.is_durable(CheckpointId(8), Level::Synced, true),
+        Err(ShimError::WrongAnswer { .. })
+    ));
+    let mut client = storing(|_| Reply::done(ReplyBody::Checkpoint(CheckpointId(9))));
+    assert_eq!(client.recover(None).expect("a checkpoint"), id);
+    assert!(matches!(client.stored(None, name_of("a")), Err(ShimError::WrongAnswer { .. })));
+}
+
+#[test]
+fn what_does_not_fit_is_told_with_what_is_stored() {
+    let stored = StoredRegion {
+        checkpoint: CheckpointId(4),
+        name: name_of("table"),
+        span: Span { address: 0, len: 4096 },
+        tag: 1,
+    };
+    let mut client =
+        storing(move |_| Reply { body: ReplyBody::Stored(stored), ..Reply::refusal(Status::Mismatch, 3) });
+    let error = client.recover(None).expect_err("a mismatch");
+    assert!(
+        matches!(error, ShimError::Mismatch { region: Some(RegionId(3)), stored: Some(told) } if told == stored)
+    );
+    for status in [Status::NoRegion, Status::NoCheckpoint] {
+        let mut client = storing(move |_| Reply::refusal(status, 0));
+        assert_eq!(client.stored(None, name_of("table")).expect("an answer"), None);
+    }
+    let mut client = storing(|_| Reply::refusal(Status::Store, 28));
+    let error = client.checkpoint_durable(Level::Written).expect_err("a failure");
+    assert!(matches!(error, ShimError::Refused { status: Status::Store, detail: 28, .. }));
+}
+
+/// A tag means something to a store only.
+#[test]
+fn without_a_store_no_tag_is_sent() {
+    let mut client = with_features(0, |envelope| match envelope.request {
+        Request::Register { tag: 0, .. } => Reply::done(ReplyBody::Region(RegionId(3))),
+        _ => Reply::refusal(Status::Unsupported, 0),
+    });
+    assert!(!client.has_store());
+    assert!(client.register(memory(), name_of("table"), RegionMode::Tracked, 77).is_ok());
 }

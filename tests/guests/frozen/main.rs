@@ -19,7 +19,7 @@ const ENOUGH: usize = 2;
 /// What a program does meanwhile. Answers whether the checkpoint was still in the making.
 type Story = fn() -> Result<bool, Error>;
 
-const STORIES: [(&str, Story); 17] = [
+const STORIES: [(&str, Story); 18] = [
     ("stores", writes::stores),
     ("a file is read", writes::read_from_file),
     ("a pipe is read, into two places", writes::read_from_pipe),
@@ -28,6 +28,7 @@ const STORIES: [(&str, Story); 17] = [
     ("made executable", writes::made_executable),
     ("another checkpoint is begun", writes::begun_again),
     ("a checkpoint is taken", writes::taken_at_once),
+    ("nothing is written", writes::left_alone),
     ("rolled back", writes::rolled_back),
     ("the checkpoint before is released", writes::released),
     ("unmapped", lost::unmapped),

@@ -136,6 +136,23 @@ pub(crate) fn taken_at_once() -> Result<bool, Error> {
     Ok(met)
 }
 
+/// What was copied beside the program and not written since is protected: the next checkpoint doesn't look at it.
+pub(crate) fn left_alone() -> Result<bool, Error> {
+    let mut scene = Scene::new()?;
+    let (ticket, met) = scene.begin()?;
+    let session = &mut scene.session;
+    let id = session.wait(ticket)?;
+    let before = session.figures()?.pages_compared;
+    let after = session.checkpoint()?;
+    let compared = session.figures()?.pages_compared - before;
+    assert!(!met || compared == 0, "{compared} pages were compared again");
+    for id in [id, after] {
+        session.rollback(id)?;
+        assert!(session.slice(&scene.region) == scene.frozen, "checkpoint {id}");
+    }
+    Ok(met)
+}
+
 pub(crate) fn rolled_back() -> Result<bool, Error> {
     let mut scene = Scene::new()?;
     let (ticket, met) = scene.begin()?;

@@ -6,6 +6,7 @@
 //! that it needs. With a user-level engine it checks the scenarios themselves, on any Linux.
 
 mod disturbed;
+mod durable;
 mod examples;
 mod given_back;
 mod hostile;
@@ -32,6 +33,7 @@ fn scenarios() -> impl Iterator<Item = &'static Scenario> {
         given_back::ALL,
         disturbed::ALL,
         larger::ALL,
+        durable::ALL,
     ]
     .into_iter()
     .flatten()
@@ -39,7 +41,7 @@ fn scenarios() -> impl Iterator<Item = &'static Scenario> {
 
 /// What this program does when it's started for one of its processes.
 fn roles() -> impl Iterator<Item = &'static Role> {
-    [disturbed::ROLES, lifecycle::ROLES, users::ROLES, hostile::ROLES].into_iter().flatten()
+    [disturbed::ROLES, durable::ROLES, lifecycle::ROLES, users::ROLES, hostile::ROLES].into_iter().flatten()
 }
 
 fn main() -> ExitCode {

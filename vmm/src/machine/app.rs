@@ -253,7 +253,7 @@ impl Machine {
                 Process::new(space, files, cpu.clock(), start_facts(config), &name.unwrap_or_default())
             }
         };
-        let policy = PollPolicy::new(config.poll, has_spare_core());
+        let policy = PollPolicy::new(config.poll, poller::has_spare_core());
         let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
         let about = About::new(&config.program.to_string_lossy(), "app");
         Ok(Self { slots, cpu, calls: Arc::new(calls), unit, bus, freezer, about, store, bringer })
@@ -443,26 +443,7 @@ fn unit(
     };
     let memory = Arc::clone(&parts.memory);
     let keeper = Keeper::new(parts, keeping, helpers::start(config.threads)?);
-    let policy = PollPolicy::new(poll_mode(config.poll), has_spare_core());
+    let policy = PollPolicy::new(poller::mode_for_requests(config.poll), poller::has_spare_core());
     let saver = Saver::new(store, Owner(0), SAVER_PATIENCE);
     Ok(Unit::new(function, keeper, saver, memory, root, policy))
-}
-
-/// Whether a thread that polls has a core besides the vCPU's.
-fn has_spare_core() -> bool {
-    thread::available_parallelism().is_ok_and(|cores| 1 < cores.get())
-}
-
-/// How requests are taken: never while the vCPU runs, where a checkpoint could then miss writes.
-fn poll_mode(wanted: PollMode) -> PollMode {
-    if !System::logs_in_buffer() {
-        return wanted;
-    }
-    if wanted == PollMode::Always {
-        tracing::warn!(
-            "requests are not polled for: this CPU keeps the dirty log in a buffer (PML) that KVM reads when \
-             the program stops; load kvm_intel or kvm_amd with pml=0 to have them polled"
-        );
-    }
-    PollMode::Never
 }

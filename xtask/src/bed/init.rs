@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use nix::kmod::ModuleInitFlags;
 use nix::mount::MsFlags;
+use nix::sched;
 use nix::sys::reboot::RebootMode;
 use nix::sys::termios::{self, BaudRate, OutputFlags, SetArg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus};
@@ -44,8 +45,11 @@ const COMPRESSED_FILE: u32 = 4;
 
 /// Does everything; the machine is off after it.
 pub(crate) fn run() -> ! {
-    let end =
-        prepare().and_then(|()| hold_kvm()).and_then(|_held| job()).map_err(|error| format!("{error:#}"));
+    let end = prepare()
+        .and_then(|()| leave_kept_cpu())
+        .and_then(|()| hold_kvm())
+        .and_then(|_held| job())
+        .map_err(|error| format!("{error:#}"));
     if let Err(error) = report(&end) {
         // The console is all that is left to say it.
         eprintln!("bed: the report can't be sent: {error:#}");
@@ -70,6 +74,17 @@ fn prepare() -> Result<()> {
         .collect::<Result<Vec<PathBuf>>>()?;
     modules.sort();
     modules.iter().try_for_each(|module| load(module))
+}
+
+/// Takes this process, and with it all that it starts, off the CPU where no guest may run.
+fn leave_kept_cpu() -> Result<()> {
+    let leave = || {
+        let itself = Pid::from_raw(0);
+        let mut cpus = sched::sched_getaffinity(itself)?;
+        cpus.unset(super::KEPT_CPU)?;
+        sched::sched_setaffinity(itself, &cpus)
+    };
+    leave().context("the bed has no CPU for guests")
 }
 
 /// Machines that stay while the job runs, so that no machine of the job is the first or the last of its kind.

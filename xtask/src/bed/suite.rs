@@ -1,4 +1,5 @@
-//! What `nested test` runs inside the bed: the app guest's tests, and the Linux guest's scenarios.
+//! What `nested test` runs inside the bed: a check of the emulator, the app guest's tests, and the Linux guest's
+//! scenarios.
 
 use std::fs;
 use std::io::Write;
@@ -11,6 +12,7 @@ use clap::ValueEnum;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::emulator;
 use crate::linux_guest::{self, Place, console};
 use crate::process;
 
@@ -38,6 +40,8 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
 /// A part of the tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
+    /// A guest on the emulated CPUs, while another of them is at what broke guests once
+    Emulator,
     /// The Linux guest's scenarios
     Linux,
     /// A shell on the Linux guest's console, and its disks
@@ -48,11 +52,12 @@ pub(crate) enum Part {
 
 impl Part {
     /// In the order in which they run.
-    pub(crate) const ALL: [Self; 3] = [Self::Linux, Self::Console, Self::App];
+    pub(crate) const ALL: [Self; 4] = [Self::Emulator, Self::Linux, Self::Console, Self::App];
 
     /// As the command line has it.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Emulator => "emulator",
             Self::Linux => "linux",
             Self::Console => "console",
             Self::App => "app",
@@ -68,6 +73,7 @@ pub(crate) fn run(parts: &[Part]) -> Result<bool> {
     let mut passed = true;
     for part in parts {
         passed &= match part {
+            Part::Emulator => emulator::run()?,
             Part::Linux => linux_guest::run(&place())?,
             Part::Console => console::run(&place())?,
             Part::App => app_guest()?,
@@ -87,24 +93,20 @@ fn place() -> Place {
     }
 }
 
-/// Whether a test target passes. One that stands still, which an emulated CPU can bring about (see [`super::TRIES`]), is
-/// started again.
+/// Whether a test target passes, in time.
 fn passes(target: &Path, name: &str) -> Result<bool> {
-    for _ in 0..super::TRIES {
-        let started = Instant::now();
-        println!("\n{name}");
-        let ended = process::follow(tests_of(target, name).stdin(Stdio::null()), LIMIT, &mut |chunk| {
-            let mut out = std::io::stdout().lock();
-            out.write_all(chunk).and_then(|()| out.flush()).context("writing to standard output")
-        })?;
-        println!("{name}: {:.0} s", started.elapsed().as_secs_f64());
-        if let Some(status) = ended {
-            return Ok(status.success());
-        }
+    let started = Instant::now();
+    println!("\n{name}");
+    let ended = process::follow(tests_of(target, name).stdin(Stdio::null()), LIMIT, &mut |chunk| {
+        let mut out = std::io::stdout().lock();
+        out.write_all(chunk).and_then(|()| out.flush()).context("writing to standard output")
+    })?;
+    println!("{name}: {:.0} s", started.elapsed().as_secs_f64());
+    if ended.is_none() {
         println!("{name}: not done within {} s, and ended", LIMIT.as_secs());
         end_guests();
     }
-    Ok(false)
+    Ok(ended.is_some_and(|status| status.success()))
 }
 
 /// Ends what a target left that was ended itself: a guest that stands still takes a CPU.

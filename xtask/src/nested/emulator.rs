@@ -2,12 +2,10 @@
 //!
 //! Before 8.1, QEMU's emulation keeps translations of code that was changed meanwhile (it took the lock on a page only
 //! after it had read the code; <https://bugs.launchpad.net/bugs/2051965>). Kernels patch their own code while they run,
-//! so such a QEMU breaks the bed and the guests in it at times: they oops with int3, reset, or hang. Debian 12 has 7.2
+//! so such a QEMU breaks the bed and the guests in it at times: they oops with int3. Debian 12 has 7.2
 //! and in its backports a newer one, which is unpacked beside the kernels and not installed.
 //!
-//! The newer one has a fault of its own: of 1800 app guests that were started four at a time, two hung and one took the
-//! bed's kernel with it (a corrupted stack); of 1600 with 7.2 none did. In turn, of 37 starts of a Linux guest with two
-//! CPUs four broke with 7.2, and none of 116 with 10.0, but one later. So each is used for what it can do.
+//! Both have another fault, which the bed avoids: see [`crate::bed::KEPT_CPU`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,9 +32,9 @@ const FIRMWARE: &str = "/usr/share/seabios";
 /// Which QEMU is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Wanted {
-    /// One from 8.1 on, for guests with a kernel
+    /// One from 8.1 on
     Sound,
-    /// The installed one, whatever it is: for app guests
+    /// The installed one, whatever it is
     Installed,
 }
 

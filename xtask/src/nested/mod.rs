@@ -37,7 +37,7 @@ pub(crate) struct Options {
     /// The kernel that the bed itself runs
     #[arg(long, value_enum, default_value = "6.12")]
     kernel: Series,
-    /// CPUs of the bed
+    /// CPUs of the bed, besides the first, which no guest may use (xtask/src/bed/mod.rs)
     #[arg(long, default_value_t = 2)]
     cpus: u32,
     /// Memory of the bed, in MiB; it takes from the host what it uses
@@ -62,7 +62,7 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Run the app guest's tests and the Linux guest's scenarios: up to 15 minutes
+    /// Check the emulator, run the Linux guest's scenarios and the app guest's tests: up to 15 minutes
     Test {
         #[command(flatten)]
         options: Options,
@@ -130,7 +130,8 @@ pub(crate) fn run(action: &Action, installing: Installing) -> Result<u8> {
     }
 }
 
-/// Runs parts of the tests, those of the app guest in a bed of their own; the status of the first that failed.
+/// Runs parts of the tests, those of the app guest in a bed of their own, with its own limit; the status of the first that
+/// failed.
 fn run_tests(options: &Options, parts: &[Part], installing: Installing) -> Result<u8> {
     packages::ensure(packages::PROGRAMS, installing)?;
     let programs = options.programs()?;
@@ -140,9 +141,8 @@ fn run_tests(options: &Options, parts: &[Part], installing: Installing) -> Resul
         status = start(options, programs.clone(), &suite(&kernels), TEST_LIMIT, installing)?;
     }
     if !app.is_empty() {
-        let options = Options { qemu: Wanted::Installed, ..options.clone() };
         let programs = [programs, programs::kvm_tests(options.profile())?].concat();
-        let ended = start(&options, programs, &suite(&app), TEST_LIMIT, installing)?;
+        let ended = start(options, programs, &suite(&app), TEST_LIMIT, installing)?;
         status = if status == 0 { ended } else { status };
     }
     Ok(status)

@@ -24,6 +24,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) emulator: &'a Emulator,
     pub(crate) kernel: &'a Kernel,
     pub(crate) initramfs: &'a Path,
+    /// For the job; the machine has one more: [`bed::KEPT_CPU`].
     pub(crate) cpus: u32,
     /// In MiB.
     pub(crate) memory: u32,
@@ -90,7 +91,7 @@ impl Machine<'_> {
         command.args(["--pdeathsig", "TERM"]).args(self.emulator.command_line());
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.args(["-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt"]);
-        command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory.to_string()]);
+        command.args(["-smp", &(self.cpus + 1).to_string(), "-m", &self.memory.to_string()]);
         command.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs);
         command.args(["-append", &format!("console=ttyS0 panic=-1 {}", self.append)]);
         command.arg("-serial").arg(format!("file:{}", self.console().display()));

@@ -24,7 +24,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use nix::{errno::Errno, fcntl::OFlag};
 
@@ -54,6 +54,8 @@ pub struct Files {
     descriptors: Descriptors,
     directory: Arc<OpenFile>,
     umask: u32,
+    /// Paths that the log named because they can't come back from a checkpoint.
+    told: BTreeSet<Vec<u8>>,
 }
 
 /// The process on whose behalf something is looked up: /proc/self means it.
@@ -75,7 +77,7 @@ impl Files {
         let request = OpenRequest::new((OFlag::O_PATH | OFlag::O_DIRECTORY).bits(), 0);
         let at = At::new(GuestPath::root(), start.as_bytes());
         let directory = view.as_nobody(|caller| view.open(caller, &at, &request))?;
-        Ok(Self { view, descriptors, directory, umask: FIRST_UMASK })
+        Ok(Self { view, descriptors, directory, umask: FIRST_UMASK, told: BTreeSet::new() })
     }
 
     /// The tree.

@@ -17,7 +17,7 @@ use nix::{errno::Errno, fcntl::OFlag};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    At, Caller, Files, OpenFile,
+    At, Caller, Files, MAX_DESCRIPTORS, OpenFile,
     backend::OpenRequest,
     facts::ProcessFacts,
     memory::{MAX_NODES, MemoryFile, MemoryTree, TreeImage},
@@ -191,6 +191,9 @@ impl Files {
             trees.push((point.as_bytes().to_vec(), tree.image(number, &memory, pages)?));
         }
         let open = objects::image(self, &table.files)?;
+        for path in open.iter().filter_map(OpenImage::lost) {
+            self.tell_lost(path);
+        }
         Ok(FilesImage { umask: self.umask, limit: self.descriptors.limit(), directory, open, slots, trees })
     }
 
@@ -234,6 +237,14 @@ impl Files {
         }
         self.umask = image.umask & 0o777;
         Ok(())
+    }
+
+    /// Tells once of something that can't come back.
+    fn tell_lost(&mut self, path: &[u8]) {
+        if self.told.len() < MAX_DESCRIPTORS && self.told.insert(path.to_vec()) {
+            let path = String::from_utf8_lossy(path);
+            tracing::warn!(%path, "the program has this open, and it can't come back from a checkpoint");
+        }
     }
 
     /// Opens something again by its path.

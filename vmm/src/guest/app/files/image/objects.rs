@@ -27,6 +27,13 @@ pub(super) struct OpenImage {
     object: ObjectImage,
 }
 
+impl OpenImage {
+    /// Its path, if it can't come back.
+    pub(super) fn lost(&self) -> Option<&[u8]> {
+        (self.object == ObjectImage::Lost).then_some(&self.path)
+    }
+}
+
 /// The kinds of open files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum ObjectImage {
@@ -62,9 +69,6 @@ pub(super) fn image(files: &Files, open: &[Arc<OpenFile>]) -> Result<Vec<OpenIma
         .map(|file| {
             let object = object(files, file, &pipes, open)?;
             let path = file.current_path().unwrap_or_else(|_| file.path().clone());
-            if object == ObjectImage::Lost {
-                tracing::warn!(%path, "the program has this open, and it can't come back from a checkpoint");
-            }
             Ok(OpenImage { path: path.as_bytes().to_vec(), changeable: file.is_changeable(), object })
         })
         .collect()

@@ -101,6 +101,9 @@ impl MemoryHandle {
     /// # Errors
     /// `EBADF` when it isn't open for reading.
     pub fn parts(&self, offset: Option<u64>, length: u64) -> Answer<Option<Vec<Part>>> {
+        if self.file.blocks().base_end() == 0 {
+            return Ok(None);
+        }
         let start = match offset {
             Some(offset) => offset,
             None => self.position()?,

@@ -152,13 +152,16 @@ impl Directory {
         self.origin.as_ref().is_some_and(|origin| origin.hidden.contains(name))
     }
 
+    /// Whether its names, mode and times are those of the host's directory.
+    pub(super) fn is_as_on_host(&self) -> bool {
+        self.origin
+            .as_ref()
+            .is_some_and(|origin| !origin.touched && !origin.new_mode && origin.hidden.is_empty())
+    }
+
     /// Whether it is as the host has it and nobody uses it.
     pub(super) fn is_untouched(&self) -> bool {
-        let as_on_host = self
-            .origin
-            .as_ref()
-            .is_some_and(|origin| !origin.touched && !origin.new_mode && origin.hidden.is_empty());
-        as_on_host && self.names.is_empty() && Arc::strong_count(&self.open) == 1
+        self.is_as_on_host() && self.names.is_empty() && Arc::strong_count(&self.open) == 1
     }
 
     /// The name under which this directory holds a node.

@@ -39,6 +39,10 @@ struct Planner<'a> {
     moved: HashSet<Inode>,
     /// Where a file already is in the final tree.
     placed: HashMap<Inode, Vec<u8>>,
+    /// The names of the host that were taken for each node.
+    known: HashMap<Inode, Vec<&'a [u8]>>,
+    /// Links to names in directories that may come to their places later.
+    late: Vec<Step>,
 }
 
 impl Tree {
@@ -50,15 +54,22 @@ impl Tree {
             _ => None,
         });
         let named = directories.flat_map(Directory::names).map(|(_, inode)| inode).collect();
+        let mut known: HashMap<Inode, Vec<&[u8]>> = HashMap::new();
+        for (path, taken) in &self.taken {
+            known.entry(taken.inode).or_default().push(path);
+        }
         let mut planner = Planner {
             tree: self,
             named,
+            known,
+            late: Vec::new(),
             plan: Plan::default(),
             moved: HashSet::new(),
             placed: HashMap::new(),
         };
         planner.clear()?;
         let directories = planner.build()?;
+        planner.plan.steps.append(&mut planner.late);
         planner.attributes(&directories)?;
         Ok(planner.plan)
     }
@@ -99,8 +110,11 @@ impl Planner<'_> {
             .collect();
         for (path, taken) in tree.taken.iter().rev() {
             let fate = tree.fate(path, taken, &self.named);
-            let replaced = tree.nodes.get(&taken.inode).is_some_and(is_replaced);
-            if fate != Fate::Kept || replaced {
+            let changes = tree.nodes.get(&taken.inode).is_some_and(|node| match node {
+                Node::Directory(directory) => !directory.is_as_on_host(),
+                node => is_replaced(node),
+            });
+            if fate != Fate::Kept || changes {
                 self.expect(path, &taken.status)?;
             }
             match fate {
@@ -219,7 +233,7 @@ impl Planner<'_> {
             // Where the file stays under another name, this one is a link to it.
             _ if !self.moved.contains(&inode) => {
                 if let Some(from) = self.kept_place(inode) {
-                    self.plan.steps.push(Step::Link { from, to: path });
+                    self.late.push(Step::Link { from, to: path });
                 }
                 return;
             }
@@ -230,7 +244,7 @@ impl Planner<'_> {
     }
 
     fn stage(&mut self, inode: Inode, file: &Arc<MemoryFile>, path: &[u8]) {
-        let known = self.tree.taken.values().filter(|taken| taken.inode == inode).count();
+        let known = self.known.get(&inode).map_or(0, Vec::len);
         let known = u64::try_from(known).unwrap_or(u64::MAX);
         if let Some(base) = file.blocks().base.as_ref().filter(|base| known < base.status.links) {
             self.plan.parted.push(base.path.clone());
@@ -240,9 +254,12 @@ impl Planner<'_> {
 
     /// Where a file that stays under one of its names will be.
     fn kept_place(&self, inode: Inode) -> Option<Vec<u8>> {
-        let mut kept = self.tree.taken.iter().filter(|(_, taken)| taken.inode == inode);
-        let (path, taken) =
-            kept.find(|(path, taken)| self.tree.fate(path, taken, &self.named) == Fate::Kept)?;
+        let (path, taken) = self
+            .known
+            .get(&inode)?
+            .iter()
+            .filter_map(|path| Some((*path, self.tree.taken.get(*path)?)))
+            .find(|(path, taken)| self.tree.fate(path, taken, &self.named) == Fate::Kept)?;
         let mut place = self.tree.names_to(taken.parent).ok()?;
         place.push(last_name(path).to_vec());
         Some(place.join(&b'/'))
