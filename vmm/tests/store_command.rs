@@ -80,7 +80,7 @@ fn damage_is_named_and_has_an_exit_code_of_its_own() {
     segment.unwrap().write_all_at(b"x", 200).unwrap();
     let found = cairn(&["verify", place]);
     assert_eq!(found.status.code(), Some(DAMAGED));
-    assert!(text(&found.stdout).contains("segment-0000000001: byte 64: "), "{}", text(&found.stdout));
+    assert!(text(&found.stdout).contains("segment-0000000001: byte 136: "), "{}", text(&found.stdout));
     let shown = cairn(&["export", place, "1", "heap", directory.path().join("out").to_str().unwrap()]);
     assert_eq!(shown.status.code(), Some(DAMAGED));
     assert!(text(&shown.stderr).contains("segment-0000000001"));
