@@ -168,7 +168,7 @@ impl OpenFile {
 
     /// The host's descriptor behind it, for reading, writing and mapping; none for what is synthesized.
     ///
-    /// Before anything that may make a memory file longer, [`MemoryHandle::reserve`] must agree.
+    /// Before anything that may make a memory file longer, [`MemoryHandle::reserve_write`] must agree.
     #[must_use]
     pub fn host(&self) -> Option<BorrowedFd<'_>> {
         match &self.object {
