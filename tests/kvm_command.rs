@@ -44,6 +44,21 @@ fn programs_that_cannot_be_run() {
     fails(cairn_run(&[]).arg(with("lost", at + 7, b"xx")), 126, &["dynamic linker", "/lib64/xx"]);
 }
 
+/// Options behind the program are its own, also those that `cairn run` has, too.
+#[test]
+fn what_follows_the_program_is_the_programs() {
+    let printed = run(cairn_run_bare().args(["/bin/echo", "--durable", "-h", "--", "x"]), b"").unwrap();
+    assert_eq!(String::from_utf8_lossy(&printed.stdout), "--durable -h -- x\n");
+    fails(cairn_run_bare().args(["--no-such-option", "/bin/echo"]), 2, &["--no-such-option"]);
+}
+
+/// `cairn run` without the `--` that would end its options.
+fn cairn_run_bare() -> Command {
+    let mut command = Command::new(built("cairn-vmm", "cairn"));
+    command.arg("run");
+    command
+}
+
 #[test]
 fn elf_headers_with_every_byte_changed() {
     let directory = tempfile::tempdir().unwrap();

@@ -39,7 +39,7 @@ pub(crate) fn clear(vm: &VmFd, slot: u32, first: u64, pages: u32, bitmap: &[u64]
     check(unsafe { ioctl_with_ref(vm, number::KVM_CLEAR_DIRTY_LOG(), &log) })
 }
 
-/// The number of the request that [`clear`] makes, for a filter of system calls.
+/// The number of the request that `clear` makes, for a filter of system calls.
 #[must_use]
 pub fn clear_request() -> u64 {
     number::KVM_CLEAR_DIRTY_LOG()

@@ -86,11 +86,10 @@ pub(crate) struct Run {
     store: StoreOptions,
     #[command(flatten)]
     whole: WholeArgs,
-    /// The program, looked up in PATH if it has no slash.
-    program: OsString,
-    /// Its arguments.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
-    arguments: Vec<OsString>,
+    /// The program, looked up in PATH if it has no slash, and its arguments.
+    // One value, so that all behind the program is the program's, also what looks like an option of ours.
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
+    program: Vec<OsString>,
 }
 
 #[derive(Clone, Copy, ValueEnum, Debug)]
@@ -170,12 +169,10 @@ impl Run {
             let memory = self.memory.0;
             return Err(RunError::LessThanLeast { memory }.into());
         }
-        let mut arguments = vec![c_string(&self.program)?];
-        for argument in &self.arguments {
-            arguments.push(c_string(argument)?);
-        }
+        let program = self.program.first().context("a program is required")?;
+        let arguments = self.program.iter().map(|argument| c_string(argument)).collect::<Result<_>>()?;
         Ok(AppConfig {
-            program: find(&self.program)?,
+            program: find(program)?,
             arguments,
             environment: environment(&self.env)?,
             memory: self.memory.0,
