@@ -54,8 +54,6 @@ const PROGRAM: &str = "linux-scenarios";
 const VERDICTS: [&str; 3] = ["ok", "FAILED", "not here"];
 /// A boot of an emulated machine takes half a minute until the program starts; what takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(200);
-/// The store of all boots, beside the logs: each begins with what the one before left there.
-const STORE: &str = "store";
 /// The archive with the examples, beside the logs.
 const EXAMPLES: &str = "examples.cpio";
 /// Lines of a boot's log that are shown when it fails.
@@ -72,6 +70,8 @@ pub(crate) struct Place {
     pub(crate) kernels: PathBuf,
     /// Where each boot's log is kept.
     pub(crate) logs: PathBuf,
+    /// The store of all boots: each begins with what the one before left there.
+    pub(crate) store: PathBuf,
     /// QEMU's TCG is the CPU, which breaks a kernel at times: see [`bed::BROKEN_PATCH`].
     pub(crate) emulated: bool,
 }
@@ -97,6 +97,7 @@ pub(crate) fn run_here(installing: Installing) -> Result<bool> {
         programs: programs::static_directory(Profile::Debug)?,
         kernels,
         logs: start::directory()?.join("out"),
+        store: start::directory()?.join("store"),
         emulated: false,
     };
     Ok(run(&place)? & console::run(&place)?)
@@ -109,7 +110,7 @@ pub(crate) fn run_here(installing: Installing) -> Result<bool> {
 pub(crate) fn run(place: &Place) -> Result<bool> {
     fs::create_dir_all(&place.logs).with_context(|| format!("creating {}", place.logs.display()))?;
     // One from another day may be another version's.
-    match fs::remove_dir_all(place.logs.join(STORE)) {
+    match fs::remove_dir_all(&place.store) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(error).context("removing the store of an earlier run");
         }
@@ -149,7 +150,7 @@ impl Boot {
         command.arg("boot").arg("--kernel").arg(kernel.image).arg("--modules").arg(kernel.modules);
         command.args(["--cpus", &self.cpus.to_string(), "--memory", self.memory, "--append"]);
         command.arg(format!("{COMMAND_LINE} {}", self.append).trim_end()).args(OPTIONS);
-        command.arg("--store").arg(place.logs.join(STORE));
+        command.arg("--store").arg(&place.store);
         command.arg("--initrd").arg(place.logs.join(EXAMPLES));
         command.arg("--program").arg(place.programs.join(PROGRAM)).args(self.scenarios);
         command
@@ -244,6 +245,7 @@ mod tests {
             programs: "/programs".into(),
             kernels: "/kernels".into(),
             logs: directory.into(),
+            store: directory.join("store"),
             emulated: true,
         }
     }

@@ -189,9 +189,17 @@ const ALLOWED_LINUX: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-/// What a vCPU takes beside that: the console's output, and the engine. Files and everything else are opened
-/// before, and disks are other threads' business.
-const ALLOWED_VCPU: &[i64] = &[libc::SYS_poll, libc::SYS_clock_nanosleep, libc::SYS_sched_getaffinity];
+/// What a vCPU takes beside that: the console's output, the engine, and reading a store whose files another thread has
+/// opened. Files and everything else are opened before, and disks are other threads' business.
+const ALLOWED_VCPU: &[i64] = &[
+    libc::SYS_poll,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_pread64,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+];
 
 /// What a device takes beside that: the image, which is open, and which a format may let grow.
 const ALLOWED_DEVICE: &[i64] = &[

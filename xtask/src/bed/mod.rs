@@ -23,6 +23,8 @@ pub(crate) const MODULES: &str = "/bed/modules";
 pub(crate) const JOB: &str = "/bed/job";
 /// Files that the job leaves here come back to the host.
 pub(crate) const OUT: &str = "/out";
+/// The Linux guests' checkpoints on disk, which end with the bed.
+pub(crate) const STORE: &str = "/store";
 
 /// The job's standard input, output and error. (The first port is the kernel's console.)
 pub(crate) const TERMINAL_PORT: &str = "/dev/ttyS1";

@@ -89,6 +89,7 @@ fn place() -> Place {
         programs: super::STATIC.into(),
         kernels: super::KERNELS.into(),
         logs: super::OUT.into(),
+        store: super::STORE.into(),
         emulated: true,
     }
 }

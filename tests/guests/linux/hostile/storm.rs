@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use cairn_abi::{CheckpointId, RegionMode, RegionName, Request, SessionKey, Span, Status};
+use cairn_abi::reply::ReplyBody;
+use cairn_abi::{RegionMode, RegionName, Request, SessionKey, Span, Status};
 use cairn_tests::driver::Driver;
 use cairn_tests::pages::{PAGE, Pages};
 use cairn_tests::random::Random;
@@ -72,17 +73,21 @@ fn ring_the_bell(registers: &Registers, area: u64) -> Result<u64> {
 fn in_the_storm(registers: &Registers, driver: &mut Driver, key: SessionKey, area: u64) -> Result<u64> {
     let span = Span { address: area, len: PAGES * PAGE as u64 };
     let name = RegionName::new(b"storm")?;
-    let back = Request::Rollback { checkpoint: CheckpointId(1) };
     let mut served = 0;
-    for request in [
-        Request::Register { span, name, mode: RegionMode::Tracked, tag: 0 },
-        Request::Checkpoint,
-        back,
-        Request::Checkpoint,
-        back,
-    ] {
+    let mut ask = |request| {
         let reply = driver.insist(registers, key, request).context("no answer in the storm")?;
         served += u64::from(reply.status == Status::Ok);
+        anyhow::Ok(reply.body)
+    };
+    ask(Request::Register { span, name, mode: RegionMode::Tracked, tag: 0 })?;
+    let mut first = None;
+    for _ in 0..2 {
+        if let ReplyBody::Checkpoint(taken) = ask(Request::Checkpoint)? {
+            first.get_or_insert(taken);
+        }
+        if let Some(checkpoint) = first {
+            ask(Request::Rollback { checkpoint })?;
+        }
     }
     Ok(served)
 }
