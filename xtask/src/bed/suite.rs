@@ -33,6 +33,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ("kvm_contract", "while_the_host_polls", "a minute; by_both polls as well"),
     ("kvm_contract", "with_another_history", "takes minutes"),
     ("kvm_regions", "regions_hold_under_system_calls_and_mappings", "takes minutes and 4 GiB of memory"),
+    ("kvm_resume", "memory_that_comes_and_goes_is_what_it_was", "not done in three minutes"),
     ("kvm_trackers", "the_contract_holds_while_the_host_polls", "takes minutes; by notifications it runs"),
     ("kvm_trackers", "regions_hold_under_system_calls_and_mappings", "takes minutes and 4 GiB of memory"),
 ];
