@@ -20,6 +20,9 @@ The program goes on in this process, with the memory, the registers and the file
 output and error are this process's; what went to a terminal or a pipe before isn't taken back. Its clocks go on from
 where they were, but for the time of day.
 
+The store says which directories the program sees and changes, and where its standard output goes: restore only what
+you, or somebody whom you trust, has made.
+
 Exit status: as for cairn run.
 
 Example:
