@@ -11,7 +11,7 @@ epoll = select.epoll()
 epoll.register(r)
 print(len(epoll.poll(1)))
 
-print(signal.signal(signal.SIGTERM, lambda *a: None), signal.getsignal(signal.SIGINT))
+print(signal.signal(signal.SIGTERM, lambda *a: None), signal.getsignal(signal.SIGUSR2))
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 signal.raise_signal(signal.SIGUSR1)
 print(signal.sigpending(), signal.sigtimedwait([signal.SIGUSR1], 1).si_signo)
