@@ -38,8 +38,6 @@ pub(crate) struct Versions {
     last: u64,
     /// Ids that were given to checkpoints that then failed, or left out.
     unused: u64,
-    /// The newest id that was left out, which says nothing of a checkpoint of ours; 0 if none was.
-    skipped: u64,
     /// The newest id that was evicted; 0 if none was.
     evicted: CheckpointId,
     history: NonZeroUsize,
@@ -85,7 +83,6 @@ impl Versions {
             root: None,
             last: 0,
             unused: 0,
-            skipped: 0,
             evicted: CheckpointId(0),
             history,
             spare: Delta::default(),
@@ -131,17 +128,14 @@ impl Versions {
 
     /// Leaves ids out, up to this one.
     pub(crate) fn skip_to(&mut self, id: CheckpointId) {
-        if self.last < id.0 {
-            self.unused += id.0 - self.last;
-            (self.last, self.skipped) = (id.0, id.0);
-        }
+        self.unused += id.0.saturating_sub(self.last);
+        self.last = self.last.max(id.0);
     }
 
     /// Makes the mirror's bytes the version `id`, the only one: the root. Room was made by
     /// [`reserve`](Self::reserve).
     pub(crate) fn import(&mut self, id: CheckpointId, set: RegionSet, pages_changed: u64) {
         self.skip_to(id);
-        self.skipped = id.0.saturating_sub(1);
         let (delta, next) = (Delta::default(), None);
         let root =
             self.insert(Node { id, parent: None, set, pages_changed, delta, next, children: 0, named: true });
@@ -166,7 +160,7 @@ impl Versions {
     /// Whether a later one was evicted, or as many checkpoints as are retained were taken after this one: had nobody
     /// released any, it would be gone.
     fn is_past(&self, id: CheckpointId) -> bool {
-        self.skipped < id.0
+        0 < id.0
             && (id <= self.evicted
                 || self.last.checked_sub(id.0).is_some_and(|after| self.history.get() as u64 <= after))
     }

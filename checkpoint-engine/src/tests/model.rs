@@ -288,9 +288,7 @@ impl World {
     fn is_past(&self, id: CheckpointId) -> bool {
         let by_bytes = self.evicted.map_or(0, |id| id.0);
         let newest = self.skipped + self.taken;
-        // An imported checkpoint's id is the last one that was left out, and the first that is known.
-        let first = self.skipped.max(1);
-        (first..=newest.saturating_sub(self.history as u64).max(by_bytes)).contains(&id.0)
+        (1..=newest.saturating_sub(self.history as u64).max(by_bytes)).contains(&id.0)
     }
 
     fn check_refusal(&self, id: CheckpointId, error: &EngineError) {
