@@ -233,8 +233,20 @@ impl Measured {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::path::PathBuf;
+
     use super::*;
+
+    /// The runs that are recorded in this repository.
+    pub(crate) fn records() -> Vec<PathBuf> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("record");
+        let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        let records: Vec<_> =
+            files.filter(|path| path.extension().is_some_and(|kind| kind == "json")).collect();
+        assert!(!records.is_empty());
+        records
+    }
 
     fn report() -> Report {
         let figures = Figures {
@@ -324,8 +336,7 @@ mod tests {
 
     #[test]
     fn the_records_of_this_repository_are_read() {
-        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("record")).unwrap() {
-            let path = entry.unwrap().path();
+        for path in records() {
             assert!(!Report::read(&path).unwrap().cells.is_empty(), "{}", path.display());
         }
     }

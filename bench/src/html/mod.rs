@@ -298,6 +298,7 @@ mod tests {
     use super::*;
     use crate::engine::{Poll, Tracker};
     use crate::report::Median;
+    use crate::report::tests::records;
     use crate::stats::{Quantiles, Spread};
 
     fn measured(engine: &str, dirty_pages: u32, cycle: u64) -> Measured {
@@ -392,8 +393,8 @@ mod tests {
 
     #[test]
     fn recorded_runs_make_pages() {
-        for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/record")).unwrap() {
-            let report = Report::read(&entry.unwrap().path()).unwrap();
+        for path in records() {
+            let report = Report::read(&path).unwrap();
             let text = page(&report);
             assert!(text.contains("cells, by the median of whole cycles") && text.contains("<polyline"));
         }
