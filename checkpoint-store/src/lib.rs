@@ -41,6 +41,7 @@ pub mod section;
 pub use batch::{Batch, BatchError};
 pub use compaction::Progress;
 pub use error::{Damage, StoreError};
+pub use lock::Lock;
 pub use object::{MAX_OBJECT_PAGES, NameError, Object, ObjectIndex, ObjectName};
 pub use snapshot::Snapshot;
 pub use store::{CheckpointInfo, Store};

@@ -20,16 +20,17 @@ const MOST_BYTES: u64 = 512;
 /// The lock, held. An OFD lock: it belongs to this open file alone, so that closing another one of the same process
 /// doesn't end it, and it ends with the process however that dies.
 #[derive(Debug)]
-pub(crate) struct Lock {
+pub struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Takes the lock of the store in `directory`.
+    /// Takes the lock of the store in `directory`. A writer does that by itself; this is for whoever wants that there
+    /// is none.
     ///
     /// # Errors
     /// [`StoreError::Locked`] when another writer has it.
-    pub(crate) fn take(directory: &Path) -> Result<Self, StoreError> {
+    pub fn take(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join(LOCK);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);

@@ -1,6 +1,8 @@
 //! A program that is killed and brought back while it runs, and must not notice: each mode prints lines that depend on
 //! all that it has done, and ends with 1 when something isn't as it left it.
 
+mod mapped;
+
 use std::arch::asm;
 use std::io::Write;
 use std::process::ExitCode;
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         Some("registers") => registers(rounds),
         Some("memory") => memory(rounds),
         Some("time") => time(rounds),
+        Some("mapped") => mapped::run(rounds),
         _ => false,
     };
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }

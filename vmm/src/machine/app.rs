@@ -46,7 +46,7 @@ use crate::machine::storing::{self, StoreConfig};
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::tracking::{TrackerMode, Tracking};
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegions, UnitRegisters};
-use crate::machine::whole::{self, Bringer, Comeback, Door, SavedConfig, Whole, WholeConfig};
+use crate::machine::whole::{self, Bringer, Comeback, Door, SavedConfig, Whole, WholeConfig, stdout};
 use crate::machine::{auxiliary, control, poller, random, script};
 use crate::memory::layout::STACK_TOP;
 use crate::store::{Owner, SAVER_PATIENCE, Saver, Sink};
@@ -97,6 +97,9 @@ pub struct AppConfig {
     pub whole: Option<WholeConfig>,
     /// Where checkpoints go that shall survive.
     pub store: Option<StoreConfig>,
+    /// The file that standard output goes to, and goes back with the program. Without it, standard output is this
+    /// process's.
+    pub stdout: Option<PathBuf>,
 }
 
 /// Writable directories that change only when the program has ended.
@@ -165,14 +168,23 @@ impl Restore {
         self.0.saved.config.store(directory, keep)
     }
 
-    /// Runs the program to its end, with further checkpoints where `whole` says.
+    /// Runs the program to its end, with further checkpoints where `further` says. Its standard output goes on in the
+    /// file `stdout`, if it was a file.
     ///
     /// # Errors
     /// [`RunError`]: what is wrong and what to do.
-    pub fn run(self, store: Option<StoreConfig>, whole: Option<WholeConfig>) -> Result<Ended, RunError> {
+    pub fn run(
+        self,
+        further: Option<(StoreConfig, WholeConfig)>,
+        stdout: Option<PathBuf>,
+    ) -> Result<Ended, RunError> {
         let Self(comeback) = self;
         let kvm = System::open()?;
-        let config = AppConfig { store, whole, ..comeback.saved.config.config()? };
+        let (store, whole) = further.unzip();
+        let config = AppConfig { store, whole, stdout, ..comeback.saved.config.config()? };
+        // Output is cut back and changes are applied: not while another process runs the program and does so.
+        let changes_files = config.stdout.is_some() || config.overlay.is_some();
+        let _alone = (changes_files && config.store.is_none()).then(|| comeback.lock()).transpose()?;
         let machine = Machine::build(&kvm, &config, Some(&comeback))?;
         tracing::info!(id = comeback.id.0, "the program goes on");
         run_machine(machine, &config, Some(comeback.id))
@@ -241,6 +253,10 @@ impl Machine {
             log_costs: tracking.log_costs,
         };
         let store = storing::start(config.store.as_ref())?;
+        if let Some(path) = &config.stdout {
+            // Whoever had the store until now may have been writing there.
+            stdout::direct(path, comeback.and_then(|comeback| comeback.saved.stdout()).map(|(_, at)| at))?;
+        }
         let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root), store.clone())?));
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;

@@ -8,7 +8,6 @@ mod restore;
 mod run;
 mod size;
 mod stats;
-mod stdout;
 mod store;
 mod store_options;
 mod whole;

@@ -11,8 +11,8 @@ use cairn_vmm::machine::app;
 use cairn_vmm::machine::whole::WholeConfig;
 use clap::Args;
 
+use crate::run;
 use crate::whole::duration;
-use crate::{run, stdout};
 
 /// What the help says after the options.
 const MORE_HELP: &str = "\
@@ -56,23 +56,17 @@ impl Restore {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let comeback = app::Restore::open(&self.store, self.at.map(CheckpointId))?;
         let output = match (self.stdout, comeback.stdout()) {
-            (Some(path), Some((_, position))) => Some((std::path::absolute(path)?, position)),
-            (None, before) => before,
+            (Some(path), Some(_)) => Some(std::path::absolute(path)?),
+            (None, before) => before.map(|(path, _)| path),
             (Some(path), None) => anyhow::bail!(
                 "the program's standard output was no file of its own, so that {} can't be where it goes on: run it \
                  with --stdout FILE",
                 path.display()
             ),
         };
-        if let Some((path, position)) = &output {
-            stdout::go_on(path, *position)?;
-        }
-        if self.no_checkpoints {
-            return Ok(run::told(&comeback.run(None, None)?));
-        }
-        let store = comeback.store(self.store, self.keep);
         let every = self.every.unwrap_or(comeback.every());
-        let whole = WholeConfig { every, stdout: output.map(|(path, _)| path) };
-        Ok(run::told(&comeback.run(Some(store), Some(whole))?))
+        let further =
+            (!self.no_checkpoints).then(|| (comeback.store(self.store, self.keep), WholeConfig { every }));
+        Ok(run::told(&comeback.run(further, output)?))
     }
 }

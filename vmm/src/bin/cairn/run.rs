@@ -17,7 +17,6 @@ use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
 
 use crate::size::Size;
-use crate::stdout;
 use crate::store_options::StoreOptions;
 use crate::whole::WholeArgs;
 
@@ -147,9 +146,6 @@ impl Run {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let commits = matches!(self.overlay, Some(OverlayEnd::Commit));
         let config = self.config()?;
-        if let Some(path) = config.whole.as_ref().and_then(|whole| whole.stdout.as_deref()) {
-            stdout::begin(path)?;
-        }
         let ended = app::run(&config)?;
         if commits && ended.end.status() != 0 {
             eprintln!(
@@ -193,6 +189,7 @@ impl Run {
             history_memory: self.history_memory.map(|size| size.0),
             threads: self.threads,
             whole: self.whole.config()?,
+            stdout: self.whole.stdout()?,
             store: self.store.config()?,
         })
     }

@@ -31,13 +31,17 @@ impl WholeArgs {
     }
 
     /// What is asked for, if anything.
-    pub(crate) fn config(self) -> Result<Option<WholeConfig>> {
+    pub(crate) fn config(&self) -> Result<Option<WholeConfig>> {
         let Some(every) = self.every else { return Ok(None) };
         if every < LEAST {
             bail!("--every must be at least {LEAST:?}");
         }
-        let stdout = self.stdout.map(std::path::absolute).transpose();
-        Ok(Some(WholeConfig { every, stdout: stdout.context("--stdout names no file")? }))
+        Ok(Some(WholeConfig { every }))
+    }
+
+    /// Where standard output goes, if not to this process's.
+    pub(crate) fn stdout(self) -> Result<Option<PathBuf>> {
+        self.stdout.map(std::path::absolute).transpose().context("--stdout names no file")
     }
 }
 

@@ -6,7 +6,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::guest::app::files::{GuestPath, MappingFacts, ProcessFacts, Usage, random_uuid};
 use crate::guest::app::image::FrozenStart;
-use crate::guest::app::mapping::{Content, Mapping};
+use crate::guest::app::mapping::{Content, FileBytes, Mapping};
 use crate::guest::app::process::PID;
 use crate::guest::app::space::AddressSpace;
 use crate::guest::app::syscalls::limit;
@@ -116,7 +116,9 @@ impl ProcessFacts for Facts<'_> {
                 Content::Stack => (false, 0, "[stack]"),
                 Content::Vdso => (false, 0, "[vdso]"),
                 Content::Device { .. } => (true, 0, "[device]"),
-                Content::File { path, delta, shared } => (*shared, delta.wrapping_add(range.start), &**path),
+                Content::File { path, delta, bytes } => {
+                    (*bytes == FileBytes::Shared, delta.wrapping_add(range.start), &**path)
+                }
             };
             MappingFacts {
                 start: range.start,

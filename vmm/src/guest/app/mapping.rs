@@ -69,6 +69,17 @@ pub struct FileSource {
     pub offset: u64,
 }
 
+/// Whose the bytes of a file's mapping are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileBytes {
+    /// The file's, until the program stores something (MAP_PRIVATE).
+    Private,
+    /// The file's (MAP_SHARED).
+    Shared,
+    /// The program's: it was brought back with them, and the file needn't be there.
+    Copied,
+}
+
 /// What a mapping shows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Content {
@@ -86,8 +97,8 @@ pub enum Content {
         path: Arc<str>,
         /// File offset minus address, so that neighbours of one mapping are equal.
         delta: u64,
-        /// Whether stores reach the file.
-        shared: bool,
+        /// Whose its bytes are.
+        bytes: FileBytes,
     },
     /// Anonymous memory of MAP_SHARED. With one process it differs from private memory only in name.
     Shared,
@@ -127,7 +138,7 @@ impl Mapping {
 
     /// Whether stores stay the program's own.
     pub(super) fn is_private(&self) -> bool {
-        !matches!(self.content, Content::File { shared: true, .. } | Content::Device { .. })
+        !matches!(self.content, Content::File { bytes: FileBytes::Shared, .. } | Content::Device { .. })
     }
 
     /// Bytes of `range`, of which this is the mapping, that count against the guest's memory.

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::sys::mman::MmapAdvise;
 use rangemap::RangeMap;
 
-use crate::guest::app::mapping::{Content, FileSource, Mapping, Place, SpaceError};
+use crate::guest::app::mapping::{Content, FileBytes, FileSource, Mapping, Place, SpaceError};
 use crate::kvm::slots::SlotMap;
 use crate::memory::layout::{
     LARGE_PAGE, MMAP_BOTTOM, PAGE, PCI_REGISTERS, STACK_SIZE, STACK_TOP, is_program, round_down, round_up,
@@ -53,8 +53,6 @@ pub struct AddressSpace {
     owner: Option<Box<dyn RegionOwner>>,
     /// Who brings content that isn't there yet, in a program that was brought back.
     arriving: Option<Arriving>,
-    /// Whether mappings of files are private memory with the files' bytes, as in a program that was brought back.
-    files_are_copies: bool,
 }
 
 impl std::fmt::Debug for AddressSpace {
@@ -84,7 +82,6 @@ impl AddressSpace {
             limit,
             owner: None,
             arriving: None,
-            files_are_copies: false,
         }
     }
 
@@ -169,7 +166,8 @@ impl AddressSpace {
     ) -> Result<Range<u64>, SpaceError> {
         let range = self.place(place, PAGE)?;
         let delta = source.offset.wrapping_sub(range.start);
-        let mapping = Mapping::new(rights, Content::File { path: source.path, delta, shared });
+        let bytes = if shared { FileBytes::Shared } else { FileBytes::Private };
+        let mapping = Mapping::new(rights, Content::File { path: source.path, delta, bytes });
         let offset = i64::try_from(source.offset).map_err(|_| SpaceError::Range)?;
         self.admit(&range, &mapping)?;
         self.release(&range)?;

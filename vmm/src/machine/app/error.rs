@@ -15,7 +15,7 @@ use crate::machine::bare::BareError;
 use crate::machine::helpers::HelperError;
 use crate::machine::sandbox::SandboxError;
 use crate::machine::storing::StoringError;
-use crate::machine::whole::SavedError;
+use crate::machine::whole::{SavedError, StdoutError};
 use crate::virtio::pci::FunctionError;
 
 /// Why a guest could not be run, or not to its end.
@@ -120,8 +120,13 @@ pub enum RunError {
     /// Its files aren't as they were.
     #[error("the program can't go on with the files that it had")]
     Image(#[from] ImageError),
+    /// The file of standard output.
+    #[error("the program was not started")]
+    Stdout(#[from] StdoutError),
     /// The store has no checkpoint yet.
-    #[error("there is no checkpoint in {store} yet")]
+    #[error(
+        "there is no whole checkpoint in {store}: none was completed yet, or it's damaged, which          `cairn store verify {store}` would tell"
+    )]
     NoCheckpoint {
         /// Its directory.
         store: PathBuf,

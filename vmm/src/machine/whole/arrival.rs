@@ -178,10 +178,8 @@ impl Arrival for Incoming {
         }
     }
 
-    fn retain_settled(&self, pages: &mut Vec<Range<u64>>) {
-        if let Some(state) = self.lock().as_ref() {
-            *pages = pages.iter().flat_map(|run| state.pending.gaps(run).collect::<Vec<_>>()).collect();
-        }
+    fn pending(&self) -> RangeSet<u64> {
+        self.lock().as_ref().map(|state| state.pending.clone()).unwrap_or_default()
     }
 
     fn hasten(&self, range: &Range<u64>) -> Result<(), Errno> {

@@ -1,10 +1,10 @@
 //! A program on its way back from a store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use cairn_abi::CheckpointId;
-use cairn_store::{PAGE_SIZE, Snapshot, Store};
+use cairn_store::{Lock, PAGE_SIZE, Snapshot, Store};
 use rangemap::RangeSet;
 
 use super::arrival::{Bringer, Incoming};
@@ -27,6 +27,7 @@ pub(crate) struct Comeback {
     pub(crate) saved: Saved,
     incoming: OnceLock<Arc<Incoming>>,
     snapshot: Arc<Snapshot>,
+    directory: PathBuf,
 }
 
 impl Comeback {
@@ -40,7 +41,15 @@ impl Comeback {
         let id = at.or(newest).ok_or_else(|| RunError::NoCheckpoint { store: directory.to_owned() })?;
         let snapshot = Arc::new(store.snapshot(id).map_err(SavedError::from)?);
         let saved = Saved::read(id, &snapshot)?;
-        Ok(Self { id, saved, incoming: OnceLock::new(), snapshot })
+        Ok(Self { id, saved, incoming: OnceLock::new(), snapshot, directory: directory.to_owned() })
+    }
+
+    /// Keeps every other process from writing to the store, and so from running the program with further checkpoints.
+    ///
+    /// # Errors
+    /// [`RunError::Saved`] when one does.
+    pub(crate) fn lock(&self) -> Result<Lock, RunError> {
+        Ok(Lock::take(&self.directory).map_err(SavedError::from)?)
     }
 
     /// Makes the program's mappings; answers where a vCPU may be started that gets its registers later. Their content

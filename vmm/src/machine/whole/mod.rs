@@ -12,11 +12,11 @@ mod door;
 mod files;
 mod pages;
 mod saved;
+pub(crate) mod stdout;
 mod take;
 mod tracker;
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -30,6 +30,7 @@ pub use checkpointer::Figures;
 pub(crate) use comeback::Comeback;
 pub(crate) use door::Door;
 pub use saved::{SavedConfig, SavedError};
+pub use stdout::StdoutError;
 
 use crate::host::pagemap::Pagemap;
 use crate::kvm::slots::SlotMap;
@@ -47,8 +48,6 @@ use tracker::Tracker;
 pub struct WholeConfig {
     /// Between the beginnings of two.
     pub every: Duration,
-    /// The file that the program's standard output goes to.
-    pub stdout: Option<PathBuf>,
 }
 
 /// The thread at work. Dropping it waits for what it's writing.

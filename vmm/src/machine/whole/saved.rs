@@ -115,7 +115,7 @@ impl SavedConfig {
             grants: config.grants.iter().map(grant).collect(),
             directory: bytes(&config.directory),
             every: u64::try_from(whole.every.as_nanos()).unwrap_or(u64::MAX),
-            stdout: whole.stdout.as_deref().map(bytes),
+            stdout: config.stdout.as_deref().map(bytes),
             keep: config.store.as_ref().map_or((None, None, false), |store| {
                 let keep = store.options.keep.map(|keep| keep.get() as u64);
                 (keep, store.options.keep_bytes, store.level_of_all == Some(Level::Synced))
@@ -158,6 +158,7 @@ impl SavedConfig {
                 .map(|(commit, records)| Overlay { commit: *commit, records: path(records) }),
             store: None,
             whole: None,
+            stdout: None,
         })
     }
 

@@ -12,7 +12,7 @@ use super::pages::Pages;
 use super::tracker::{Backing, Changes, Tracker};
 use crate::guest::app::files::{FilesImage, ImageError};
 use crate::guest::app::image::{FreezeError, FrozenCpu, FrozenProcess};
-use crate::guest::app::mapping::Content;
+use crate::guest::app::mapping::{Content, FileBytes};
 use crate::guest::app::space::{AddressSpace, UnfreezableError};
 use crate::kvm::slots::SlotError;
 use crate::machine::calls::SharedCalls;
@@ -99,12 +99,8 @@ impl Source {
             }
             let image = process.files.image(&mut files)?;
             let stdout = if self.has_stdout { Some(position()?) } else { None };
-            let mut changes = self.tracker.changes(&backing(&process.space))?;
-            if let Some(arriving) = process.space.arriving() {
-                // A call marks all that it may write to. What isn't there yet is what it was, not zeros.
-                arriving.retain_settled(&mut changes.zeros);
-                arriving.retain_settled(&mut changes.untouched);
-            }
+            let pending = process.space.arriving().map(|arriving| arriving.pending()).unwrap_or_default();
+            let changes = self.tracker.changes(&backing(&process.space), &pending)?;
             pages.take(self.tracker.memory(), self.tracker.pagemap(), &changes.content);
             pages.blank(&changes.zeros);
             Ok((frozen, image, changes, stdout))
@@ -129,7 +125,7 @@ fn backing(space: &AddressSpace) -> RangeMap<u64, Backing> {
     let of = |(range, mapping): (&Range<u64>, &crate::guest::app::mapping::Mapping)| {
         let backing = match mapping.content {
             Content::Device { .. } => return None,
-            Content::File { .. } if !space.files_are_copies() => Backing::File,
+            Content::File { bytes: FileBytes::Private | FileBytes::Shared, .. } => Backing::File,
             _ => Backing::Memory,
         };
         Some((range.clone(), backing))

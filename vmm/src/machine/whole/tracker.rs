@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rangemap::RangeMap;
+use rangemap::{RangeMap, RangeSet};
 
 use crate::host::pagemap::Pagemap;
 use crate::kvm::slots::{SlotError, SlotMap};
@@ -84,11 +84,16 @@ impl Tracker {
     }
 
     /// What changed since the last call, or since the beginning, of a program with these mappings. The program stands
-    /// still; from now on it counts as unchanged.
+    /// still; from now on it counts as unchanged. Pages that were `pending` before the call are what they were, though
+    /// they may seem never touched: somebody else brings them, also meanwhile.
     ///
     /// # Errors
     /// [`SlotError`]; what changed may be lost then.
-    pub(crate) fn changes(&self, mappings: &RangeMap<u64, Backing>) -> Result<Changes, SlotError> {
+    pub(crate) fn changes(
+        &self,
+        mappings: &RangeMap<u64, Backing>,
+        pending: &RangeSet<u64>,
+    ) -> Result<Changes, SlotError> {
         let marks = self.memory.watch_all();
         let slots = self.slots();
         let mut changes = Changes::default();
@@ -115,6 +120,10 @@ impl Tracker {
             clear(&slots, &span, &log)?;
             changes.content.append(&mut written.content);
             changes.untouched.append(&mut written.zeros);
+        }
+        // A call marks all that it may write to, there or not.
+        for seemingly_zeros in [&mut changes.zeros, &mut changes.untouched] {
+            leave_out(seemingly_zeros, pending);
         }
         Ok(changes)
     }
@@ -253,6 +262,13 @@ fn set_bits(words: &mut [u64], first: u64, run: &Range<u64>) {
         let count = (64 - bit).min(end - page);
         words[to_usize(index)] |= (u64::MAX >> (64 - count)) << bit;
         page += count;
+    }
+}
+
+/// Takes `pages` out of `runs`.
+fn leave_out(runs: &mut Vec<Range<u64>>, pages: &RangeSet<u64>) {
+    if !pages.is_empty() {
+        *runs = runs.iter().flat_map(|run| pages.gaps(run)).collect();
     }
 }
 

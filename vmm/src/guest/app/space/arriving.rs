@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::mman::MmapAdvise;
+use rangemap::RangeSet;
 
 use super::{AddressSpace, clip};
-use crate::guest::app::mapping::{Content, SpaceError};
+use crate::guest::app::mapping::{Content, FileBytes, SpaceError};
 use crate::memory::layout::is_program;
 
 /// Content of memory that isn't there yet: a program that was brought back runs before all of its memory is read.
@@ -15,8 +16,9 @@ pub trait Arrival: Send + Sync {
     /// What `range` held is of no interest any more: nothing comes for it from now on.
     fn cancel(&self, range: &Range<u64>);
 
-    /// Takes out of `pages`, ranges of page numbers, what is still to come.
-    fn retain_settled(&self, pages: &mut Vec<Range<u64>>);
+    /// Page numbers of what is still to come. It goes on coming: whoever tells by what there is which pages were never
+    /// touched has to ask for this first.
+    fn pending(&self) -> RangeSet<u64>;
 
     /// Brings what is to come for `range` now.
     ///
@@ -38,12 +40,6 @@ impl AddressSpace {
     #[must_use]
     pub fn arriving(&self) -> Option<Arriving> {
         self.arriving.clone()
-    }
-
-    /// Whether mappings of files are copies, which a program has that was brought back.
-    #[must_use]
-    pub fn files_are_copies(&self) -> bool {
-        self.files_are_copies
     }
 
     /// Drops the content of private memory in `range` (MADV_DONTNEED).
@@ -69,11 +65,8 @@ impl AddressSpace {
 
     /// What of `range` may be dropped: it comes back as zeros or from its file, but for copies of files.
     fn discardable(&self, range: &Range<u64>) -> Vec<Range<u64>> {
-        if !self.files_are_copies {
-            return vec![range.clone()];
-        }
-        let pieces = self.mappings.overlapping(range);
-        let pieces = pieces.filter(|(_, mapping)| !matches!(mapping.content, Content::File { .. }));
+        let is_copied = |content: &Content| matches!(content, Content::File { bytes: FileBytes::Copied, .. });
+        let pieces = self.mappings.overlapping(range).filter(|(_, mapping)| !is_copied(&mapping.content));
         pieces.map(|(piece, _)| clip(piece, range)).collect()
     }
 

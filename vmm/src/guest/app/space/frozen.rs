@@ -6,7 +6,7 @@ use nix::sys::mman::MmapAdvise;
 
 use super::{AddressSpace, MAX_MAPPINGS};
 use crate::guest::app::image::{FrozenContent, FrozenMapping, FrozenSpace, ThawError};
-use crate::guest::app::mapping::{Content, Mapping, SpaceError};
+use crate::guest::app::mapping::{Content, FileBytes, Mapping, SpaceError};
 use crate::memory::layout::{LARGE_PAGE, PAGE, is_program};
 use crate::memory::rights::Rights;
 
@@ -51,7 +51,6 @@ impl AddressSpace {
         if MAX_MAPPINGS < frozen.mappings.len() || frozen.heap[1] < frozen.heap[0] {
             return Err(BAD);
         }
-        self.files_are_copies = true;
         let mut last = 0;
         for mapping in &frozen.mappings {
             let range = mapping.start..mapping.end;
@@ -77,7 +76,7 @@ impl AddressSpace {
             FrozenContent::Vdso => Content::Vdso,
             FrozenContent::Shared => Content::Shared,
             FrozenContent::File { path, delta } => {
-                Content::File { path: path.as_str().into(), delta: *delta, shared: false }
+                Content::File { path: path.as_str().into(), delta: *delta, bytes: FileBytes::Copied }
             }
         };
         let mut mapping = Mapping::new(rights, content);
@@ -101,7 +100,7 @@ fn frozen(range: &Range<u64>, mapping: &Mapping) -> Result<FrozenMapping, Unfree
         Content::Stack => FrozenContent::Stack,
         Content::Vdso => FrozenContent::Vdso,
         Content::Shared => FrozenContent::Shared,
-        Content::File { path, shared: true, .. } if write => {
+        Content::File { path, bytes: FileBytes::Shared, .. } if write => {
             return Err(UnfreezableError::SharedFile { path: path.to_string() });
         }
         Content::File { path, delta, .. } => FrozenContent::File { path: path.to_string(), delta: *delta },
