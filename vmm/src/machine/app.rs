@@ -156,9 +156,9 @@ impl Restore {
         self.0.saved.stdout()
     }
 
-    /// How often checkpoints were taken.
+    /// How often checkpoints were taken; None where only those were that were asked for.
     #[must_use]
-    pub fn every(&self) -> Duration {
+    pub fn every(&self) -> Option<Duration> {
         self.0.saved.config.every()
     }
 

@@ -3,7 +3,6 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
 use cairn_abi::CheckpointId;
@@ -12,7 +11,7 @@ use cairn_vmm::machine::whole::WholeConfig;
 use clap::Args;
 
 use crate::run;
-use crate::whole::duration;
+use crate::whole::Every;
 
 /// What the help says after the options.
 const MORE_HELP: &str = "\
@@ -39,8 +38,8 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "ID")]
     at: Option<u64>,
     /// How often further checkpoints are taken, into the same store [default: as before].
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    every: Option<Duration>,
+    #[arg(long, value_name = "TIME", value_parser = Every::parse)]
+    every: Option<Every>,
     /// Checkpoints that the store keeps at least [default: as before].
     #[arg(long, value_name = "N")]
     keep: Option<NonZeroUsize>,
@@ -64,7 +63,7 @@ impl Restore {
                 path.display()
             ),
         };
-        let every = self.every.unwrap_or(comeback.every());
+        let every = self.every.map_or(comeback.every(), |every| every.0);
         let further =
             (!self.no_checkpoints).then(|| (comeback.store(self.store, self.keep), WholeConfig { every }));
         Ok(run::told(&comeback.run(further, output)?))

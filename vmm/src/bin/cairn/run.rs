@@ -188,7 +188,7 @@ impl Run {
             history: NonZeroUsize::new(self.history).context("--history must be at least 1")?,
             history_memory: self.history_memory.map(|size| size.0),
             threads: self.threads,
-            whole: self.whole.config()?,
+            whole: self.whole.config(),
             stdout: self.whole.stdout()?,
             store: self.store.config()?,
         })

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use cairn_vmm::machine::whole::WholeConfig;
 use clap::Args;
 
@@ -13,11 +13,12 @@ const LEAST: Duration = Duration::from_millis(10);
 /// Options of `cairn run` that are about checkpoints of the whole program.
 #[derive(Args, Debug)]
 pub(crate) struct WholeArgs {
-    /// Keep checkpoints of the whole program in the store, one each so often, such as 500ms or 2s: `cairn restore`
-    /// brings it back from the last one. The program knows nothing of it. What it writes into directories with rw
-    /// goes back with it, and is applied to them when it has ended with status 0.
-    #[arg(long, value_name = "TIME", value_parser = duration, requires = "store")]
-    every: Option<Duration>,
+    /// Keep checkpoints of the whole program in the store, one each so often, such as 500ms or 2s, or `never` for
+    /// those alone that somebody asks for: `cairn restore` brings it back from the last one. The program knows nothing
+    /// of it. What it writes into directories with rw goes back with it, and is applied to them when it has ended with
+    /// status 0.
+    #[arg(long, value_name = "TIME", value_parser = Every::parse, requires = "store")]
+    every: Option<Every>,
     /// Where the program's standard output goes. A program that is brought back goes on writing where it was when
     /// the checkpoint was taken; what stands behind is cut off.
     #[arg(long, value_name = "FILE", requires = "every")]
@@ -31,12 +32,8 @@ impl WholeArgs {
     }
 
     /// What is asked for, if anything.
-    pub(crate) fn config(&self) -> Result<Option<WholeConfig>> {
-        let Some(every) = self.every else { return Ok(None) };
-        if every < LEAST {
-            bail!("--every must be at least {LEAST:?}");
-        }
-        Ok(Some(WholeConfig { every }))
+    pub(crate) fn config(&self) -> Option<WholeConfig> {
+        self.every.map(|Every(every)| WholeConfig { every })
     }
 
     /// Where standard output goes, if not to this process's.
@@ -45,8 +42,25 @@ impl WholeArgs {
     }
 }
 
-/// `500ms`, `2s`, `1m`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+/// A time, or `never`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Every(pub(crate) Option<Duration>);
+
+impl Every {
+    /// `500ms`, `2s`, `1m`, `never`.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        if text == "never" {
+            return Ok(Self(None));
+        }
+        let every = duration(text)?;
+        if every < LEAST {
+            return Err(format!("must be at least {LEAST:?}"));
+        }
+        Ok(Self(Some(every)))
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("'{text}' is no time: write a number and ms, s or m, such as 500ms");
     let split = text.find(|letter: char| !letter.is_ascii_digit()).ok_or_else(bad)?;
     let number: u64 = text[..split].parse().map_err(|_| bad())?;
@@ -68,6 +82,9 @@ mod tests {
         for (text, millis) in [("500ms", 500), ("2s", 2000), ("1m", 60_000), ("0ms", 0)] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
+        assert_eq!(Every::parse("never"), Ok(Every(None)));
+        assert_eq!(Every::parse("10ms"), Ok(Every(Some(LEAST))));
+        assert!(Every::parse("9ms").is_err());
         for text in ["", "5", "ms", "-1s", "1.5s", "1h", "99999999999999999999s", "999999999999999999m"] {
             assert!(duration(text).is_err(), "{text}");
         }

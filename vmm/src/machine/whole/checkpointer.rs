@@ -3,7 +3,7 @@
 //! The first checkpoint has all of the memory: it's copied while the program runs, behind a dirty log that was just
 //! begun, so that the program stands still only for what it wrote meanwhile. Each later one has what changed since.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -83,6 +83,54 @@ impl From<Gone> for Failed {
     }
 }
 
+/// What the thread is told.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// To take a checkpoint now.
+    Take(Sender<Result<CheckpointId, Refused>>),
+    /// To end.
+    Stop,
+}
+
+/// Why there is no checkpoint, as a text.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(String);
+
+/// Asks for checkpoints, from any thread that the checkpointer never waits for.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker(Sender<Order>);
+
+/// The two ends of what the thread is told.
+pub(super) fn orders() -> (Asker, Receiver<Order>) {
+    let (sender, receiver) = mpsc::channel();
+    (Asker(sender), receiver)
+}
+
+impl Asker {
+    /// Has a checkpoint taken and waits until the store has it, at the level that the store's checkpoints have.
+    ///
+    /// # Errors
+    /// [`Refused`]: it couldn't be taken or written, or the program has ended.
+    pub(crate) fn checkpoint(&self) -> Result<CheckpointId, Refused> {
+        let answer = self.begin();
+        answer.recv().unwrap_or_else(|_| Err(Refused(Failed::Gone.to_string())))
+    }
+
+    /// Has a checkpoint taken, and tells through the result when the store has it. A result that is closed says that
+    /// the program has ended.
+    pub(crate) fn begin(&self) -> Receiver<Result<CheckpointId, Refused>> {
+        let (tell, told) = mpsc::channel();
+        // With a thread that has ended, the other end of the answer goes too.
+        let _ = self.0.send(Order::Take(tell));
+        told
+    }
+
+    pub(super) fn stop(&self) {
+        let _ = self.0.send(Order::Stop);
+    }
+}
+
 /// All that the thread has.
 pub(super) struct Checkpointer {
     pub(super) door: Arc<Door>,
@@ -102,27 +150,42 @@ pub(super) struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// Checkpoints until the program has ended or `stop` is closed.
-    pub(super) fn run(mut self, stop: &Receiver<()>) {
+    /// Checkpoints until the program has ended or [`Asker::stop`] is called.
+    pub(super) fn run(mut self, orders: &Receiver<Order>) {
         let every = self.config.every();
-        let mut next = Instant::now() + every;
+        // From the beginning of one to that of the next; what was missed isn't made up for.
+        let after = || every.map(|every| Instant::now() + every);
+        let mut next = after();
         loop {
-            match stop.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+            let order = match next {
+                Some(next) => orders.recv_timeout(next.saturating_duration_since(Instant::now())),
+                None => orders.recv().map_err(RecvTimeoutError::from),
+            };
+            let answer = match order {
+                Err(RecvTimeoutError::Timeout) => None,
+                Ok(Order::Take(answer)) => Some(answer),
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            };
+            next = after();
+            let taken = self.checkpoint();
+            let gone = matches!(taken, Err(Failed::Gone));
+            match &taken {
+                Ok(_) => self.told.clear(),
+                Err(Failed::Gone) => {}
+                Err(failed) => self.tell(failed),
             }
-            // From the beginning of one to that of the next; what was missed isn't made up for.
-            next = Instant::now() + every;
-            match self.checkpoint() {
-                Ok(()) => self.told.clear(),
-                Err(Failed::Gone) => return,
-                Err(failed) => self.tell(&failed),
+            if let Some(answer) = answer {
+                // Whoever asked may have gone.
+                let _ = answer.send(taken.map_err(|failed| Refused(chain(&failed))));
+            }
+            if gone {
+                return;
             }
         }
     }
 
     /// Takes one and writes it.
-    fn checkpoint(&mut self) -> Result<(), Failed> {
+    fn checkpoint(&mut self) -> Result<CheckpointId, Failed> {
         let begun = Instant::now();
         let (taken, pause) = self.take()?;
         let pages = taken.pages.len() as u64;
@@ -163,7 +226,7 @@ impl Checkpointer {
             longest_pause_ns: figures.longest_pause_ns.max(pause_ns),
             all_pauses_ns: figures.all_pauses_ns + pause_ns,
         };
-        Ok(())
+        Ok(id)
     }
 
     /// Takes what the next one has, and how long the program stood still.
@@ -218,15 +281,21 @@ impl Checkpointer {
     /// Tells a failure once for as long as it's the same.
     fn tell(&mut self, failed: &Failed) {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner).failed += 1;
-        let mut text = failed.to_string();
-        let mut cause = std::error::Error::source(failed);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
+        let text = chain(failed);
         if text != self.told {
             tracing::warn!("no checkpoint now, the last one stays valid: {text}");
             self.told = text;
         }
     }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -17,7 +17,6 @@ mod take;
 mod tracker;
 
 use std::io;
-use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -26,6 +25,7 @@ use cairn_abi::CheckpointId;
 use cairn_store::Level;
 
 pub(crate) use arrival::Bringer;
+pub(crate) use checkpointer::Asker;
 pub use checkpointer::Figures;
 pub(crate) use comeback::Comeback;
 pub(crate) use door::Door;
@@ -46,14 +46,14 @@ use tracker::Tracker;
 /// How checkpoints of the whole program are taken, into the machine's store.
 #[derive(Clone, Debug)]
 pub struct WholeConfig {
-    /// Between the beginnings of two.
-    pub every: Duration,
+    /// Between the beginnings of two; None: only those that are asked for.
+    pub every: Option<Duration>,
 }
 
 /// The thread at work. Dropping it waits for what it's writing.
 #[derive(Debug)]
 pub(crate) struct Whole {
-    stop: Option<Sender<()>>,
+    asker: Asker,
     thread: Option<JoinHandle<()>>,
     figures: Arc<Mutex<Figures>>,
 }
@@ -106,16 +106,21 @@ impl Whole {
             files_lost: false,
             told: String::new(),
         };
-        let (stop, stopped) = mpsc::channel();
+        let (asker, orders) = checkpointer::orders();
         let thread = thread::Builder::new().name("checkpointer".to_owned());
         let checkpoint = move || match sandbox::confine() {
-            Ok(()) => checkpointer.run(&stopped),
+            Ok(()) => checkpointer.run(&orders),
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "no checkpoints are taken")
             }
         };
         let thread = thread.spawn(checkpoint).map_err(host("a thread"))?;
-        Ok(Self { stop: Some(stop), thread: Some(thread), figures })
+        Ok(Self { asker, thread: Some(thread), figures })
+    }
+
+    /// For whoever wants a checkpoint at a time of its own.
+    pub(crate) fn asker(&self) -> Asker {
+        self.asker.clone()
     }
 
     /// What has been done so far.
@@ -131,7 +136,7 @@ pub(crate) fn read(figures: &Mutex<Figures>) -> Figures {
 
 impl Drop for Whole {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        self.asker.stop();
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has told so.
             let _ = thread.join();

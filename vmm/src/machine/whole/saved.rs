@@ -53,8 +53,8 @@ pub struct SavedConfig {
     /// Host, guest, writable.
     grants: Vec<(Vec<u8>, Vec<u8>, bool)>,
     directory: Vec<u8>,
-    /// Nanoseconds between two checkpoints.
-    every: u64,
+    /// Nanoseconds between two checkpoints, if they are taken by time.
+    every: Option<u64>,
     /// The file that standard output goes to.
     stdout: Option<Vec<u8>>,
     /// Whether its changes are applied at its end, and where the record of that is.
@@ -114,7 +114,7 @@ impl SavedConfig {
             memory: config.memory,
             grants: config.grants.iter().map(grant).collect(),
             directory: bytes(&config.directory),
-            every: u64::try_from(whole.every.as_nanos()).unwrap_or(u64::MAX),
+            every: whole.every.map(|every| u64::try_from(every.as_nanos()).unwrap_or(u64::MAX)),
             stdout: config.stdout.as_deref().map(bytes),
             keep: config.store.as_ref().map_or((None, None, false), |store| {
                 let keep = store.options.keep.map(|keep| keep.get() as u64);
@@ -178,10 +178,10 @@ impl SavedConfig {
         }
     }
 
-    /// Between two checkpoints.
+    /// Between two checkpoints; None where only those are taken that are asked for.
     #[must_use]
-    pub fn every(&self) -> Duration {
-        Duration::from_nanos(self.every)
+    pub fn every(&self) -> Option<Duration> {
+        self.every.map(Duration::from_nanos)
     }
 }
 
