@@ -15,6 +15,7 @@ use super::files::TakenFiles;
 use super::pages::Pages;
 use super::saved::{self, SavedConfig, SavedError};
 use super::take::{Source, TakeError, Taken, Untaken};
+use crate::memory::layout::WINDOW_SIZE;
 use crate::store::Sink;
 
 /// Between two looks at whether a checkpoint is committed; being told of it ends the wait.
@@ -198,6 +199,7 @@ impl Checkpointer {
             Ok(bytes) => bytes,
             Err(error) => {
                 self.source.tracker.mark_again(&changes);
+                self.source.tracker.hot().clear();
                 self.files_lost = true;
                 if self.sink.base().parent.is_none() {
                     // Nothing to be a change to any more.
@@ -207,6 +209,7 @@ impl Checkpointer {
             }
         };
         self.parent = Some(id);
+        self.source.tracker.hot().commit();
         self.files_lost = false;
         if let Err(error) = self.source.tracker.settle(&changes.untouched) {
             // What was written is in doubt: the next one has everything.
@@ -257,8 +260,17 @@ impl Checkpointer {
 
     /// Begins to follow the memory, and copies all of it while the program runs.
     fn take_all(&self, pages: &mut Pages) -> Result<(), Failed> {
-        let mapped = self.source.begin()?;
+        // The program is asked at stops: it may be in a system call that waits, and has the process then.
+        let source = Arc::clone(&self.source);
+        if let (Some(arriving), _) = self.door.at_stop(move |_| source.arriving())? {
+            // What isn't there yet would be taken for zeros.
+            arriving.hasten(&(0..WINDOW_SIZE)).map_err(TakeError::Arrival)?;
+        }
         let tracker = &self.source.tracker;
+        tracker.begin().map_err(TakeError::from)?;
+        // What is mapped from now on counts as changed.
+        let source = Arc::clone(&self.source);
+        let (mapped, _) = self.door.at_stop(move |_| source.mapped())?;
         let all = tracker.all(&mapped);
         pages.take(tracker.memory(), tracker.pagemap(), &all.content);
         pages.index();
@@ -269,7 +281,7 @@ impl Checkpointer {
     fn write(&self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
         let base = self.sink.base();
         let mut batch = self.sink.batch(id, self.parent);
-        if let Err(error) = saved::write(&mut batch, &self.config, taken) {
+        if let Err(error) = saved::write(&mut batch, &self.config, taken, &mut self.source.tracker.hot()) {
             self.sink.give_back(batch);
             return Err(error.into());
         }

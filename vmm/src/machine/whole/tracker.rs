@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rangemap::{RangeMap, RangeSet};
 
+use super::hot::HotPages;
 use crate::host::pagemap::Pagemap;
 use crate::kvm::slots::{SlotError, SlotMap};
 use crate::memory::layout::{PAGE, to_usize};
@@ -22,7 +23,7 @@ pub(crate) enum Backing {
     File,
 }
 
-/// What changed, as ranges of page numbers in order.
+/// What changed, as ranges of page numbers.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Changes {
     /// Pages with content.
@@ -39,17 +40,23 @@ pub(crate) struct Tracker {
     slots: Arc<Mutex<SlotMap>>,
     memory: Arc<ProgramMemory>,
     pagemap: Pagemap,
+    hot: Mutex<HotPages>,
 }
 
 impl Tracker {
     /// Nothing is followed yet.
     pub(crate) fn new(slots: Arc<Mutex<SlotMap>>, memory: Arc<ProgramMemory>, pagemap: Pagemap) -> Self {
-        Self { slots, memory, pagemap }
+        Self { slots, memory, pagemap, hot: Mutex::default() }
     }
 
     /// The program's memory.
     pub(crate) fn memory(&self) -> &ProgramMemory {
         &self.memory
+    }
+
+    /// Pages that stay writable. Whoever makes the checkpoint says what became of those that were reported.
+    pub(crate) fn hot(&self) -> MutexGuard<'_, HotPages> {
+        self.hot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which pages exist.
@@ -69,6 +76,7 @@ impl Tracker {
     /// [`SlotError`].
     pub(crate) fn begin(&self) -> Result<(), SlotError> {
         let marks = self.memory.watch_all();
+        self.hot().clear();
         self.slots().log_all()?;
         let spans = self.slots().unclaimed();
         let mut log = Vec::new();
@@ -84,7 +92,7 @@ impl Tracker {
     }
 
     /// What changed since the last call, or since the beginning, of a program with these mappings. The program stands
-    /// still; from now on it counts as unchanged. Pages that were `pending` before the call are what they were, though
+    /// still; from now on it counts as unchanged, but for hot pages, which are reported each time. Pages that were `pending` before the call are what they were, though
     /// they may seem never touched: somebody else brings them, also meanwhile.
     ///
     /// # Errors
@@ -95,7 +103,7 @@ impl Tracker {
         pending: &RangeSet<u64>,
     ) -> Result<Changes, SlotError> {
         let marks = self.memory.watch_all();
-        let slots = self.slots();
+        let (slots, hot) = (self.slots(), self.hot());
         let mut changes = Changes::default();
         let (mut log, mut logged, mut marked) = (Vec::new(), Vec::new(), Vec::new());
         for span in slots.unclaimed() {
@@ -110,7 +118,13 @@ impl Tracker {
                 add_bits(&mut logged, page, *word & !mark);
             }
             let mut written = Changes::default();
-            self.sort(&logged, mappings, &mut written);
+            // Those exist: they were written while they were followed, and nobody has discarded them since.
+            let is_hot = |page: &u64| hot.stays_writable(*page);
+            let (mut open, mut others) = (Vec::new(), Vec::new());
+            for page in logged.iter().cloned().flatten() {
+                push(if is_hot(&page) { &mut open } else { &mut others }, page..page + 1);
+            }
+            self.sort(&others, mappings, &mut written);
             self.sort(&marked, mappings, &mut changes);
             // Only what is taken now: the others were never touched, and clearing costs for each page.
             log.fill(0);
@@ -118,6 +132,7 @@ impl Tracker {
                 set_bits(&mut log, first, run);
             }
             clear(&slots, &span, &log)?;
+            changes.content.append(&mut open);
             changes.content.append(&mut written.content);
             changes.untouched.append(&mut written.zeros);
         }
