@@ -231,7 +231,8 @@ fn field(mut message: &[u8], wanted: u64) -> Option<Field<'_>> {
         let found = match key & 7 {
             0 => Field::Number(varint(&mut message)?),
             2 => {
-                let (bytes, rest) = message.split_at_checked(usize::try_from(varint(&mut message)?).ok()?)?;
+                let len = usize::try_from(varint(&mut message)?).ok()?;
+                let (bytes, rest) = message.split_at_checked(len)?;
                 message = rest;
                 Field::Bytes(bytes)
             }
@@ -270,6 +271,13 @@ mod tests {
         file.extend([0x0a, 5, 0x08, 3, 0x10, 0xac, 2]);
         assert_eq!(frozen_us(&file[4..]), Some(300));
         assert_eq!(frozen_us(&file), Some(300));
+        // Of CRIU 3.17.1.
+        let real = [
+            0x40, 0x59, 0x10, 0x55, 0x06, 0x33, 0x09, 0x57, 0x29, 0, 0, 0, 0x0a, 0x27, 0x08, 0xe3, 0x2e,
+            0x10, 0xd5, 0x8e, 0x28, 0x18, 0xa7, 0xfb, 0x15, 0x20, 0xe1, 0x95, 0x0b, 0x28, 0xbb, 0xe6, 0x01,
+            0x30, 0, 0x38, 0xd5, 0x80, 0x01, 0x40, 0, 0x48, 0, 0x50, 8, 0x58, 8, 0x60, 0, 0x68, 0, 0x70, 0,
+        ];
+        assert_eq!(frozen_us(&real), Some(657_237));
         for len in 0..file.len() {
             assert_eq!(frozen_us(&file[..len]), None);
         }
