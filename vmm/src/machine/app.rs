@@ -25,7 +25,9 @@ use crate::guest::app::facts::StartFacts;
 pub use error::{DeviceError, RunError};
 
 pub use crate::guest::app::files::Grant;
-use crate::guest::app::files::{Descriptors, Files, GuestPath, Layout, PublishError, SharedPci, resume};
+use crate::guest::app::files::{
+    Descriptors, Files, GuestPath, Layout, PublishError, SharedPci, WholeCheckpoints, resume,
+};
 use crate::guest::app::mapping::SpaceError;
 use crate::guest::app::process::Process;
 use crate::guest::app::space::AddressSpace;
@@ -222,6 +224,8 @@ struct Machine {
     /// Brings the memory of a program that was brought back.
     bringer: Option<Bringer>,
     store: Option<Arc<Sink>>,
+    /// Whoever wants checkpoints of the whole asks here.
+    orders: Option<(whole::Asker, whole::Orders)>,
 }
 
 impl Machine {
@@ -261,7 +265,9 @@ impl Machine {
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         space.set_region_owner(Box::new(UnitRegions(Arc::clone(&unit))));
-        let files = files(config, &unit)?;
+        let orders = config.whole.as_ref().map(|_| whole::orders());
+        let asker = orders.as_ref().map(|(asker, _)| asker.clone());
+        let files = files(config, &unit, whole::for_program(asker, comeback.is_some()))?;
         let process = match comeback {
             Some(comeback) => comeback.process(space, files, &mut cpu)?,
             None => {
@@ -272,14 +278,14 @@ impl Machine {
         let policy = PollPolicy::new(config.poll, poller::has_spare_core());
         let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
         let about = About::new(&config.program.to_string_lossy(), "app");
-        Ok(Self { slots, cpu, calls: Arc::new(calls), unit, bus, freezer, about, store, bringer })
+        Ok(Self { slots, cpu, calls: Arc::new(calls), unit, bus, freezer, about, store, bringer, orders })
     }
 
     /// Runs the vCPU and the poller, each on a confined thread of its own.
     fn run(self, config: &AppConfig, parent: Option<CheckpointId>) -> Result<Ended, RunError> {
-        let Self { slots, cpu, calls, unit, bus, freezer, about, store, bringer: _bringer } = self;
-        let whole = match (&config.whole, &store) {
-            (Some(wanted), Some(sink)) => {
+        let Self { slots, cpu, calls, unit, bus, freezer, about, store, bringer: _bringer, orders } = self;
+        let whole = match (&config.whole, &store, orders) {
+            (Some(wanted), Some(sink), Some(orders)) => {
                 let door = Arc::new(Door::new(&cpu)?);
                 let parts = whole::Parts {
                     config: SavedConfig::new(config, wanted),
@@ -288,6 +294,7 @@ impl Machine {
                     door: Arc::clone(&door),
                     calls: Arc::clone(&calls),
                     slots,
+                    orders,
                     parent,
                 };
                 Some((Whole::start(parts)?, door))
@@ -336,7 +343,11 @@ impl Machine {
 }
 
 /// The program's view of files, with the unit's PCI function in its sysfs.
-fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> {
+fn files(
+    config: &AppConfig,
+    unit: &Arc<SharedUnit>,
+    checkpoints: Option<Arc<dyn WholeCheckpoints>>,
+) -> Result<Files, RunError> {
     raise_descriptor_limit();
     if let Some(overlay) = &config.overlay {
         for grant in config.grants.iter().filter(|grant| grant.writable) {
@@ -355,6 +366,7 @@ fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> 
         private_bytes: config.memory / PRIVATE_FILES,
         functions: vec![function],
         overlay: config.overlay.is_some(),
+        checkpoints,
     };
     let (view, directory) = layout.build()?;
     let mut files = Files::new(view, Descriptors::standard(), &directory)

@@ -15,6 +15,7 @@ use super::files::TakenFiles;
 use super::pages::Pages;
 use super::saved::{self, SavedConfig, SavedError};
 use super::take::{Source, TakeError, Taken, Untaken};
+use crate::guest::app::files::Request;
 use crate::store::Sink;
 
 /// Between two looks at whether a checkpoint is committed; being told of it ends the wait.
@@ -85,11 +86,33 @@ impl From<Gone> for Failed {
 
 /// What the thread is told.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(crate) enum Order {
     /// To take a checkpoint now.
-    Take(Sender<Result<CheckpointId, Refused>>),
+    Take(Wanted),
     /// To end.
     Stop,
+}
+
+/// Who wants a checkpoint.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// A thread of the monitor.
+    Monitor(Sender<Result<CheckpointId, Refused>>),
+    /// The program itself.
+    Program(Request),
+}
+
+impl Wanted {
+    fn answer(self, outcome: Result<CheckpointId, Refused>) {
+        match self {
+            // Whoever asked may have gone.
+            Self::Monitor(tell) => drop(tell.send(outcome)),
+            Self::Program(request) => match outcome {
+                Ok(id) => request.answer(Ok(id)),
+                Err(Refused(text)) => request.answer(Err(&text)),
+            },
+        }
+    }
 }
 
 /// Why there is no checkpoint, as a text.
@@ -101,8 +124,11 @@ pub(crate) struct Refused(String);
 #[derive(Clone, Debug)]
 pub(crate) struct Asker(Sender<Order>);
 
+/// Where the thread is told.
+pub(crate) type Orders = Receiver<Order>;
+
 /// The two ends of what the thread is told.
-pub(super) fn orders() -> (Asker, Receiver<Order>) {
+pub(crate) fn orders() -> (Asker, Orders) {
     let (sender, receiver) = mpsc::channel();
     (Asker(sender), receiver)
 }
@@ -121,9 +147,14 @@ impl Asker {
     /// the program has ended.
     pub(crate) fn begin(&self) -> Receiver<Result<CheckpointId, Refused>> {
         let (tell, told) = mpsc::channel();
-        // With a thread that has ended, the other end of the answer goes too.
-        let _ = self.0.send(Order::Take(tell));
+        self.order(Wanted::Monitor(tell));
         told
+    }
+
+    /// Has a checkpoint taken for somebody.
+    pub(super) fn order(&self, wanted: Wanted) {
+        // With a thread that has ended, who wants it goes too, and so learns it.
+        let _ = self.0.send(Order::Take(wanted));
     }
 
     pub(super) fn stop(&self) {
@@ -151,7 +182,7 @@ pub(super) struct Checkpointer {
 
 impl Checkpointer {
     /// Checkpoints until the program has ended or [`Asker::stop`] is called.
-    pub(super) fn run(mut self, orders: &Receiver<Order>) {
+    pub(super) fn run(mut self, orders: &Orders) {
         let every = self.config.every();
         // From the beginning of one to that of the next; what was missed isn't made up for.
         let after = || every.map(|every| Instant::now() + every);
@@ -161,9 +192,9 @@ impl Checkpointer {
                 Some(next) => orders.recv_timeout(next.saturating_duration_since(Instant::now())),
                 None => orders.recv().map_err(RecvTimeoutError::from),
             };
-            let answer = match order {
+            let wanted = match order {
                 Err(RecvTimeoutError::Timeout) => None,
-                Ok(Order::Take(answer)) => Some(answer),
+                Ok(Order::Take(wanted)) => Some(wanted),
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             };
             next = after();
@@ -174,9 +205,8 @@ impl Checkpointer {
                 Err(Failed::Gone) => {}
                 Err(failed) => self.tell(failed),
             }
-            if let Some(answer) = answer {
-                // Whoever asked may have gone.
-                let _ = answer.send(taken.map_err(|failed| Refused(chain(&failed))));
+            if let Some(wanted) = wanted {
+                wanted.answer(taken.map_err(|failed| Refused(chain(&failed))));
             }
             if gone {
                 return;
@@ -253,7 +283,7 @@ impl Checkpointer {
 
     /// Begins to follow the memory, and copies all of it while the program runs.
     fn take_all(&self, pages: &mut Pages) -> Result<(), Failed> {
-        let mapped = self.source.begin()?;
+        let mapped = self.source.begin(&self.door)?;
         let tracker = &self.source.tracker;
         let all = tracker.all(&mapped);
         pages.take(tracker.memory(), tracker.pagemap(), &all.content);

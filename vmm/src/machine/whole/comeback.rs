@@ -118,7 +118,7 @@ impl Comeback {
         let [fs, gs] = self.saved.cpu.bases;
         let mut process = Process::thaw(space, files, clock, Segments { fs, gs }, &self.saved.process);
         let (files, facts) = process.files_and_facts();
-        files.restore(&facts, self.saved.files.clone(), &StoredFiles(&self.snapshot))?;
+        files.restore(&facts, self.saved.files.clone(), &StoredFiles(&self.snapshot), self.id)?;
         Ok(process)
     }
 }

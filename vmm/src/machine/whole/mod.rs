@@ -11,6 +11,7 @@ mod comeback;
 mod door;
 mod files;
 mod pages;
+mod program;
 mod saved;
 pub(crate) mod stdout;
 mod take;
@@ -27,8 +28,10 @@ use cairn_store::Level;
 pub(crate) use arrival::Bringer;
 pub(crate) use checkpointer::Asker;
 pub use checkpointer::Figures;
+pub(crate) use checkpointer::{Orders, orders};
 pub(crate) use comeback::Comeback;
 pub(crate) use door::Door;
+pub(crate) use program::for_program;
 pub use saved::{SavedConfig, SavedError};
 pub use stdout::StdoutError;
 
@@ -67,6 +70,8 @@ pub(crate) struct Parts {
     pub(crate) door: Arc<Door>,
     pub(crate) calls: Arc<SharedCalls>,
     pub(crate) slots: Arc<Mutex<SlotMap>>,
+    /// What whoever wants a checkpoint tells the thread.
+    pub(crate) orders: (Asker, Orders),
     /// The checkpoint that the program was brought back from.
     pub(crate) parent: Option<CheckpointId>,
 }
@@ -81,7 +86,7 @@ impl Whole {
     /// [`RunError::Host`].
     pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
         let has_stdout = parts.config.has_stdout();
-        let Parts { config, sink, level, door, calls, slots, parent } = parts;
+        let Parts { config, sink, level, door, calls, slots, orders: (asker, orders), parent } = parts;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
         if !sink.claim(OWNER) {
             return Err(host("the store")(io::Error::other("somebody else has it")));
@@ -106,7 +111,6 @@ impl Whole {
             files_lost: false,
             told: String::new(),
         };
-        let (asker, orders) = checkpointer::orders();
         let thread = thread::Builder::new().name("checkpointer".to_owned());
         let checkpoint = move || match sandbox::confine() {
             Ok(()) => checkpointer.run(&orders),

@@ -7,6 +7,8 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use rangemap::RangeMap;
 
+use super::checkpointer::Failed;
+use super::door::{Door, Gone};
 use super::files::TakenFiles;
 use super::pages::Pages;
 use super::tracker::{Backing, Changes, Tracker};
@@ -68,18 +70,29 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Follows all memory from now on; answers what is mapped. The program may run.
+    /// Follows all memory from now on; answers what is mapped. The program runs, but for moments.
     ///
     /// # Errors
-    /// [`TakeError::Log`].
-    pub(super) fn begin(&self) -> Result<RangeMap<u64, Backing>, TakeError> {
+    /// [`Failed::Gone`], and what [`TakeError`] says of the memory.
+    pub(super) fn begin(self: &Arc<Self>, door: &Door) -> Result<RangeMap<u64, Backing>, Failed> {
         // What isn't there yet would be taken for zeros.
-        if let Some(arriving) = self.calls.with(|process| process.space.arriving()) {
+        if let Some(arriving) = self.ask(door, AddressSpace::arriving)? {
             arriving.hasten(&(0..WINDOW_SIZE)).map_err(TakeError::Arrival)?;
         }
-        self.tracker.begin()?;
+        self.tracker.begin().map_err(TakeError::from)?;
         // What is mapped from now on counts as changed.
-        Ok(self.calls.with(|process| backing(&process.space)))
+        Ok(self.ask(door, backing)?)
+    }
+
+    /// What the address space says. At the door, because a call that waits has the process for as long.
+    fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        door: &Door,
+        question: impl FnOnce(&AddressSpace) -> T + Send + 'static,
+    ) -> Result<T, Gone> {
+        let source = Arc::clone(self);
+        let (answer, _) = door.at_stop(move |_| source.calls.with(|process| question(&process.space)))?;
+        Ok(answer)
     }
 
     /// Takes what changed, in addition to `pages`, which were taken before.

@@ -13,6 +13,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
+use cairn_abi::CheckpointId;
 use nix::{errno::Errno, fcntl::OFlag};
 use serde::{Deserialize, Serialize};
 
@@ -197,7 +198,8 @@ impl Files {
         Ok(FilesImage { umask: self.umask, limit: self.descriptors.limit(), directory, open, slots, trees })
     }
 
-    /// Takes everything back from an image, into files that were built from the same grants.
+    /// Takes everything back from an image, which is that of the checkpoint `from`, into files that were built from
+    /// the same grants.
     ///
     /// # Errors
     /// [`ImageError`]; these files are of no use then.
@@ -206,6 +208,7 @@ impl Files {
         facts: &dyn ProcessFacts,
         image: FilesImage,
         pages: &dyn FilePagesSource,
+        from: CheckpointId,
     ) -> Result<(), ImageError> {
         let mut files = Vec::new();
         for (number, (point, tree)) in image.trees.into_iter().enumerate() {
@@ -214,7 +217,7 @@ impl Files {
             let (_, known) = known.ok_or(ImageError::NoTree(point))?;
             files.push(known.restore(number, tree, pages)?);
         }
-        let restored = objects::restore(self, facts, &image.open, &files)?;
+        let restored = objects::restore(self, facts, &image.open, &files, from)?;
         let file = |number: u32| {
             let index = usize::try_from(number).unwrap_or(usize::MAX);
             restored.get(index).ok_or(ImageError::Invalid("a descriptor of no file"))

@@ -187,6 +187,7 @@ fn files(grants: &[Grant], overlay: bool) -> Files {
         private_bytes: PRIVATE_BYTES,
         functions: Vec::new(),
         overlay,
+        checkpoints: None,
     };
     let (view, start) = layout.build().unwrap();
     Files::new(view, Descriptors::empty(), &start).unwrap()
