@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use cairn_abi::CheckpointId;
 use cairn_store::Level;
+use nix::errno::Errno;
 
 use super::door::{Door, Gone};
 use super::files::TakenFiles;
@@ -16,7 +17,7 @@ use super::pages::Pages;
 use super::saved::{self, SavedConfig, SavedError};
 use super::take::{Source, TakeError, Taken, Untaken};
 use crate::guest::app::files::Request;
-use crate::store::Sink;
+use crate::store::{Sink, SinkError};
 
 /// Between two looks at whether a checkpoint is committed; being told of it ends the wait.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -75,7 +76,18 @@ pub(super) enum Failed {
     Saved(#[from] SavedError),
     /// It couldn't be written, as the log says.
     #[error("the store failed")]
-    Store,
+    Store(#[source] Option<Errno>),
+}
+
+impl Failed {
+    /// The store's refusal.
+    fn store(error: SinkError) -> Self {
+        let number = match error {
+            SinkError::Failed(number) => i32::try_from(number).unwrap_or(0),
+            SinkError::NoCheckpoint => 0,
+        };
+        Self::Store((number != 0).then(|| Errno::from_raw(number)))
+    }
 }
 
 impl From<Gone> for Failed {
@@ -219,7 +231,9 @@ impl Checkpointer {
         let begun = Instant::now();
         let (taken, pause) = self.take()?;
         let pages = taken.pages.len() as u64;
-        let id = CheckpointId(self.sink.newest().map_or(0, |id| id.0) + 1);
+        // One that failed is never used again: the sink would say of the new one that it failed.
+        let failed = self.sink.figures().failed;
+        let id = CheckpointId(self.sink.newest().map_or(0, |id| id.0).max(failed) + 1);
         let written = self.write(id, &taken);
         let Taken { pages: buffer, changes, .. } = taken;
         self.pages = buffer;
@@ -305,10 +319,8 @@ impl Checkpointer {
         }
         let before = self.sink.figures().bytes_written;
         // Nobody else has the store, so that nothing has failed since.
-        self.sink.submit(batch, self.level, base).map_err(|_| Failed::Store)?;
-        while self.sink.level_of(id, Some(self.level), PATIENCE).map_err(|_| Failed::Store)?
-            < Some(self.level)
-        {}
+        self.sink.submit(batch, self.level, base).map_err(|_| Failed::Store(None))?;
+        while self.sink.level_of(id, Some(self.level), PATIENCE).map_err(Failed::store)? < Some(self.level) {}
         Ok(self.sink.figures().bytes_written - before)
     }
 

@@ -110,7 +110,8 @@ impl Source {
             if self.tracker.has_regions() {
                 return Err(FreezeError::from(UnfreezableError::Device).into());
             }
-            let image = process.files.image(&mut files)?;
+            process.space.mark_changed_files();
+            let image = process.files.image(&process.space.own_files(), &mut files)?;
             let stdout = if self.has_stdout { Some(position()?) } else { None };
             let pending = process.space.arriving().map(|arriving| arriving.pending()).unwrap_or_default();
             let changes = self.tracker.changes(&backing(&process.space), &pending)?;
@@ -138,6 +139,7 @@ fn backing(space: &AddressSpace) -> RangeMap<u64, Backing> {
     let of = |(range, mapping): (&Range<u64>, &crate::guest::app::mapping::Mapping)| {
         let backing = match mapping.content {
             Content::Device { .. } => return None,
+            _ if mapping.shows().is_some() => Backing::Shown,
             Content::File { bytes: FileBytes::Private | FileBytes::Shared, .. } => Backing::File,
             _ => Backing::Memory,
         };

@@ -19,6 +19,7 @@ use super::{
         host::reopen,
         status::Status,
     },
+    BLOCK_BYTES,
     file::{MemoryFile, Part, Reserved},
     space,
 };
@@ -158,6 +159,22 @@ impl MemoryHandle {
             blocks.modified = true;
         }
         Ok(map(self.fd.as_fd()))
+    }
+
+    /// Whether the monitor has descriptors left, should this one be held for longer than the guest has it open.
+    ///
+    /// # Errors
+    /// `ENFILE`.
+    pub fn check_descriptors(&self) -> Answer<()> {
+        if self.file.budget().leaves_descriptors(&self.fd) { Ok(()) } else { Err(Errno::ENFILE) }
+    }
+
+    /// The bytes that changed since they were last given to an image, but for those that a mapping may have
+    /// changed.
+    #[must_use]
+    pub fn changed(&self) -> Vec<Range<u64>> {
+        let blocks = self.file.blocks();
+        blocks.changed().map(|blocks| blocks.start * BLOCK_BYTES..blocks.end * BLOCK_BYTES).collect()
     }
 
     /// lseek.

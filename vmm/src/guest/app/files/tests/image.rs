@@ -52,7 +52,7 @@ impl Pages {
     /// An image, as it would be read from a store, and how many pages it took.
     pub(super) fn take(&mut self, world: &mut World) -> (FilesImage, usize) {
         let before = self.given.get();
-        let image = world.files.image(self).unwrap();
+        let image = world.files.image(&[], self).unwrap();
         self.incremental = true;
         (image, self.given.get() - before)
     }
@@ -339,6 +339,6 @@ proptest! {
         let _ = new.make_directory("/rw/other");
         let records = tempfile::tempdir().unwrap();
         let _ = new.files.publish(records.path());
-        let _ = new.files.image(&mut Pages::default());
+        let _ = new.files.image(&[], &mut Pages::default());
     }
 }

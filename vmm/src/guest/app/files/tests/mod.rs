@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod escapes;
+mod fork_point;
 mod hostile;
 mod image;
 mod layout;
