@@ -110,7 +110,8 @@ impl Source {
             if self.tracker.has_regions() {
                 return Err(FreezeError::from(UnfreezableError::Device).into());
             }
-            process.space.mark_changed_files();
+            let failed = |source| ImageError::Host { what: "what changed of a file".to_owned(), source };
+            process.space.mark_changed_files().map_err(failed)?;
             let image = process.files.image(&process.space.own_files(), &mut files)?;
             let stdout = if self.has_stdout { Some(position()?) } else { None };
             let pending = process.space.arriving().map(|arriving| arriving.pending()).unwrap_or_default();

@@ -74,7 +74,10 @@ impl AddressSpace {
 
     /// Counts as changed what private mappings show of files whose bytes changed since they were last given to an
     /// image: stores that the program made elsewhere.
-    pub fn mark_changed_files(&self) {
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn mark_changed_files(&self) -> Result<(), Errno> {
         for (range, mapping) in self.mappings.iter() {
             let Content::File { delta, bytes: FileBytes::Private, own: Some(OwnFile(file)), .. } =
                 &mapping.content
@@ -83,12 +86,13 @@ impl AddressSpace {
             };
             let Object::Memory(handle) = file.object() else { continue };
             let shown = delta.wrapping_add(range.start)..delta.wrapping_add(range.end);
-            for changed in handle.changed() {
+            for changed in handle.changed()? {
                 let (start, end) = (changed.start.max(shown.start), changed.end.min(shown.end));
                 if start < end {
                     self.memory.renew(&(start.wrapping_sub(*delta)..end.wrapping_sub(*delta)));
                 }
             }
         }
+        Ok(())
     }
 }

@@ -123,11 +123,6 @@ impl Blocks {
         fits.then(|| self.own.insert(blocks))
     }
 
-    /// Blocks that calls changed since the last image.
-    pub(super) fn changed(&self) -> impl Iterator<Item = &Range<u64>> {
-        self.changed.iter()
-    }
-
     /// Blocks that an image must be given: all that a mapping may have changed, and those that were.
     pub(super) fn news(&self, size: u64) -> Vec<Range<u64>> {
         if self.mapped { self.own(size) } else { self.changed.iter().cloned().collect() }

@@ -169,12 +169,14 @@ impl MemoryHandle {
         if self.file.budget().leaves_descriptors(&self.fd) { Ok(()) } else { Err(Errno::ENFILE) }
     }
 
-    /// The bytes that changed since they were last given to an image, but for those that a mapping may have
-    /// changed.
-    #[must_use]
-    pub fn changed(&self) -> Vec<Range<u64>> {
-        let blocks = self.file.blocks();
-        blocks.changed().map(|blocks| blocks.start * BLOCK_BYTES..blocks.end * BLOCK_BYTES).collect()
+    /// The bytes that changed since they were last given to an image, or may have by a mapping.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn changed(&self) -> Answer<Vec<Range<u64>>> {
+        let size = self.file.size()?;
+        let news = self.file.blocks().news(size);
+        Ok(news.into_iter().map(|blocks| blocks.start * BLOCK_BYTES..blocks.end * BLOCK_BYTES).collect())
     }
 
     /// lseek.
