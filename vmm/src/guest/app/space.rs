@@ -24,7 +24,6 @@ use crate::guest::app::mapping::{Content, FileBytes, FileSource, Mapping, Place,
 use crate::kvm::slots::SlotMap;
 use crate::memory::layout::{
     LARGE_PAGE, MMAP_BOTTOM, PAGE, PCI_REGISTERS, STACK_SIZE, STACK_TOP, is_program, round_down, round_up,
-    to_usize,
 };
 use crate::memory::page_table::PageTables;
 use crate::memory::program::ProgramMemory;
@@ -351,8 +350,6 @@ impl AddressSpace {
         let fits = self.charged().checked_add(more).is_some_and(|sum| sum <= self.limit);
         if fits { Ok(()) } else { Err(SpaceError::Memory { limit: self.limit }) }
     }
-
-    /// Each mapping of a page of registers is at the same address, so it goes with the last one.
 
     /// Takes away whatever is in `range`.
     fn release(&mut self, range: &Range<u64>) -> Result<(), SpaceError> {

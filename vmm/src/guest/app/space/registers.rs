@@ -26,6 +26,7 @@ impl AddressSpace {
         Ok(registers)
     }
 
+    /// Each mapping of a page of registers is at the same address, so it goes with the last one.
     pub(super) fn unmap_device(&mut self, range: &Range<u64>) {
         for page in range.clone().step_by(to_usize(PAGE)) {
             match self.mappings.get(&page).cloned() {
