@@ -89,7 +89,7 @@ impl AddressSpace {
             return Err(SpaceError::Host(errno));
         }
         self.memory.renew(&kept);
-        self.mappings.remove(kept);
+        self.strike(kept);
         if let Content::File { delta, .. } = &mut mapping.content {
             *delta = delta.wrapping_add(old.start).wrapping_sub(new.start);
         }
