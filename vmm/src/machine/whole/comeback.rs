@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Lock, PAGE_SIZE, Snapshot, Store};
+use cairn_store::{Batch, Lock, PAGE_SIZE, Snapshot, Store};
 use rangemap::RangeSet;
 
 use super::arrival::{Bringer, Incoming};
 use super::files::StoredFiles;
-use super::saved::{Saved, SavedError};
+use super::saved::{self, Saved, SavedConfig, SavedError};
 use crate::guest::app::cpu::Cpu;
 use crate::guest::app::files::Files;
 use crate::guest::app::image::ThawError;
@@ -24,6 +25,8 @@ use crate::memory::rights::Rights;
 #[derive(Debug)]
 pub(crate) struct Comeback {
     pub(crate) id: CheckpointId,
+    /// When it was taken, by the host's clock then.
+    pub(crate) taken: SystemTime,
     pub(crate) saved: Saved,
     incoming: OnceLock<Arc<Incoming>>,
     snapshot: Arc<Snapshot>,
@@ -37,11 +40,16 @@ impl Comeback {
     /// [`RunError::Saved`], [`RunError::NoCheckpoint`].
     pub(crate) fn open(directory: &Path, at: Option<CheckpointId>) -> Result<Self, RunError> {
         let store = Store::open(directory).map_err(SavedError::from)?;
-        let newest = store.checkpoints().last().map(|checkpoint| checkpoint.id);
+        let found = match at {
+            Some(at) => store.checkpoints().iter().find(|checkpoint| checkpoint.id == at),
+            None => store.checkpoints().last(),
+        };
+        let newest = found.map(|checkpoint| checkpoint.id);
+        let taken = found.map_or(UNIX_EPOCH, |checkpoint| checkpoint.time);
         let id = at.or(newest).ok_or_else(|| RunError::NoCheckpoint { store: directory.to_owned() })?;
         let snapshot = Arc::new(store.snapshot(id).map_err(SavedError::from)?);
         let saved = Saved::read(id, &snapshot)?;
-        Ok(Self { id, saved, incoming: OnceLock::new(), snapshot, directory: directory.to_owned() })
+        Ok(Self { id, taken, saved, incoming: OnceLock::new(), snapshot, directory: directory.to_owned() })
     }
 
     /// Keeps every other process from writing to the store, and so from running the program with further checkpoints.
@@ -50,6 +58,15 @@ impl Comeback {
     /// [`RunError::Saved`] when one does.
     pub(crate) fn lock(&self) -> Result<Lock, RunError> {
         Ok(Lock::take(&self.directory).map_err(SavedError::from)?)
+    }
+
+    /// Puts all that the checkpoint has into `batch`, which was begun on top of it: as if nothing had changed since,
+    /// in a machine of this configuration.
+    ///
+    /// # Errors
+    /// [`SavedError`].
+    pub(super) fn repeat(&self, batch: &mut Batch, config: &SavedConfig) -> Result<(), SavedError> {
+        saved::repeat(batch, config, &self.snapshot)
     }
 
     /// Makes the program's mappings; answers where a vCPU may be started that gets its registers later. Their content

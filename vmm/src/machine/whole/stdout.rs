@@ -5,6 +5,8 @@ use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::sys::stat::fstat;
+use nix::unistd::{Whence, ftruncate, lseek};
 
 /// Why the file isn't the standard output.
 #[derive(Debug, thiserror::Error)]
@@ -47,21 +49,48 @@ pub enum StdoutError {
 /// # Errors
 /// [`StdoutError`].
 pub(crate) fn direct(path: &Path, position: Option<u64>) -> Result<(), StdoutError> {
-    let fail = |source| StdoutError::Write { path: path.to_owned(), source };
     let file = match position {
-        None => File::create(path).map_err(fail)?,
-        Some(position) => cut_back(path, position)?,
+        None => File::create(path).map_err(fail(path))?,
+        Some(position) => open_at(path, position)?,
     };
     nix::unistd::dup2_stdout(&file).map_err(|source| StdoutError::Refused { path: path.to_owned(), source })
 }
 
-fn cut_back(path: &Path, position: u64) -> Result<File, StdoutError> {
-    let fail = |source| StdoutError::Write { path: path.to_owned(), source };
-    let mut file = OpenOptions::new().write(true).open(path).map_err(fail)?;
-    let len = file.metadata().map_err(fail)?.len();
+/// Checks that standard output, which is `path`, can be cut back to `position`.
+///
+/// # Errors
+/// [`StdoutError`].
+pub(crate) fn check_length(path: &Path, position: u64) -> Result<(), StdoutError> {
+    let size = fstat(io::stdout()).map_err(|errno| fail(path)(errno.into()))?.st_size;
+    let len = u64::try_from(size).unwrap_or(0);
     if len < position {
         return Err(StdoutError::TooShort { path: path.to_owned(), len, position });
     }
-    file.set_len(position).and_then(|()| file.seek(SeekFrom::Start(position))).map_err(fail)?;
+    Ok(())
+}
+
+/// Cuts standard output, which is `path`, back to `position`, and goes on writing there.
+///
+/// # Errors
+/// [`StdoutError::Write`].
+pub(crate) fn cut_back(path: &Path, position: u64) -> Result<(), StdoutError> {
+    let to = i64::try_from(position).map_err(|error| fail(path)(io::Error::other(error)))?;
+    ftruncate(io::stdout(), to)
+        .and_then(|()| lseek(io::stdout(), to, Whence::SeekSet))
+        .map_err(|errno| fail(path)(errno.into()))?;
+    Ok(())
+}
+
+fn fail(path: &Path) -> impl Fn(io::Error) -> StdoutError {
+    move |source| StdoutError::Write { path: path.to_owned(), source }
+}
+
+fn open_at(path: &Path, position: u64) -> Result<File, StdoutError> {
+    let mut file = OpenOptions::new().write(true).open(path).map_err(fail(path))?;
+    let len = file.metadata().map_err(fail(path))?.len();
+    if len < position {
+        return Err(StdoutError::TooShort { path: path.to_owned(), len, position });
+    }
+    file.set_len(position).and_then(|()| file.seek(SeekFrom::Start(position))).map_err(fail(path))?;
     Ok(file)
 }
