@@ -41,12 +41,11 @@ Exit status:
 
 Examples:
   cairn run --dir .:rw sqlite3 test.db
-  cairn run --dir .:rw --overlay make            try it, and leave everything as it is
-  cairn run --dir .:rw --overlay=commit ./fix    change all files or none
+  cairn run --dir .:rw --overlay -- sed -i s/teh/the/ a.txt      try it, and leave everything as it is
+  cairn run --dir .:rw --overlay=commit -- sed -i s/teh/the/ *   change all files or, if it fails, none
   cairn run --store ck --every 2s --name job -- python3 long.py
-  cairn ps                                       the guests that are running
-  cairn checkpoint job                           one more checkpoint, now
-  cairn rollback job 7                           back to one, and on from there";
+  cairn checkpoint job                                           one more checkpoint of it, now
+  cairn rollback job 7                                           back to one, and on from there";
 
 /// Options of `cairn run`.
 #[derive(Args, Debug)]

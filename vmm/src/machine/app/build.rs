@@ -95,7 +95,7 @@ fn open_store(config: &AppConfig, comeback: Option<&Comeback>) -> Result<Option<
     let store = storing::start(config.store.as_ref())?;
     if let Some(path) = &config.stdout {
         // Whoever had the store until now may have been writing there.
-        stdout::direct(path, comeback.and_then(|comeback| comeback.saved.stdout()).map(|(_, at)| at))?;
+        stdout::direct(path, comeback.and_then(|comeback| comeback.output.as_ref()))?;
     }
     Ok(store)
 }

@@ -3,7 +3,7 @@
 
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use cairn_abi::CheckpointId;
 
@@ -15,6 +15,7 @@ use crate::kvm::system::System;
 use crate::machine::calls::SharedCalls;
 use crate::machine::control;
 use crate::machine::end::Ended;
+use crate::machine::whole::output::Output;
 use crate::machine::whole::{Comeback, Figures, SavedConfig, chain, stdout};
 
 /// What stays from one machine to the next.
@@ -37,9 +38,11 @@ pub(super) struct Next {
 /// A rollback that isn't over.
 struct Back {
     to: CheckpointId,
+    /// What that is in the store.
+    parent: CheckpointId,
     begun: Instant,
-    /// Where the file of standard output stood.
-    stdout: Option<u64>,
+    /// What the file of standard output is to be.
+    output: Option<Output>,
     answer: Sender<Result<String, String>>,
 }
 
@@ -89,9 +92,9 @@ impl Lives<'_> {
         let (mut next, mut number) = (Box::new(first), 0);
         loop {
             let Next { machine, parent, back } = *next;
-            if let (Some(path), Some(at)) = (&self.config.stdout, back.as_ref().and_then(|back| back.stdout))
-            {
-                stdout::cut_back(path, at)?;
+            let output = back.as_ref().and_then(|back| back.output.as_ref());
+            if let (Some(path), Some(output)) = (&self.config.stdout, output) {
+                stdout::turn_own(path, output)?;
             }
             let calls = Arc::clone(&machine.calls);
             match machine.run(self, number, parent, || back.into_iter().for_each(|back| self.tell(&back)))? {
@@ -112,8 +115,8 @@ impl Lives<'_> {
             };
             let begun = Instant::now();
             match self.go_back(life, to) {
-                Ok((machine, parent, stdout)) => {
-                    let back = Back { to, begun, stdout, answer };
+                Ok((machine, parent, output)) => {
+                    let back = Back { to, parent, begun, output, answer };
                     return Some(Box::new(Next { machine, parent: Some(parent), back: Some(back) }));
                 }
                 Err(error) => {
@@ -128,14 +131,18 @@ impl Lives<'_> {
 
     /// Makes the machine in which the program goes on from `to`, and then ends its run in this one. Whatever can fail
     /// does so before that. Answers what the new machine's memory is in the store, too, and where its output stands.
-    fn go_back(&self, life: &Life, to: CheckpointId) -> Result<(Machine, CheckpointId, Option<u64>), String> {
+    fn go_back(
+        &self,
+        life: &Life,
+        to: CheckpointId,
+    ) -> Result<(Machine, CheckpointId, Option<Output>), String> {
         let (machine, comeback) = self.prepare(life, to).map_err(|error| chain(&error))?;
-        let stdout = comeback.saved.stdout().map(|(_, at)| at);
+        let output = comeback.output.clone();
         let asker = life.asker.as_ref().ok_or("nobody takes its checkpoints")?;
         // Who asks for a checkpoint meanwhile waits for what comes of this.
         self.front.set_life(None);
         match asker.go_back(Arc::new(comeback)) {
-            Ok(parent) => Ok((machine, parent, stdout)),
+            Ok(parent) => Ok((machine, parent, output)),
             Err(refused) => {
                 self.front.set_life(Some(life.clone()));
                 Err(refused.to_string())
@@ -151,8 +158,8 @@ impl Lives<'_> {
         if !comeback.saved.config.is_of_same_program(&SavedConfig::new(self.config, whole)) {
             return Err(RollbackError::OtherProgram(to.0));
         }
-        if let (Some(path), Some((_, at))) = (&self.config.stdout, comeback.saved.stdout()) {
-            stdout::check_length(path, at).map_err(RunError::from)?;
+        if let (Some(path), Some(output)) = (&self.config.stdout, &comeback.output) {
+            stdout::check_own(path, output).map_err(RunError::from)?;
         }
         let machine = Machine::build(self.kvm, self.config, Some(&comeback), life.sink.clone())?;
         Ok((machine, comeback))
@@ -163,6 +170,7 @@ impl Lives<'_> {
         let took = back.begun.elapsed();
         let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
         figures.rollbacks += 1;
+        (figures.newest, figures.taken) = (back.parent.0, Some(SystemTime::now()));
         figures.rollback_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         drop(figures);
         let ms = took.as_secs_f64() * 1000.0;

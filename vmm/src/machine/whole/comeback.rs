@@ -10,6 +10,7 @@ use rangemap::RangeSet;
 
 use super::arrival::{Bringer, Incoming};
 use super::files::StoredFiles;
+use super::output::Output;
 use super::saved::{self, Saved, SavedConfig, SavedError};
 use crate::guest::app::cpu::Cpu;
 use crate::guest::app::files::Files;
@@ -28,6 +29,8 @@ pub(crate) struct Comeback {
     /// When it was taken, by the host's clock then.
     pub(crate) taken: SystemTime,
     pub(crate) saved: Saved,
+    /// What the file of standard output is to be, if there is one.
+    pub(crate) output: Option<Output>,
     incoming: OnceLock<Arc<Incoming>>,
     snapshot: Arc<Snapshot>,
     directory: PathBuf,
@@ -49,7 +52,17 @@ impl Comeback {
         let id = at.or(newest).ok_or_else(|| RunError::NoCheckpoint { store: directory.to_owned() })?;
         let snapshot = Arc::new(store.snapshot(id).map_err(SavedError::from)?);
         let saved = Saved::read(id, &snapshot)?;
-        Ok(Self { id, taken, saved, incoming: OnceLock::new(), snapshot, directory: directory.to_owned() })
+        let length = saved.stdout().map(|(_, length)| length);
+        let output = length.map(|length| Output::of(&store, id, length)).transpose()?;
+        Ok(Self {
+            id,
+            taken,
+            saved,
+            output,
+            incoming: OnceLock::new(),
+            snapshot,
+            directory: directory.to_owned(),
+        })
     }
 
     /// Keeps every other process from writing to the store, and so from running the program with further checkpoints.
@@ -61,12 +74,13 @@ impl Comeback {
     }
 
     /// Puts all that the checkpoint has into `batch`, which was begun on top of it: as if nothing had changed since,
-    /// in a machine of this configuration.
+    /// in a machine of this configuration. What standard output has now, and will lose, goes along.
     ///
     /// # Errors
     /// [`SavedError`].
     pub(super) fn repeat(&self, batch: &mut Batch, config: &SavedConfig) -> Result<(), SavedError> {
-        saved::repeat(batch, config, &self.snapshot)
+        saved::repeat(batch, config, &self.snapshot)?;
+        self.output.iter().try_for_each(|output| output.note(batch))
     }
 
     /// Makes the program's mappings; answers where a vCPU may be started that gets its registers later. Their content

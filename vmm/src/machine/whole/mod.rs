@@ -10,6 +10,7 @@ mod checkpointer;
 mod comeback;
 mod door;
 mod files;
+pub(crate) mod output;
 mod pages;
 mod saved;
 pub(crate) mod stdout;

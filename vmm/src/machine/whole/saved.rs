@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::files::object_name;
+use super::output::{OutputError, is_of_turn};
 use super::take::Taken;
 use crate::guest::app::files::{FilesImage, Grant};
 use crate::guest::app::image::{FrozenCpu, FrozenProcess, VERSION};
@@ -98,6 +99,9 @@ pub enum SavedError {
         /// The checkpoint's.
         found: u32,
     },
+    /// The file of standard output.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// Not a text.
     #[error("the checkpoint's arguments make no sense")]
     Arguments,
@@ -166,11 +170,12 @@ impl SavedConfig {
         })
     }
 
-    /// Whether what was run is the same, with the same files in sight.
+    /// Whether what was run is the same, with the same files in sight, and standard output in one or not.
     pub(crate) fn is_of_same_program(&self, other: &Self) -> bool {
         let what = |config: &Self| {
-            let Self { program, arguments, environment, memory, grants, directory, .. } = config.clone();
-            (program, arguments, environment, memory, grants, directory)
+            let Self { program, arguments, environment, memory, grants, directory, stdout, .. } =
+                config.clone();
+            (program, arguments, environment, memory, grants, directory, stdout.is_some())
         };
         what(self) == what(other)
     }
@@ -240,10 +245,10 @@ pub(super) fn write(batch: &mut Batch, config: &SavedConfig, taken: &Taken) -> R
 /// [`SavedError`].
 pub(super) fn repeat(batch: &mut Batch, config: &SavedConfig, snapshot: &Snapshot) -> Result<(), SavedError> {
     section(batch, PROGRAM, config)?;
-    for (name, _) in snapshot.sections().filter(|(name, _)| *name != PROGRAM) {
+    for (name, _) in snapshot.sections().filter(|(name, _)| *name != PROGRAM && !is_of_turn(name)) {
         batch.section(name, snapshot.section(name)?.unwrap_or_default())?;
     }
-    for object in snapshot.objects() {
+    for object in snapshot.objects().iter().filter(|object| !is_of_turn(object.name.as_str())) {
         batch.object(object.clone())?;
     }
     Ok(())

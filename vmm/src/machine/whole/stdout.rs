@@ -2,11 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::stat::fstat;
-use nix::unistd::{Whence, ftruncate, lseek};
+
+use super::output::Output;
 
 /// Why the file isn't the standard output.
 #[derive(Debug, thiserror::Error)]
@@ -43,54 +45,60 @@ pub enum StdoutError {
     },
 }
 
-/// Makes `path` the standard output of this process: from its beginning, or cut back to `position`. What is behind that
-/// is lost, so that nobody else may be writing there.
+/// Makes `path` the standard output of this process: from its beginning, or as `output` says. What is behind that is
+/// lost, so that nobody else may be writing there.
 ///
 /// # Errors
 /// [`StdoutError`].
-pub(crate) fn direct(path: &Path, position: Option<u64>) -> Result<(), StdoutError> {
-    let file = match position {
+pub(crate) fn direct(path: &Path, output: Option<&Output>) -> Result<(), StdoutError> {
+    let file = match output {
         None => File::create(path).map_err(fail(path))?,
-        Some(position) => open_at(path, position)?,
+        Some(output) => {
+            let file = OpenOptions::new().write(true).open(path).map_err(fail(path))?;
+            check(path, &file, output)?;
+            turn(path, &file, output)?;
+            file
+        }
     };
     nix::unistd::dup2_stdout(&file).map_err(|source| StdoutError::Refused { path: path.to_owned(), source })
 }
 
-/// Checks that standard output, which is `path`, can be cut back to `position`.
+/// Checks that standard output, which is `path`, can be made what `output` says.
 ///
 /// # Errors
 /// [`StdoutError`].
-pub(crate) fn check_length(path: &Path, position: u64) -> Result<(), StdoutError> {
-    let size = fstat(io::stdout()).map_err(|errno| fail(path)(errno.into()))?.st_size;
-    let len = u64::try_from(size).unwrap_or(0);
-    if len < position {
-        return Err(StdoutError::TooShort { path: path.to_owned(), len, position });
+pub(crate) fn check_own(path: &Path, output: &Output) -> Result<(), StdoutError> {
+    check(path, &own(path)?, output)
+}
+
+/// Makes standard output, which is `path`, what `output` says, and goes on writing at its end.
+///
+/// # Errors
+/// [`StdoutError::Write`].
+pub(crate) fn turn_own(path: &Path, output: &Output) -> Result<(), StdoutError> {
+    turn(path, &own(path)?, output)
+}
+
+fn own(path: &Path) -> Result<File, StdoutError> {
+    io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(fail(path))
+}
+
+fn check(path: &Path, file: &File, output: &Output) -> Result<(), StdoutError> {
+    let len = file.metadata().map_err(fail(path))?.len();
+    if len < output.start {
+        return Err(StdoutError::TooShort { path: path.to_owned(), len, position: output.start });
     }
     Ok(())
 }
 
-/// Cuts standard output, which is `path`, back to `position`, and goes on writing there.
-///
-/// # Errors
-/// [`StdoutError::Write`].
-pub(crate) fn cut_back(path: &Path, position: u64) -> Result<(), StdoutError> {
-    let to = i64::try_from(position).map_err(|error| fail(path)(io::Error::other(error)))?;
-    ftruncate(io::stdout(), to)
-        .and_then(|()| lseek(io::stdout(), to, Whence::SeekSet))
-        .map_err(|errno| fail(path)(errno.into()))?;
+fn turn(path: &Path, mut file: &File, output: &Output) -> Result<(), StdoutError> {
+    file.write_all_at(&output.put, output.start)
+        .and_then(|()| file.set_len(output.length()))
+        .and_then(|()| file.seek(SeekFrom::Start(output.length())))
+        .map_err(fail(path))?;
     Ok(())
 }
 
 fn fail(path: &Path) -> impl Fn(io::Error) -> StdoutError {
     move |source| StdoutError::Write { path: path.to_owned(), source }
-}
-
-fn open_at(path: &Path, position: u64) -> Result<File, StdoutError> {
-    let mut file = OpenOptions::new().write(true).open(path).map_err(fail(path))?;
-    let len = file.metadata().map_err(fail(path))?.len();
-    if len < position {
-        return Err(StdoutError::TooShort { path: path.to_owned(), len, position });
-    }
-    file.set_len(position).and_then(|()| file.seek(SeekFrom::Start(position))).map_err(fail(path))?;
-    Ok(file)
 }
