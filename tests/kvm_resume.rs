@@ -185,6 +185,16 @@ fn python_computes_on() {
 }
 
 #[test]
+fn programs_that_replace_each_other_go_on() {
+    const PERL: &str = "/usr/bin/perl";
+    let program = "$| = 1; my ($n, $code) = @ARGV; print \"$n\\n\"; select(undef, undef, undef, 0.01); \
+                   exec '/usr/bin/perl', '-e', $code, $n - 1, $code if $n";
+    if is_there(PERL) {
+        goes_on(&[PERL, "-e", program, "60", program], &Trial { every: "20ms", kills: 8, within: 100 });
+    }
+}
+
+#[test]
 fn sqlite_goes_on_in_memory() {
     if !is_there("/usr/bin/sqlite3") {
         return;

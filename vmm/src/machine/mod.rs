@@ -1,7 +1,6 @@
 //! Whole machines: from a configuration to a program's end.
 
 pub mod app;
-mod auxiliary;
 mod bare;
 pub mod calls;
 pub mod control;

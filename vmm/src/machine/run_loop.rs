@@ -114,6 +114,7 @@ impl RunLoop {
         }
         match flow {
             Flow::Answer(answer) => self.cpu.answer(raw(answer), segments)?,
+            Flow::Began(entry) => self.cpu.begin(entry)?,
             Flow::Exit(status) => return Ok(Some(End::Exited(status))),
             Flow::Killed(signal) => return Ok(Some(End::Killed(signal))),
         }

@@ -7,6 +7,7 @@
 mod arriving;
 mod frozen;
 mod moves;
+mod registers;
 
 pub use arriving::{Arrival, Arriving};
 pub use frozen::UnfreezableError;
@@ -176,24 +177,6 @@ impl AddressSpace {
         self.enter(range, mapping)
     }
 
-    /// Maps the registers at `offset` of the PCI functions' span, where they are: a program can't
-    /// choose.
-    ///
-    /// # Errors
-    /// [`SpaceError::Range`] when there are no registers there or the rights include execution.
-    pub fn map_device(&mut self, registers: Range<u64>, rights: Rights) -> Result<Range<u64>, SpaceError> {
-        let inside = PCI_REGISTERS.start <= registers.start && registers.end <= PCI_REGISTERS.end;
-        if !inside || registers.is_empty() || rights.execute {
-            return Err(SpaceError::Range);
-        }
-        for page in registers.clone().step_by(to_usize(PAGE)) {
-            self.tables.map_device(page, true);
-            let times = self.times_mapped(page).saturating_add(1);
-            self.mappings.insert(page..page + PAGE, Mapping::new(rights, Content::Device { times }));
-        }
-        Ok(registers)
-    }
-
     /// Unmaps whatever is in `range`.
     ///
     /// # Errors
@@ -214,6 +197,19 @@ impl AddressSpace {
             self.check_count()?;
         }
         self.release(range)
+    }
+
+    /// Unmaps everything, as for another program.
+    ///
+    /// # Errors
+    /// [`SpaceError`]; a part may be unmapped then.
+    pub fn clear(&mut self) -> Result<(), SpaceError> {
+        while let Some((range, _)) = self.mappings.iter().next() {
+            let range = range.clone();
+            self.unmap(&range)?;
+        }
+        self.heap = 0..0;
+        Ok(())
     }
 
     /// Changes the rights on all of `range`.
@@ -357,27 +353,6 @@ impl AddressSpace {
     }
 
     /// Each mapping of a page of registers is at the same address, so it goes with the last one.
-    fn unmap_device(&mut self, range: &Range<u64>) {
-        for page in range.clone().step_by(to_usize(PAGE)) {
-            match self.mappings.get(&page).cloned() {
-                Some(mapping) if 1 < self.times_mapped(page) => {
-                    let content = Content::Device { times: self.times_mapped(page) - 1 };
-                    self.mappings.insert(page..page + PAGE, Mapping { content, ..mapping });
-                }
-                _ => {
-                    self.tables.map(&(page..page + PAGE), Rights::NONE, false);
-                    self.mappings.remove(page..page + PAGE);
-                }
-            }
-        }
-    }
-
-    fn times_mapped(&self, page: u64) -> u32 {
-        match self.mappings.get(&page) {
-            Some(Mapping { content: Content::Device { times }, .. }) => *times,
-            _ => 0,
-        }
-    }
 
     /// Takes away whatever is in `range`.
     fn release(&mut self, range: &Range<u64>) -> Result<(), SpaceError> {

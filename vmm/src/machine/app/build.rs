@@ -49,7 +49,7 @@ impl Machine {
         let Bare { vm, slots, system, mut space, root } = Bare::build(kvm, config.memory, tracking.log)?;
         let memory = Arc::clone(space.memory());
         let mut bringer = None;
-        let (entry, stack) = match comeback {
+        let entry = match comeback {
             Some(comeback) => {
                 let start = comeback.map(&mut space)?;
                 bringer = comeback.bring()?;
@@ -57,7 +57,7 @@ impl Machine {
             }
             None => load(&mut space, config)?,
         };
-        let mut cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry, stack)?;
+        let mut cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry)?;
         let freezer = copier::freezer();
         let parts = TrackerParts {
             slots: Arc::clone(&slots),

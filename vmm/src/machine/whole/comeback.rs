@@ -16,6 +16,7 @@ use crate::guest::app::cpu::Cpu;
 use crate::guest::app::files::Files;
 use crate::guest::app::image::ThawError;
 use crate::guest::app::process::{Process, Segments};
+use crate::guest::app::program::Entry;
 use crate::guest::app::space::AddressSpace;
 use crate::machine::app::RunError;
 use crate::memory::layout::PAGE;
@@ -88,7 +89,7 @@ impl Comeback {
     ///
     /// # Errors
     /// [`RunError::Thaw`], [`RunError::Saved`].
-    pub(crate) fn map(&self, space: &mut AddressSpace) -> Result<(u64, u64), RunError> {
+    pub(crate) fn map(&self, space: &mut AddressSpace) -> Result<Entry, RunError> {
         space.thaw(&self.saved.process.space)?;
         let mappings = self.saved.process.space.mappings.iter();
         let spans = mappings.map(|mapping| mapping.start..mapping.end).collect();
@@ -102,7 +103,7 @@ impl Comeback {
                 self.read_all(space.memory())?;
             }
         }
-        Ok((0, 0))
+        Ok(Entry { instruction: 0, stack: 0 })
     }
 
     fn read_all(&self, memory: &ProgramMemory) -> Result<(), RunError> {
