@@ -10,6 +10,7 @@ pub mod engine_probe;
 pub mod helpers;
 pub mod host_costs;
 pub mod linux;
+pub mod name;
 pub mod poll_policy;
 pub mod poller;
 pub mod probe;

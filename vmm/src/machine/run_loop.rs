@@ -63,11 +63,11 @@ impl RunLoop {
         self
     }
 
-    /// Runs the program to its end.
+    /// Runs the program to its end; None if its thread was let out at the door before.
     ///
     /// # Errors
     /// [`RunError::Kvm`] and [`RunError::Stuck`] when KVM can't go on.
-    pub fn run(mut self) -> Result<Ended, RunError> {
+    pub fn run(mut self) -> Result<Option<Ended>, RunError> {
         let door = self.door.clone();
         if let Some(door) = &door {
             door.enter();
@@ -79,13 +79,18 @@ impl RunLoop {
         ended
     }
 
-    fn run_to_end(&mut self) -> Result<Ended, RunError> {
+    fn run_to_end(&mut self) -> Result<Option<Ended>, RunError> {
         loop {
             let event = self.cpu.run(&mut |address, data| self.bus.read(address, data))?;
             self.calls.count();
+            if let (Event::Interrupted, Some(door)) = (&event, &self.door)
+                && !door.pass(&self.cpu)?
+            {
+                return Ok(None);
+            }
             if let Some(end) = self.handle(event)? {
                 let refused = self.calls.with(|process| std::mem::take(&mut process.refused));
-                return Ok(Ended { end, refused });
+                return Ok(Some(Ended { end, refused }));
             }
         }
     }
@@ -106,13 +111,7 @@ impl RunLoop {
                 self.unit.with(Unit::empty_log)?;
                 Ok(None)
             }
-            Event::Nothing => Ok(None),
-            Event::Interrupted => {
-                if let Some(door) = &self.door {
-                    door.pass(&self.cpu)?;
-                }
-                Ok(None)
-            }
+            Event::Nothing | Event::Interrupted => Ok(None),
             Event::Failed { failure: Failure::Emulation, instruction } if self.is_sysenter(instruction) => {
                 let what = "executed an invalid instruction".to_owned();
                 let instruction = (instruction, self.mapped(instruction));
