@@ -73,7 +73,7 @@ fn open(flags: i32) -> Result<File> {
     Ok(OpenOptions::new().read(true).write(true).custom_flags(flags).open(PATH)?)
 }
 
-fn refused(result: std::io::Result<usize>, errno: i32) -> Result<()> {
+fn refused(result: &std::io::Result<usize>, errno: i32) -> Result<()> {
     let told = result.as_ref().err().and_then(std::io::Error::raw_os_error);
     ensure!(told == Some(errno), "{result:?} is not error {errno}");
     Ok(())
@@ -95,15 +95,15 @@ fn read(mut file: &File) -> Result<String> {
 fn file() -> Result<()> {
     let mut file = open(0)?;
     for garbage in [&b"checkpoint"[..], b"CHECKPOINT\n", b"checkpoint\n\n", b"\n", b"\xff", &[0; 5000]] {
-        refused(file.write(garbage), libc::EINVAL)?;
+        refused(&file.write(garbage), libc::EINVAL)?;
     }
     ensure!(read(&file)?.is_empty() && wait_for(&file, 0), "there is something without a request");
     ensure!(file.write(REQUEST)? == REQUEST.len());
-    refused(file.write(REQUEST), libc::EBUSY)?;
+    refused(&file.write(REQUEST), libc::EBUSY)?;
     // Byte by byte, and a second request only when all is read.
     let mut first = [0];
     file.read_exact(&mut first)?;
-    refused(file.write(REQUEST), libc::EBUSY)?;
+    refused(&file.write(REQUEST), libc::EBUSY)?;
     let line = format!("{}{}", char::from(first[0]), read(&file)?);
     ensure!(line.starts_with("taken ") && line.ends_with('\n') && read(&file)?.is_empty(), "{line:?}");
     // One that doesn't wait, and poll, which does.
@@ -122,7 +122,7 @@ fn file() -> Result<()> {
     }
     ensure!(matches!(fork_point()?, ForkPoint::Taken(_)));
     let blind = OpenOptions::new().write(true).create(true).truncate(true).open(PATH)?;
-    refused((&blind).read(&mut first), libc::EBADF)?;
+    refused(&(&blind).read(&mut first), libc::EBADF)?;
     say("done");
     Ok(())
 }
