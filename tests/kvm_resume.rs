@@ -214,15 +214,16 @@ fn goes_on_with_files(prepare: impl Fn(&Path), program: &[&str], trial: &Trial<'
     panic!("{program:?} ended before it was killed, always");
 }
 
-/// A file that was there, one that wasn't, and one in memory.
+/// A file that was there, one that wasn't, and one in memory that has no name any more.
 #[test]
 fn mappings_of_files_show_what_is_written_to_them() {
     let program = guest("guest-resume");
     let prepare = |directory: &Path| fs::write(directory.join("there"), vec![0; 20 * 4096]).unwrap();
     let trial = Trial { options: &OVERLAY, ..Trial::new("15ms", kills(10), 80) };
+    let private = format!("/tmp/cairn-coherent-{}", std::process::id());
     goes_on_with_files(
         prepare,
-        &[program.to_str().unwrap(), "coherent", "300", "granted/there", "granted/new", "/tmp/private"],
+        &[program.to_str().unwrap(), "coherent", "300", "granted/there", "granted/new", &private],
         &trial,
     );
 }

@@ -68,11 +68,16 @@ impl Subject {
         file.set_len((PAGES * PAGE) as u64).ok()?;
         let read_only = File::open(path).ok()?;
         let rights = libc::PROT_READ | libc::PROT_WRITE;
+        let detached = Mapped::new(&File::open(path).ok()?, libc::PROT_READ, libc::MAP_SHARED)?;
+        if path.starts_with("/tmp") {
+            // One without a name.
+            std::fs::remove_file(path).ok()?;
+        }
         Some(Self {
             readable: Mapped::new(&read_only, libc::PROT_READ, libc::MAP_SHARED)?,
             writable: Mapped::new(&file, rights, libc::MAP_SHARED)?,
             private: Mapped::new(&read_only, libc::PROT_READ, libc::MAP_PRIVATE)?,
-            detached: Mapped::new(&File::open(path).ok()?, libc::PROT_READ, libc::MAP_SHARED)?,
+            detached,
             values: vec![0; PAGES],
             seen: vec![0; PAGES],
             file,
