@@ -5,8 +5,10 @@
 //! it), and the plain spans that other threads read memory by.
 
 mod arriving;
+mod devices;
 mod frozen;
 mod moves;
+mod own_files;
 
 pub use arriving::{Arrival, Arriving};
 pub use frozen::UnfreezableError;
@@ -23,7 +25,6 @@ use crate::guest::app::mapping::{Content, FileBytes, FileSource, Mapping, Place,
 use crate::kvm::slots::SlotMap;
 use crate::memory::layout::{
     LARGE_PAGE, MMAP_BOTTOM, PAGE, PCI_REGISTERS, STACK_SIZE, STACK_TOP, is_program, round_down, round_up,
-    to_usize,
 };
 use crate::memory::page_table::PageTables;
 use crate::memory::program::ProgramMemory;
@@ -48,6 +49,8 @@ pub struct AddressSpace {
     slots: Arc<Mutex<SlotMap>>,
     tables: PageTables,
     mappings: RangeMap<u64, Mapping>,
+    /// How often `mappings` changed, or the page tables without it.
+    changes: u64,
     heap: Range<u64>,
     limit: u64,
     owner: Option<Box<dyn RegionOwner>>,
@@ -78,6 +81,7 @@ impl AddressSpace {
             slots,
             tables,
             mappings: RangeMap::new(),
+            changes: 0,
             heap: 0..0,
             limit,
             owner: None,
@@ -110,6 +114,12 @@ impl AddressSpace {
     #[must_use]
     pub fn mapping(&self, address: u64) -> Option<(&Range<u64>, &Mapping)> {
         self.mappings.get_key_value(&address)
+    }
+
+    /// How often mappings changed. As long as it stays, so do the page tables.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Bytes of private memory that the program may have.
@@ -167,31 +177,14 @@ impl AddressSpace {
         let range = self.place(place, PAGE)?;
         let delta = source.offset.wrapping_sub(range.start);
         let bytes = if shared { FileBytes::Shared } else { FileBytes::Private };
-        let mapping = Mapping::new(rights, Content::File { path: source.path, delta, bytes });
+        let mapping =
+            Mapping::new(rights, Content::File { path: source.path, delta, bytes, own: source.own });
         let offset = i64::try_from(source.offset).map_err(|_| SpaceError::Range)?;
         self.admit(&range, &mapping)?;
         self.release(&range)?;
         let placed = self.memory.window().place_file(range.clone(), rights.host(), shared, file, offset);
         placed.map_err(SpaceError::Host)?;
         self.enter(range, mapping)
-    }
-
-    /// Maps the registers at `offset` of the PCI functions' span, where they are: a program can't
-    /// choose.
-    ///
-    /// # Errors
-    /// [`SpaceError::Range`] when there are no registers there or the rights include execution.
-    pub fn map_device(&mut self, registers: Range<u64>, rights: Rights) -> Result<Range<u64>, SpaceError> {
-        let inside = PCI_REGISTERS.start <= registers.start && registers.end <= PCI_REGISTERS.end;
-        if !inside || registers.is_empty() || rights.execute {
-            return Err(SpaceError::Range);
-        }
-        for page in registers.clone().step_by(to_usize(PAGE)) {
-            self.tables.map_device(page, true);
-            let times = self.times_mapped(page).saturating_add(1);
-            self.mappings.insert(page..page + PAGE, Mapping::new(rights, Content::Device { times }));
-        }
-        Ok(registers)
     }
 
     /// Unmaps whatever is in `range`.
@@ -214,6 +207,19 @@ impl AddressSpace {
             self.check_count()?;
         }
         self.release(range)
+    }
+
+    /// Unmaps everything, as for another program.
+    ///
+    /// # Errors
+    /// [`SpaceError`]; a part may be unmapped then.
+    pub fn clear(&mut self) -> Result<(), SpaceError> {
+        while let Some((range, _)) = self.mappings.iter().next() {
+            let range = range.clone();
+            self.unmap(&range)?;
+        }
+        self.heap = 0..0;
+        Ok(())
     }
 
     /// Changes the rights on all of `range`.
@@ -292,13 +298,8 @@ impl AddressSpace {
         rights: Rights,
         content: Content,
     ) -> Result<Range<u64>, SpaceError> {
-        let len = match &place {
-            Place::Exactly(range) | Place::IfFree(range) | Place::Near(range) => {
-                range.end.saturating_sub(range.start)
-            }
-            Place::Anywhere(len) => *len,
-        };
-        let range = self.place(place, align_for(len))?;
+        let align = align_for(place.length());
+        let range = self.place(place, align)?;
         let mapping = Mapping::new(rights, content);
         self.admit(&range, &mapping)?;
         self.release(&range)?;
@@ -356,27 +357,16 @@ impl AddressSpace {
         if fits { Ok(()) } else { Err(SpaceError::Memory { limit: self.limit }) }
     }
 
-    /// Each mapping of a page of registers is at the same address, so it goes with the last one.
-    fn unmap_device(&mut self, range: &Range<u64>) {
-        for page in range.clone().step_by(to_usize(PAGE)) {
-            match self.mappings.get(&page).cloned() {
-                Some(mapping) if 1 < self.times_mapped(page) => {
-                    let content = Content::Device { times: self.times_mapped(page) - 1 };
-                    self.mappings.insert(page..page + PAGE, Mapping { content, ..mapping });
-                }
-                _ => {
-                    self.tables.map(&(page..page + PAGE), Rights::NONE, false);
-                    self.mappings.remove(page..page + PAGE);
-                }
-            }
-        }
+    /// Has `range` in the list of mappings.
+    fn list(&mut self, range: Range<u64>, mapping: Mapping) {
+        self.changes += 1;
+        self.mappings.insert(range, mapping);
     }
 
-    fn times_mapped(&self, page: u64) -> u32 {
-        match self.mappings.get(&page) {
-            Some(Mapping { content: Content::Device { times }, .. }) => *times,
-            _ => 0,
-        }
+    /// Takes `range` from the list of mappings.
+    fn strike(&mut self, range: Range<u64>) {
+        self.changes += 1;
+        self.mappings.remove(range);
     }
 
     /// Takes away whatever is in `range`.
@@ -392,13 +382,14 @@ impl AddressSpace {
             return Err(SpaceError::Host(errno));
         }
         self.memory.renew(range);
-        self.mappings.remove(range.clone());
+        self.strike(range.clone());
         self.settle()
     }
 
     /// After a change of the window that the host refused: the page tables and the plain spans say again
     /// what the list of mappings says.
     fn reinstate(&mut self, range: &Range<u64>) {
+        self.changes += 1;
         for (piece, mapping) in self.mappings.overlapping(range) {
             let piece = clip(piece, range);
             self.tables.map(&piece, mapping.rights, mapping.is_memory());
@@ -429,7 +420,7 @@ impl AddressSpace {
         if mapping.is_plain() {
             self.memory.plain_mut().insert(range.clone());
         }
-        self.mappings.insert(range.clone(), mapping);
+        self.list(range.clone(), mapping);
         self.settle()?;
         Ok(range)
     }
@@ -468,7 +459,7 @@ impl AddressSpace {
         if mapping.is_plain() {
             self.memory.plain_mut().insert(piece.clone());
         }
-        self.mappings.insert(piece.clone(), mapping);
+        self.list(piece.clone(), mapping);
         Ok(())
     }
 

@@ -14,18 +14,17 @@ use crate::devices::bus::Bus;
 use crate::devices::checkpoint::device::IDENTITY;
 use crate::devices::checkpoint::{AddressSpace as SpaceId, CheckpointDevice, Limits};
 use crate::guest::app::cpu::Cpu;
-use crate::guest::app::files::{Descriptors, Files, Layout, SharedPci, resume};
+use crate::guest::app::files::{Descriptors, Files, Layout, SharedPci, WholeCheckpoints, resume};
 use crate::guest::app::process::Process;
 use crate::kvm::system::System;
 use crate::machine::bare::Bare;
 use crate::machine::calls::SharedCalls;
 use crate::machine::host_costs::HostFigures;
 use crate::machine::poll_policy::PollPolicy;
-use crate::machine::status::About;
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::tracking::{TrackerMode, Tracking};
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegions, UnitRegisters};
-use crate::machine::whole::{Comeback, stdout};
+use crate::machine::whole::{self, Comeback, stdout};
 use crate::machine::{copier, helpers, poller, random, storing};
 use crate::store::{Owner, SAVER_PATIENCE, Saver, Sink};
 use crate::virtio::PciFunction;
@@ -35,10 +34,13 @@ use crate::virtio::PciFunction;
 const PRIVATE_FILES: u64 = 2;
 
 impl Machine {
+    /// A machine whose program starts, or comes back from `comeback`. In a process that had one before, the store stays
+    /// `store`, and standard output is left as it is.
     pub(super) fn build(
         kvm: &System,
         config: &AppConfig,
         comeback: Option<&Comeback>,
+        store: Option<Arc<Sink>>,
     ) -> Result<Self, RunError> {
         // KVM has no ring for memory without a session.
         let tracker = if config.whole.is_some() { TrackerMode::Bitmap } else { config.tracker };
@@ -47,7 +49,7 @@ impl Machine {
         let Bare { vm, slots, system, mut space, root } = Bare::build(kvm, config.memory, tracking.log)?;
         let memory = Arc::clone(space.memory());
         let mut bringer = None;
-        let (entry, stack) = match comeback {
+        let entry = match comeback {
             Some(comeback) => {
                 let start = comeback.map(&mut space)?;
                 bringer = comeback.bring()?;
@@ -55,7 +57,7 @@ impl Machine {
             }
             None => load(&mut space, config)?,
         };
-        let mut cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry, stack)?;
+        let mut cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry)?;
         let freezer = copier::freezer();
         let parts = TrackerParts {
             slots: Arc::clone(&slots),
@@ -66,16 +68,17 @@ impl Machine {
             costs: tracking.costs,
             log_costs: tracking.log_costs,
         };
-        let store = storing::start(config.store.as_ref())?;
-        if let Some(path) = &config.stdout {
-            // Whoever had the store until now may have been writing there.
-            stdout::direct(path, comeback.and_then(|comeback| comeback.saved.stdout()).map(|(_, at)| at))?;
-        }
+        let store = match store {
+            Some(store) => Some(store),
+            None => open_store(config, comeback)?,
+        };
         let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root), store.clone())?));
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         space.set_region_owner(Box::new(UnitRegions(Arc::clone(&unit))));
-        let files = files(config, &unit)?;
+        let orders = config.whole.as_ref().map(|_| whole::orders());
+        let asker = orders.as_ref().map(|(asker, _)| asker.clone());
+        let files = files(config, &unit, whole::for_program(asker, comeback.is_some()))?;
         let process = match comeback {
             Some(comeback) => comeback.process(space, files, &mut cpu)?,
             None => {
@@ -85,13 +88,26 @@ impl Machine {
         };
         let policy = PollPolicy::new(config.poll, poller::has_spare_core());
         let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
-        let about = About::new(&config.program.to_string_lossy(), "app");
-        Ok(Self { slots, cpu, calls: Arc::new(calls), unit, bus, freezer, about, store, bringer })
+        Ok(Self { slots, cpu, calls: Arc::new(calls), unit, bus, freezer, store, bringer, orders })
     }
 }
 
+/// Opens the store, if there is to be one, and directs standard output to its file.
+fn open_store(config: &AppConfig, comeback: Option<&Comeback>) -> Result<Option<Arc<Sink>>, RunError> {
+    let store = storing::start(config.store.as_ref())?;
+    if let Some(path) = &config.stdout {
+        // Whoever had the store until now may have been writing there.
+        stdout::direct(path, comeback.and_then(|comeback| comeback.output.as_ref()))?;
+    }
+    Ok(store)
+}
+
 /// The program's view of files, with the unit's PCI function in its sysfs.
-fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> {
+fn files(
+    config: &AppConfig,
+    unit: &Arc<SharedUnit>,
+    checkpoints: Option<Arc<dyn WholeCheckpoints>>,
+) -> Result<Files, RunError> {
     raise_descriptor_limit();
     if let Some(overlay) = &config.overlay {
         for grant in config.grants.iter().filter(|grant| grant.writable) {
@@ -110,6 +126,7 @@ fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> 
         private_bytes: config.memory / PRIVATE_FILES,
         functions: vec![function],
         overlay: config.overlay.is_some(),
+        checkpoints,
     };
     let (view, directory) = layout.build()?;
     let mut files = Files::new(view, Descriptors::standard(), &directory)

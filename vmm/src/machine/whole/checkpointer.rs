@@ -5,18 +5,20 @@
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use cairn_abi::CheckpointId;
-use cairn_store::Level;
+use cairn_store::{Batch, Level};
+use nix::errno::Errno;
 
+use super::comeback::Comeback;
 use super::door::{Door, Gone};
 use super::files::TakenFiles;
 use super::pages::Pages;
 use super::saved::{self, SavedConfig, SavedError};
 use super::take::{Source, TakeError, Taken, Untaken};
-use crate::memory::layout::WINDOW_SIZE;
-use crate::store::Sink;
+use crate::guest::app::files::Request;
+use crate::store::{Sink, SinkError};
 
 /// Between two looks at whether a checkpoint is committed; being told of it ends the wait.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -40,15 +42,24 @@ pub struct Figures {
     pub longest_pause_ns: u64,
     /// How long at all, nanoseconds.
     pub all_pauses_ns: u64,
+    /// When the newest was taken, by the host's clock.
+    pub taken: Option<SystemTime>,
+    /// How often the program was rolled back.
+    pub rollbacks: u64,
+    /// How long the last time took, from the request to the program's run, nanoseconds.
+    pub rollback_ns: u64,
 }
 
 impl Figures {
     /// Every figure with its name.
-    #[must_use]
-    pub fn named(self) -> [(&'static str, u64); 8] {
-        let Self { checkpoints, failed, newest, pages, bytes, pause_ns, longest_pause_ns, all_pauses_ns } =
-            self;
-        [
+    pub fn named(self) -> impl Iterator<Item = (&'static str, u64)> {
+        let Self {
+            checkpoints, failed, newest, pages, bytes, pause_ns, longest_pause_ns, all_pauses_ns, ..
+        } = self;
+        let Self { taken, rollbacks, rollback_ns, .. } = self;
+        // By a clock that was set back it may be yet to come.
+        let age = taken.map(|taken| nanoseconds(taken.elapsed().unwrap_or_default()));
+        let figures = [
             ("whole_checkpoints", checkpoints),
             ("whole_failed", failed),
             ("whole_newest", newest),
@@ -57,7 +68,10 @@ impl Figures {
             ("whole_newest_pause_ns", pause_ns),
             ("whole_longest_pause_ns", longest_pause_ns),
             ("whole_pause_ns", all_pauses_ns),
-        ]
+            ("whole_rollbacks", rollbacks),
+            ("whole_newest_rollback_ns", rollback_ns),
+        ];
+        figures.into_iter().chain(age.map(|age| ("whole_newest_age_ns", age)))
     }
 }
 
@@ -75,7 +89,18 @@ pub(super) enum Failed {
     Saved(#[from] SavedError),
     /// It couldn't be written, as the log says.
     #[error("the store failed")]
-    Store,
+    Store(#[source] Option<Errno>),
+}
+
+impl Failed {
+    /// The store's refusal.
+    fn store(error: SinkError) -> Self {
+        let number = match error {
+            SinkError::Failed(number) => i32::try_from(number).unwrap_or(0),
+            SinkError::NoCheckpoint => 0,
+        };
+        Self::Store((number != 0).then(|| Errno::from_raw(number)))
+    }
 }
 
 impl From<Gone> for Failed {
@@ -86,11 +111,35 @@ impl From<Gone> for Failed {
 
 /// What the thread is told.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(crate) enum Order {
     /// To take a checkpoint now.
-    Take(Sender<Result<CheckpointId, Refused>>),
+    Take(Wanted),
+    /// To end the program's run here, as it goes on from a checkpoint.
+    GoBack(Arc<Comeback>, Sender<Result<CheckpointId, Refused>>),
     /// To end.
     Stop,
+}
+
+/// Who wants a checkpoint.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// A thread of the monitor.
+    Monitor(Sender<Result<CheckpointId, Refused>>),
+    /// The program itself.
+    Program(Request),
+}
+
+impl Wanted {
+    fn answer(self, outcome: Result<CheckpointId, Refused>) {
+        match self {
+            // Whoever asked may have gone.
+            Self::Monitor(tell) => drop(tell.send(outcome)),
+            Self::Program(request) => match outcome {
+                Ok(id) => request.answer(Ok(id)),
+                Err(Refused(text)) => request.answer(Err(&text)),
+            },
+        }
+    }
 }
 
 /// Why there is no checkpoint, as a text.
@@ -102,8 +151,11 @@ pub(crate) struct Refused(String);
 #[derive(Clone, Debug)]
 pub(crate) struct Asker(Sender<Order>);
 
+/// Where the thread is told.
+pub(crate) type Orders = Receiver<Order>;
+
 /// The two ends of what the thread is told.
-pub(super) fn orders() -> (Asker, Receiver<Order>) {
+pub(crate) fn orders() -> (Asker, Orders) {
     let (sender, receiver) = mpsc::channel();
     (Asker(sender), receiver)
 }
@@ -122,9 +174,25 @@ impl Asker {
     /// the program has ended.
     pub(crate) fn begin(&self) -> Receiver<Result<CheckpointId, Refused>> {
         let (tell, told) = mpsc::channel();
-        // With a thread that has ended, the other end of the answer goes too.
-        let _ = self.0.send(Order::Take(tell));
+        self.order(Wanted::Monitor(tell));
         told
+    }
+
+    /// Has a checkpoint taken for somebody.
+    pub(super) fn order(&self, wanted: Wanted) {
+        // With a thread that has ended, who wants it goes too, and so learns it.
+        let _ = self.0.send(Order::Take(wanted));
+    }
+
+    /// Ends the program's run here, as it goes on from `comeback`, and answers what that is in the store: the
+    /// checkpoint itself, or a repetition of it, which is then the newest. From then on nothing is written any more.
+    ///
+    /// # Errors
+    /// [`Refused`]: the store failed, and the program runs on; or it has ended.
+    pub(crate) fn go_back(&self, comeback: Arc<Comeback>) -> Result<CheckpointId, Refused> {
+        let (tell, told) = mpsc::channel();
+        let _ = self.0.send(Order::GoBack(comeback, tell));
+        told.recv().unwrap_or_else(|_| Err(Refused(Failed::Gone.to_string())))
     }
 
     pub(super) fn stop(&self) {
@@ -152,7 +220,7 @@ pub(super) struct Checkpointer {
 
 impl Checkpointer {
     /// Checkpoints until the program has ended or [`Asker::stop`] is called.
-    pub(super) fn run(mut self, orders: &Receiver<Order>) {
+    pub(super) fn run(mut self, orders: &Orders) {
         let every = self.config.every();
         // From the beginning of one to that of the next; what was missed isn't made up for.
         let after = || every.map(|every| Instant::now() + every);
@@ -162,9 +230,18 @@ impl Checkpointer {
                 Some(next) => orders.recv_timeout(next.saturating_duration_since(Instant::now())),
                 None => orders.recv().map_err(RecvTimeoutError::from),
             };
-            let answer = match order {
+            let wanted = match order {
                 Err(RecvTimeoutError::Timeout) => None,
-                Ok(Order::Take(answer)) => Some(answer),
+                Ok(Order::Take(wanted)) => Some(wanted),
+                Ok(Order::GoBack(comeback, answer)) => {
+                    let left = self.go_back(&comeback);
+                    let has_left = matches!(left, Ok(_) | Err(Failed::Gone));
+                    let _ = answer.send(left.map_err(|failed| Refused(chain(&failed))));
+                    if has_left {
+                        return;
+                    }
+                    continue;
+                }
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             };
             next = after();
@@ -175,9 +252,8 @@ impl Checkpointer {
                 Err(Failed::Gone) => {}
                 Err(failed) => self.tell(failed),
             }
-            if let Some(answer) = answer {
-                // Whoever asked may have gone.
-                let _ = answer.send(taken.map_err(|failed| Refused(chain(&failed))));
+            if let Some(wanted) = wanted {
+                wanted.answer(taken.map_err(|failed| Refused(chain(&failed))));
             }
             if gone {
                 return;
@@ -190,7 +266,7 @@ impl Checkpointer {
         let begun = Instant::now();
         let (taken, pause) = self.take()?;
         let pages = taken.pages.len() as u64;
-        let id = CheckpointId(self.sink.newest().map_or(0, |id| id.0) + 1);
+        let id = self.next_id();
         let written = self.write(id, &taken);
         let Taken { pages: buffer, changes, .. } = taken;
         self.pages = buffer;
@@ -216,18 +292,19 @@ impl Checkpointer {
             self.parent = None;
             return Err(TakeError::from(error).into());
         }
-        let pause_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+        let pause_ns = nanoseconds(pause);
         tracing::info!(id = id.0, pages, bytes, ?pause, all = ?begun.elapsed(), "a checkpoint of the program");
         let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
         *figures = Figures {
             checkpoints: figures.checkpoints + 1,
-            failed: figures.failed,
             newest: id.0,
             pages,
             bytes,
             pause_ns,
             longest_pause_ns: figures.longest_pause_ns.max(pause_ns),
             all_pauses_ns: figures.all_pauses_ns + pause_ns,
+            taken: Some(SystemTime::now()),
+            ..*figures
         };
         Ok(id)
     }
@@ -260,38 +337,53 @@ impl Checkpointer {
 
     /// Begins to follow the memory, and copies all of it while the program runs.
     fn take_all(&self, pages: &mut Pages) -> Result<(), Failed> {
-        // The program is asked at stops: it may be in a system call that waits, and has the process then.
-        let source = Arc::clone(&self.source);
-        if let (Some(arriving), _) = self.door.at_stop(move |_| source.arriving())? {
-            // What isn't there yet would be taken for zeros.
-            arriving.hasten(&(0..WINDOW_SIZE)).map_err(TakeError::Arrival)?;
-        }
+        let mapped = self.source.begin(&self.door)?;
         let tracker = &self.source.tracker;
-        tracker.begin().map_err(TakeError::from)?;
-        // What is mapped from now on counts as changed.
-        let source = Arc::clone(&self.source);
-        let (mapped, _) = self.door.at_stop(move |_| source.mapped())?;
         let all = tracker.all(&mapped);
         pages.take(tracker.memory(), tracker.pagemap(), &all.content);
         pages.index();
         Ok(())
     }
 
+    /// Ends the program's run. While the program stands, what it goes on from becomes the store's newest checkpoint:
+    /// whoever is killed from then on comes back there, and not where the program was.
+    fn go_back(&mut self, comeback: &Comeback) -> Result<CheckpointId, Failed> {
+        let (sink, door, level) = (Arc::clone(&self.sink), Arc::clone(&self.door), self.level);
+        let mut goes_on_from = comeback.id;
+        let mut repetition = None;
+        if sink.newest() != Some(comeback.id) {
+            goes_on_from = self.next_id();
+            let mut batch = sink.batch(goes_on_from, Some(comeback.id));
+            if let Err(error) = comeback.repeat(&mut batch, &self.config) {
+                sink.give_back(batch);
+                return Err(error.into());
+            }
+            repetition = Some(batch);
+        }
+        let leave = move || {
+            if let Some(batch) = repetition {
+                commit(&sink, batch, level)?;
+            }
+            door.let_out();
+            Ok(goes_on_from)
+        };
+        self.door.at_stop(move |_| leave())?.0
+    }
+
+    fn next_id(&self) -> CheckpointId {
+        // One that failed is never used again: the sink would say of the new one that it failed.
+        let failed = self.sink.figures().failed;
+        CheckpointId(self.sink.newest().map_or(0, |id| id.0).max(failed) + 1)
+    }
+
     /// Has a checkpoint committed, and answers how many bytes the store has got.
     fn write(&self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
-        let base = self.sink.base();
         let mut batch = self.sink.batch(id, self.parent);
         if let Err(error) = saved::write(&mut batch, &self.config, taken, &mut self.source.tracker.hot()) {
             self.sink.give_back(batch);
             return Err(error.into());
         }
-        let before = self.sink.figures().bytes_written;
-        // Nobody else has the store, so that nothing has failed since.
-        self.sink.submit(batch, self.level, base).map_err(|_| Failed::Store)?;
-        while self.sink.level_of(id, Some(self.level), PATIENCE).map_err(|_| Failed::Store)?
-            < Some(self.level)
-        {}
-        Ok(self.sink.figures().bytes_written - before)
+        commit(&self.sink, batch, self.level)
     }
 
     /// Tells a failure once for as long as it's the same.
@@ -305,8 +397,22 @@ impl Checkpointer {
     }
 }
 
+/// Has the store commit a batch; answers how many bytes it has got.
+fn commit(sink: &Sink, batch: Batch, level: Level) -> Result<u64, Failed> {
+    let id = batch.id();
+    let before = sink.figures().bytes_written;
+    // Nobody else has the store, so that nothing has failed since.
+    sink.submit(batch, level, sink.base()).map_err(|_| Failed::Store(None))?;
+    while sink.level_of(id, Some(level), PATIENCE).map_err(Failed::store)? < Some(level) {}
+    Ok(sink.figures().bytes_written - before)
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -11,7 +11,9 @@ mod comeback;
 mod door;
 mod files;
 mod hot;
+pub(crate) mod output;
 mod pages;
+mod program;
 mod saved;
 pub(crate) mod stdout;
 mod take;
@@ -26,10 +28,11 @@ use cairn_abi::CheckpointId;
 use cairn_store::Level;
 
 pub(crate) use arrival::Bringer;
-pub(crate) use checkpointer::Asker;
 pub use checkpointer::Figures;
+pub(crate) use checkpointer::{Asker, Orders, chain, orders};
 pub(crate) use comeback::Comeback;
 pub(crate) use door::Door;
+pub(crate) use program::for_program;
 pub use saved::{SavedConfig, SavedError};
 pub use stdout::StdoutError;
 
@@ -56,7 +59,6 @@ pub struct WholeConfig {
 pub(crate) struct Whole {
     asker: Asker,
     thread: Option<JoinHandle<()>>,
-    figures: Arc<Mutex<Figures>>,
 }
 
 /// What the thread is made of.
@@ -68,8 +70,12 @@ pub(crate) struct Parts {
     pub(crate) door: Arc<Door>,
     pub(crate) calls: Arc<SharedCalls>,
     pub(crate) slots: Arc<Mutex<SlotMap>>,
+    /// What whoever wants a checkpoint tells the thread.
+    pub(crate) orders: (Asker, Orders),
     /// The checkpoint that the program was brought back from.
     pub(crate) parent: Option<CheckpointId>,
+    /// What was done so far.
+    pub(crate) figures: Arc<Mutex<Figures>>,
 }
 
 /// Who makes checkpoints for the store: no session.
@@ -82,7 +88,8 @@ impl Whole {
     /// [`RunError::Host`].
     pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
         let has_stdout = parts.config.has_stdout();
-        let Parts { config, sink, level, door, calls, slots, parent } = parts;
+        let Parts { config, sink, level, door, calls, slots, orders, parent, figures } = parts;
+        let (asker, orders) = orders;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
         if !sink.claim(OWNER) {
             return Err(host("the store")(io::Error::other("somebody else has it")));
@@ -94,20 +101,18 @@ impl Whole {
             // What is in memory is what the parent has, and the program doesn't run yet.
             tracker.begin().map_err(|error| host("to follow the memory")(io::Error::other(error)))?;
         }
-        let figures = Arc::new(Mutex::new(Figures::default()));
         let checkpointer = Checkpointer {
             door,
             source: Arc::new(Source { calls, tracker, has_stdout }),
             sink,
             level: level.unwrap_or(Level::Written),
             config,
-            figures: Arc::clone(&figures),
+            figures,
             parent,
             pages: Pages::default(),
             files_lost: false,
             told: String::new(),
         };
-        let (asker, orders) = checkpointer::orders();
         let thread = thread::Builder::new().name("checkpointer".to_owned());
         let checkpoint = move || match sandbox::confine() {
             Ok(()) => checkpointer.run(&orders),
@@ -116,17 +121,12 @@ impl Whole {
             }
         };
         let thread = thread.spawn(checkpoint).map_err(host("a thread"))?;
-        Ok(Self { asker, thread: Some(thread), figures })
+        Ok(Self { asker, thread: Some(thread) })
     }
 
     /// For whoever wants a checkpoint at a time of its own.
     pub(crate) fn asker(&self) -> Asker {
         self.asker.clone()
-    }
-
-    /// What has been done so far.
-    pub(crate) fn figures(&self) -> Arc<Mutex<Figures>> {
-        Arc::clone(&self.figures)
     }
 }
 
