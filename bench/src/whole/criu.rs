@@ -72,8 +72,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Compared> {
     let turns = slowdown::turns_of_a_round(Command::new(&bench.own).args(program.arguments()))?;
     // Without end: it's killed.
     let program = Program { mode: Mode::Work, mib, turns, rounds: u32::MAX, ..program };
-    let (first, later) = by_cairn(bench, &program)?;
-    let mut rows = vec![row("cairn, all memory", &[first]), row("cairn, what changed", &later)];
+    let mut rows = vec![row("cairn, what changed", &by_cairn(bench, &program)?)];
     let (all, changed) = by_criu(bench, &program)?;
     rows.extend([row("CRIU, all memory", &all), row("CRIU, what changed", &changed)]);
     Ok(Compared { mib, percent, criu: version, rows })
@@ -90,32 +89,26 @@ fn row(kind: &str, all: &[One]) -> Row {
     }
 }
 
-/// The checkpoint with all memory, and later ones.
-fn by_cairn(bench: &Bench, program: &Program) -> Result<(One, Vec<One>)> {
+/// Checkpoints of a program that was followed before.
+fn by_cairn(bench: &Bench, program: &Program) -> Result<Vec<One>> {
     let scratch = Scratch::new(&bench.options.disk)?;
     let store = scratch.at("store");
     let every = format!("{}ms", WINDOWS * window_ms());
     let options = ["-v", "--store", &store.to_string_lossy(), "--every", &every];
     let mut running = Running::start(bench.cairn_run(&options).arg(&bench.own).args(program.arguments()))?;
     running.line(READY)?;
-    // The first may have been taken while the memory was filled: the largest is the one that is compared.
-    let mut all = Vec::new();
-    let taken = |running: &mut Running, count: u32| -> Result<Vec<Checkpoint>> {
-        (0..count).map(|_| running.checkpoints(1)).collect()
-    };
-    all.extend(taken(&mut running, 2)?);
+    running.checkpoints(2)?;
     running.tell(GO)?;
-    // The first ones after that have pages that only become hot.
-    taken(&mut running, 3)?;
-    let later = taken(&mut running, EACH)?;
+    // In the first ones after that pages only become hot.
+    running.checkpoints(3)?;
+    let later = (0..EACH).map(|_| running.checkpoints(1)).collect::<Result<Vec<Checkpoint>>>()?;
     running.kill()?;
-    let largest = all.into_iter().max_by_key(|checkpoint| checkpoint.bytes).context("no checkpoint")?;
     let one = |checkpoint: Checkpoint| One {
         pause_ns: checkpoint.pause_ns,
         bytes: checkpoint.bytes,
         until_stored_ns: checkpoint.all_ns,
     };
-    Ok((one(largest), later.into_iter().map(one).collect()))
+    Ok(later.into_iter().map(one).collect())
 }
 
 fn window_ms() -> u32 {

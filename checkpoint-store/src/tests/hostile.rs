@@ -124,7 +124,7 @@ fn verify_tells_how_far_it_is_within_one_checkpoint() {
     let mut batch = Batch::new(CheckpointId(1), None);
     let name = ObjectName::new("memory").unwrap();
     let object = batch.object(Object { name, tag: 0, address: 0, pages: 256 }).unwrap();
-    for page in 0..256 {
+    for page in 0..256_u64 {
         let mut bytes = [0; PAGE_SIZE];
         bytes[..8].copy_from_slice(&(page + 1).to_le_bytes());
         batch.page(object, page, &bytes).unwrap();
