@@ -13,22 +13,22 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cairn_abi::CheckpointId;
-
 pub use error::{DeviceError, RunError};
-pub use restore::Restore;
+pub use restore::{Restore, Trusted};
 
-pub use crate::guest::app::files::Grant;
 use crate::guest::app::files::PublishError;
+pub use crate::guest::app::files::{Grant, Published};
 use crate::kvm::system::System;
 use crate::machine::calls::SharedCalls;
 use crate::machine::end::Ended;
 use crate::machine::poll_policy::PollMode;
 use crate::machine::script;
+use crate::machine::state::UserState;
 use crate::machine::storing::StoreConfig;
 use crate::machine::tracking::TrackerMode;
 use crate::machine::whole::WholeConfig;
-use machine::Machine;
+use crate::store::signature::Signer;
+use machine::{Machine, Parent};
 
 /// The smallest memory that a guest can be given: its stack, and a little more.
 pub const LEAST_MEMORY: u64 = 16 << 20;
@@ -67,6 +67,8 @@ pub struct AppConfig {
     pub history_memory: Option<u64>,
     /// Threads that work on a large checkpoint; by default [as many as are of use](helpers::start).
     pub threads: Option<NonZeroUsize>,
+    /// What the monitor keeps for its user.
+    pub state: UserState,
     /// Whether checkpoints of the whole program go there.
     pub whole: Option<WholeConfig>,
     /// Where checkpoints go that shall survive.
@@ -95,14 +97,11 @@ pub fn run(config: &AppConfig) -> Result<Ended, RunError> {
     let kvm = System::open()?;
     let interpreted = script::interpreter(config)?;
     let config = interpreted.as_ref().unwrap_or(config);
-    run_machine(Machine::build(&kvm, config, None)?, config, None)
+    let signer = config.state.key.clone().map(Signer::new);
+    run_machine(Machine::build(&kvm, config, None)?, config, Parent { id: None, signer })
 }
 
-fn run_machine(
-    machine: Machine,
-    config: &AppConfig,
-    parent: Option<CheckpointId>,
-) -> Result<Ended, RunError> {
+fn run_machine(machine: Machine, config: &AppConfig, parent: Parent) -> Result<Ended, RunError> {
     let calls = Arc::clone(&machine.calls);
     let ended = machine.run(config, parent)?;
     if let (Some(overlay), 0) = (&config.overlay, ended.end.status()) {
@@ -115,7 +114,8 @@ fn run_machine(
 fn publish(calls: &SharedCalls, overlay: &Overlay) -> Result<(), PublishError> {
     if overlay.commit {
         let published = calls.with(|process| process.files.publish(&overlay.records))?;
-        tracing::info!(?published, "the changes are applied");
+        let Published { files, steps, .. } = published;
+        tracing::info!(files, steps, "the changes are applied");
     }
     Ok(())
 }

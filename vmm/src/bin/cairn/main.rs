@@ -7,6 +7,7 @@ mod exit;
 mod restore;
 mod run;
 mod size;
+mod state;
 mod stats;
 mod store;
 mod store_options;

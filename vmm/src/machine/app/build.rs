@@ -75,7 +75,8 @@ impl Machine {
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         space.set_region_owner(Box::new(UnitRegions(Arc::clone(&unit))));
-        let files = files(config, &unit)?;
+        let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(&unit))));
+        let files = files(config, vec![function])?;
         let process = match comeback {
             Some(comeback) => comeback.process(space, files, &mut cpu)?,
             None => {
@@ -90,8 +91,12 @@ impl Machine {
     }
 }
 
-/// The program's view of files, with the unit's PCI function in its sysfs.
-fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> {
+/// The program's view of files, with these PCI functions in its sysfs. What an earlier run left undone in its
+/// directories is done first.
+///
+/// # Errors
+/// [`RunError`].
+pub(super) fn files(config: &AppConfig, functions: Vec<SharedPci>) -> Result<Files, RunError> {
     raise_descriptor_limit();
     if let Some(overlay) = &config.overlay {
         for grant in config.grants.iter().filter(|grant| grant.writable) {
@@ -103,12 +108,11 @@ fn files(config: &AppConfig, unit: &Arc<SharedUnit>) -> Result<Files, RunError> 
             }
         }
     }
-    let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(unit))));
     let layout = Layout {
         grants: config.grants.clone(),
         working_directory: config.directory.clone(),
         private_bytes: config.memory / PRIVATE_FILES,
-        functions: vec![function],
+        functions,
         overlay: config.overlay.is_some(),
     };
     let (view, directory) = layout.build()?;

@@ -20,6 +20,15 @@ use crate::machine::unit::{SharedUnit, UnitRegisters};
 use crate::machine::whole::{self, Bringer, Door, SavedConfig, Whole};
 use crate::machine::{control, poller};
 use crate::store::Sink;
+use crate::store::signature::Signer;
+
+/// What the first checkpoint is a change to.
+pub(super) struct Parent {
+    /// The checkpoint that the program was brought back from, if that can be.
+    pub(super) id: Option<CheckpointId>,
+    /// Signs what follows.
+    pub(super) signer: Option<Signer>,
+}
 
 /// A guest that is ready to run.
 pub(super) struct Machine {
@@ -37,7 +46,7 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Runs the vCPU and the poller, each on a confined thread of its own.
-    pub(super) fn run(self, config: &AppConfig, parent: Option<CheckpointId>) -> Result<Ended, RunError> {
+    pub(super) fn run(self, config: &AppConfig, parent: Parent) -> Result<Ended, RunError> {
         let Self { slots, cpu, calls, unit, bus, freezer, about, store, bringer: _bringer } = self;
         let whole = match (&config.whole, &store) {
             (Some(wanted), Some(sink)) => {
@@ -49,7 +58,8 @@ impl Machine {
                     door: Arc::clone(&door),
                     calls: Arc::clone(&calls),
                     slots,
-                    parent,
+                    parent: parent.id,
+                    signer: parent.signer,
                 };
                 Some((Whole::start(parts)?, door))
             }

@@ -16,6 +16,7 @@ use super::pages::Pages;
 use super::saved::{self, SavedConfig, SavedError};
 use super::take::{Source, TakeError, Taken, Untaken};
 use crate::store::Sink;
+use crate::store::signature::{SignError, Signer};
 
 /// Between two looks at whether a checkpoint is committed; being told of it ends the wait.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -72,6 +73,9 @@ pub(super) enum Failed {
     /// It couldn't be put together.
     #[error(transparent)]
     Saved(#[from] SavedError),
+    /// It couldn't be signed.
+    #[error("the checkpoint can't be signed")]
+    Sign(#[from] SignError),
     /// It couldn't be written, as the log says.
     #[error("the store failed")]
     Store,
@@ -141,6 +145,8 @@ pub(super) struct Checkpointer {
     pub(super) figures: Arc<Mutex<Figures>>,
     /// What the next checkpoint is a change to, once the memory is followed.
     pub(super) parent: Option<CheckpointId>,
+    /// Signs each.
+    pub(super) signer: Option<Signer>,
     /// Buffers for the next one.
     pub(super) pages: Pages,
     /// Whether pages of files were taken for a checkpoint that didn't come to be.
@@ -266,19 +272,30 @@ impl Checkpointer {
     }
 
     /// Has a checkpoint committed, and answers how many bytes the store has got.
-    fn write(&self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
+    fn write(&mut self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
         let base = self.sink.base();
         let mut batch = self.sink.batch(id, self.parent);
         if let Err(error) = saved::write(&mut batch, &self.config, taken) {
             self.sink.give_back(batch);
             return Err(error.into());
         }
+        let signer = self.signer.as_ref();
+        let staged = match signer.map(|signer| signer.stage(&mut batch, saved::comes_lazily)).transpose() {
+            Ok(staged) => staged,
+            Err(error) => {
+                self.sink.give_back(batch);
+                return Err(error.into());
+            }
+        };
         let before = self.sink.figures().bytes_written;
         // Nobody else has the store, so that nothing has failed since.
         self.sink.submit(batch, self.level, base).map_err(|_| Failed::Store)?;
         while self.sink.level_of(id, Some(self.level), PATIENCE).map_err(|_| Failed::Store)?
             < Some(self.level)
         {}
+        if let (Some(signer), Some(staged)) = (&mut self.signer, staged) {
+            signer.accept(staged);
+        }
         Ok(self.sink.figures().bytes_written - before)
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Lock, PAGE_SIZE, Snapshot, Store};
+use cairn_store::{Lock, PAGE_SIZE, Store};
 use rangemap::RangeSet;
 
 use super::arrival::{Bringer, Incoming};
@@ -19,6 +19,7 @@ use crate::machine::app::RunError;
 use crate::memory::layout::PAGE;
 use crate::memory::program::ProgramMemory;
 use crate::memory::rights::Rights;
+use crate::store::signature::{CheckedSnapshot, Key, Signer, Unsigned};
 
 /// A checkpoint of a whole program.
 #[derive(Debug)]
@@ -26,22 +27,37 @@ pub(crate) struct Comeback {
     pub(crate) id: CheckpointId,
     pub(crate) saved: Saved,
     incoming: OnceLock<Arc<Incoming>>,
-    snapshot: Arc<Snapshot>,
+    pub(crate) snapshot: Arc<CheckedSnapshot>,
+    /// Why it isn't known to be the user's.
+    pub(crate) unsigned: Option<Unsigned>,
     directory: PathBuf,
 }
 
 impl Comeback {
-    /// The checkpoint `at` of a store, or the newest.
+    /// The checkpoint `at` of a store, or the newest. It counts as the user's if it was signed with `key`.
     ///
     /// # Errors
     /// [`RunError::Saved`], [`RunError::NoCheckpoint`].
-    pub(crate) fn open(directory: &Path, at: Option<CheckpointId>) -> Result<Self, RunError> {
+    pub(crate) fn open(
+        directory: &Path,
+        at: Option<CheckpointId>,
+        key: Option<&Key>,
+    ) -> Result<Self, RunError> {
         let store = Store::open(directory).map_err(SavedError::from)?;
         let newest = store.checkpoints().last().map(|checkpoint| checkpoint.id);
         let id = at.or(newest).ok_or_else(|| RunError::NoCheckpoint { store: directory.to_owned() })?;
         let snapshot = Arc::new(store.snapshot(id).map_err(SavedError::from)?);
+        let checked = match key {
+            Some(key) => CheckedSnapshot::open(Arc::clone(&snapshot), key).map_err(SavedError::from)?,
+            None => Err(Unsigned::NoKey),
+        };
+        let (snapshot, unsigned) = match checked {
+            Ok(checked) => (checked, None),
+            Err(why) => (CheckedSnapshot::unchecked(snapshot), Some(why)),
+        };
         let saved = Saved::read(id, &snapshot)?;
-        Ok(Self { id, saved, incoming: OnceLock::new(), snapshot, directory: directory.to_owned() })
+        let (snapshot, directory) = (Arc::new(snapshot), directory.to_owned());
+        Ok(Self { id, saved, incoming: OnceLock::new(), snapshot, unsigned, directory })
     }
 
     /// Keeps every other process from writing to the store, and so from running the program with further checkpoints.
@@ -50,6 +66,18 @@ impl Comeback {
     /// [`RunError::Saved`] when one does.
     pub(crate) fn lock(&self) -> Result<Lock, RunError> {
         Ok(Lock::take(&self.directory).map_err(SavedError::from)?)
+    }
+
+    /// Signs checkpoints that follow, and of which one they are changes: none where this one isn't signed, so that the
+    /// next one is complete.
+    pub(crate) fn signer(&self, key: Option<&Key>) -> (Option<Signer>, Option<CheckpointId>) {
+        match key {
+            None => (None, Some(self.id)),
+            Some(key) if self.snapshot.is_valid() => {
+                (Some(Signer::after(key.clone(), Arc::clone(&self.snapshot))), Some(self.id))
+            }
+            Some(key) => (Some(Signer::new(key.clone())), None),
+        }
     }
 
     /// Makes the program's mappings; answers where a vCPU may be started that gets its registers later. Their content
@@ -100,6 +128,14 @@ impl Comeback {
     /// [`RunError::Host`].
     pub(crate) fn bring(&self) -> Result<Option<Bringer>, RunError> {
         self.incoming.get().map(|incoming| Bringer::start(Arc::clone(incoming))).transpose()
+    }
+
+    /// The program's own files and its changes to the host's, in files that were built from the same grants.
+    ///
+    /// # Errors
+    /// [`RunError::Image`].
+    pub(crate) fn files(&self, files: &mut Files) -> Result<(), RunError> {
+        Ok(files.restore_trees(self.saved.files.clone(), &StoredFiles(&self.snapshot))?)
     }
 
     /// The process, with its memory, in files that were built from the same grants; the vCPU gets its registers.

@@ -15,6 +15,7 @@ mod saved;
 pub(crate) mod stdout;
 mod take;
 mod tracker;
+mod trust;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,12 +32,14 @@ pub(crate) use comeback::Comeback;
 pub(crate) use door::Door;
 pub use saved::{SavedConfig, SavedError};
 pub use stdout::StdoutError;
+pub use trust::{Consent, Rights, Untrusted};
 
 use crate::host::pagemap::Pagemap;
 use crate::kvm::slots::SlotMap;
 use crate::machine::app::RunError;
 use crate::machine::calls::SharedCalls;
 use crate::machine::sandbox;
+use crate::store::signature::Signer;
 use crate::store::{Owner, Sink};
 use checkpointer::Checkpointer;
 use pages::Pages;
@@ -69,6 +72,8 @@ pub(crate) struct Parts {
     pub(crate) slots: Arc<Mutex<SlotMap>>,
     /// The checkpoint that the program was brought back from.
     pub(crate) parent: Option<CheckpointId>,
+    /// Signs its checkpoints.
+    pub(crate) signer: Option<Signer>,
 }
 
 /// Who makes checkpoints for the store: no session.
@@ -81,7 +86,7 @@ impl Whole {
     /// [`RunError::Host`].
     pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
         let has_stdout = parts.config.has_stdout();
-        let Parts { config, sink, level, door, calls, slots, parent } = parts;
+        let Parts { config, sink, level, door, calls, slots, parent, signer } = parts;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
         if !sink.claim(OWNER) {
             return Err(host("the store")(io::Error::other("somebody else has it")));
@@ -102,6 +107,7 @@ impl Whole {
             config,
             figures: Arc::clone(&figures),
             parent,
+            signer,
             pages: Pages::default(),
             files_lost: false,
             told: String::new(),

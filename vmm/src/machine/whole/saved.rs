@@ -17,22 +17,23 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cairn_abi::CheckpointId;
-use cairn_store::{
-    Batch, BatchError, Level, Object, ObjectIndex, ObjectName, Options, Snapshot, StoreError, section,
-};
+use cairn_store::{Batch, BatchError, Level, Object, ObjectIndex, ObjectName, Options, StoreError, section};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::files::object_name;
 use super::take::Taken;
+use super::trust::Rights;
 use crate::guest::app::files::{FilesImage, Grant};
 use crate::guest::app::image::{FrozenCpu, FrozenProcess, VERSION};
 use crate::machine::app::{AppConfig, DEFAULT_HISTORY, Overlay};
 use crate::machine::poll_policy::PollMode;
+use crate::machine::state::UserState;
 use crate::machine::storing::StoreConfig;
 use crate::machine::tracking::TrackerMode;
 use crate::machine::whole::WholeConfig;
 use crate::memory::layout::{PAGE, WINDOW_SIZE};
+use crate::store::signature::{CheckedSnapshot, ReadError};
 
 /// Bytes that a section may have: 30,000 mappings with long paths are a few MiB.
 const MAX_SECTION: usize = 32 << 20;
@@ -69,6 +70,9 @@ pub enum SavedError {
     /// The store says.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A part isn't what was signed.
+    #[error(transparent)]
+    Changed(ReadError),
     /// What a checkpoint has doesn't fit one.
     #[error("the checkpoint is larger than one can be")]
     Batch(#[from] BatchError),
@@ -98,6 +102,15 @@ pub enum SavedError {
     /// Not a text.
     #[error("the checkpoint's arguments make no sense")]
     Arguments,
+}
+
+impl From<ReadError> for SavedError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Store(error) => Self::Store(error),
+            changed @ ReadError::Changed { .. } => Self::Changed(changed),
+        }
+    }
 }
 
 impl SavedConfig {
@@ -157,9 +170,17 @@ impl SavedConfig {
                 .as_ref()
                 .map(|(commit, records)| Overlay { commit: *commit, records: path(records) }),
             store: None,
+            state: UserState::default(),
             whole: None,
             stdout: None,
         })
+    }
+
+    /// What the program may do on the host.
+    pub(crate) fn rights(&self) -> Result<Rights, SavedError> {
+        let AppConfig { grants, directory, .. } = self.config()?;
+        let stdout = self.stdout.as_ref().map(|bytes| PathBuf::from(OsString::from_vec(bytes.clone())));
+        Ok(Rights { grants, directory, stdout })
     }
 
     /// Whether standard output goes to a file.
@@ -221,6 +242,11 @@ pub(super) fn write(batch: &mut Batch, config: &SavedConfig, taken: &Taken) -> R
     Ok(())
 }
 
+/// Whether an object's pages are read when somebody touches them.
+pub(super) fn comes_lazily(object: &Object) -> bool {
+    object.name.as_str() == MEMORY
+}
+
 fn named(batch: &mut Batch, name: &str, tag: u64, pages: u64) -> Result<ObjectIndex, SavedError> {
     let name = ObjectName::new(name).map_err(BatchError::from)?;
     Ok(batch.object(Object { name, tag, address: 0, pages })?)
@@ -247,7 +273,7 @@ impl Saved {
     ///
     /// # Errors
     /// [`SavedError`].
-    pub(crate) fn read(id: CheckpointId, snapshot: &Snapshot) -> Result<Self, SavedError> {
+    pub(crate) fn read(id: CheckpointId, snapshot: &CheckedSnapshot) -> Result<Self, SavedError> {
         let config: SavedConfig = read(id, snapshot, "program")?;
         if config.version != VERSION {
             return Err(SavedError::Version { found: config.version });
@@ -274,7 +300,7 @@ impl Saved {
 
 fn read<T: DeserializeOwned>(
     id: CheckpointId,
-    snapshot: &Snapshot,
+    snapshot: &CheckedSnapshot,
     name: &'static str,
 ) -> Result<T, SavedError> {
     let bytes = snapshot.section(name)?.ok_or(SavedError::NotWhole { id: id.0, name })?;

@@ -60,8 +60,11 @@ struct Cache {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Unsigned {
     /// It has no signature.
-    #[error("it isn't signed")]
+    #[error("it isn't signed, as by a cairn before signatures, or one without a home directory")]
     NotAtAll,
+    /// There is no key to tell by.
+    #[error("without a key of this user's nothing tells who made it")]
+    NoKey,
     /// Another key was used.
     #[error("it is signed with another key than this user's")]
     OtherKey,

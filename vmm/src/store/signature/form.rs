@@ -101,8 +101,9 @@ impl Keys {
     /// The code over a checkpoint. The result compares in a time that doesn't depend on where it differs.
     pub(super) fn code(&self, id: u64, body: &Body, shapes: &[Shape<'_>]) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_keyed(&self.code);
-        let mut number =
-            |hasher: &mut blake3::Hasher, number: u64| drop(hasher.update(&number.to_le_bytes()));
+        let number = |hasher: &mut blake3::Hasher, number: u64| {
+            hasher.update(&number.to_le_bytes());
+        };
         let text = |hasher: &mut blake3::Hasher, text: &str| {
             hasher.update(&(text.len() as u64).to_le_bytes());
             hasher.update(text.as_bytes());
