@@ -2,47 +2,13 @@
 //! what they print natively.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
-use cairn_tests::resume::{Place, Trial, kill_and_restore, start, wait_for_checkpoint};
-use cairn_tests::{Printed, guest, run};
-
-/// How often a program is begun to be killed at least once.
-const ATTEMPTS: u32 = 10;
-/// Checks that a program prints natively and through kills the same.
-fn goes_on(program: &[&str], trial: &Trial<'_>) {
-    let native = Printed::from(run(Command::new(program[0]).args(&program[1..]), b"").unwrap());
-    assert_eq!(native.status, Some(0), "{native:?}");
-    // Where the machine is busy with others, a program may have ended before its first checkpoint is told.
-    for _ in 0..ATTEMPTS {
-        if 0 < goes_on_as(&native, program, trial) {
-            return;
-        }
-    }
-    panic!("{program:?} ended before it was killed, always");
-}
-
-/// One attempt; how often it was killed.
-fn goes_on_as(native: &Printed, program: &[&str], trial: &Trial<'_>) -> u32 {
-    let (printed, killed) = kill_and_restore(&Place::new(), trial, program);
-    let told = String::from_utf8_lossy(&printed.err).into_owned();
-    let same = printed.status == Some(0) && printed.out == native.out;
-    assert!(same, "{program:?}, killed {killed} times: {}\n{told}", native.difference(&printed));
-    killed
-}
+use cairn_tests::resume::{Place, Trial, goes_on, is_there, start, wait_for_checkpoint};
+use cairn_tests::{guest, run};
 
 /// The same of a mode of the guest that is made for it.
 fn goes_on_in(mode: &str, rounds: &str, trial: &Trial<'_>) {
     goes_on(&[guest("guest-resume").to_str().unwrap(), mode, rounds], trial);
-}
-
-fn is_there(program: &str) -> bool {
-    let there = Path::new(program).exists();
-    if !there {
-        eprintln!("skipped: there is no {program}");
-    }
-    there
 }
 
 #[test]

@@ -8,8 +8,10 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::random::Random;
-use crate::{Printed, built, cairn_run};
+use crate::{Printed, built, cairn_run, run};
 
+/// How often a program is begun to be killed at least once.
+const ATTEMPTS: u32 = 10;
 /// What `cairn -v` says of each checkpoint.
 const TAKEN: &str = "a checkpoint of the program";
 
@@ -143,4 +145,39 @@ pub fn kill_and_restore(place: &Place, trial: &Trial<'_>, program: &[&str]) -> (
     while wait_for_checkpoint(&mut told, &mut all).is_some() {}
     let status = child.wait().unwrap().code();
     (Printed { status, out: fs::read(place.output()).unwrap(), err: all.into_bytes() }, killed)
+}
+
+/// Checks that a program prints natively and through kills the same.
+///
+/// # Panics
+/// When it doesn't.
+pub fn goes_on(program: &[&str], trial: &Trial<'_>) {
+    let native = Printed::from(run(Command::new(program[0]).args(&program[1..]), b"").unwrap());
+    assert_eq!(native.status, Some(0), "{native:?}");
+    // Where the machine is busy with others, a program may have ended before its first checkpoint is told.
+    for _ in 0..ATTEMPTS {
+        if 0 < goes_on_as(&native, program, trial) {
+            return;
+        }
+    }
+    panic!("{program:?} ended before it was killed, always");
+}
+
+/// One attempt; how often it was killed.
+fn goes_on_as(native: &Printed, program: &[&str], trial: &Trial<'_>) -> u32 {
+    let (printed, killed) = kill_and_restore(&Place::new(), trial, program);
+    let told = String::from_utf8_lossy(&printed.err).into_owned();
+    let same = printed.status == Some(0) && printed.out == native.out;
+    assert!(same, "{program:?}, killed {killed} times: {}\n{told}", native.difference(&printed));
+    killed
+}
+
+/// Whether a program or file of the host is there; says so if it isn't.
+#[must_use]
+pub fn is_there(program: &str) -> bool {
+    let there = Path::new(program).exists();
+    if !there {
+        eprintln!("skipped: there is no {program}");
+    }
+    there
 }

@@ -2,6 +2,7 @@
 //! all that it has done, and ends with 1 when something isn't as it left it.
 
 mod mapped;
+mod tree;
 
 use std::arch::asm;
 use std::io::Write;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Some("memory") => memory(rounds),
         Some("time") => time(rounds),
         Some("mapped") => mapped::run(rounds),
+        Some("tree") => tree::run(rounds),
         _ => false,
     };
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
