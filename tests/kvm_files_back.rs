@@ -162,7 +162,7 @@ fn staging(directory: &Path) -> Vec<std::path::PathBuf> {
 fn a_kill_while_changes_are_applied_leaves_all_or_nothing() {
     const FILES: u32 = 2000;
     const ROUNDS: u32 = 30;
-    const MOST_ROUNDS: u32 = 150;
+    const MOST_ROUNDS: u32 = 60;
     let seed = u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());
     let mut random = Random(seed << 8 | 1);
     let place = Place::new();
@@ -185,12 +185,30 @@ fn a_kill_while_changes_are_applied_leaves_all_or_nothing() {
         assert_eq!(line, "Ok(())\n");
         child
     };
+    let is_begun = || {
+        fs::read_dir(place.state().join("cairn")).is_ok_and(|mut records| {
+            records.any(|record| {
+                record.is_ok_and(|record| record.path().extension().is_some_and(|end| end == "json"))
+            })
+        })
+    };
+    // Until the record is there, or the process has ended.
+    let wait_for_record = |child: &mut std::process::Child| {
+        while !is_begun() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    };
     fill(&directory, FILES);
     let before = tree(&directory);
     let mut child = begin();
     let begun = Instant::now();
-    assert!(child.wait().unwrap().success());
-    let took = u64::try_from(begun.elapsed().as_micros()).unwrap();
+    wait_for_record(&mut child);
+    let [gathers, applies] = [begun.elapsed(), {
+        assert!(child.wait().unwrap().success());
+        begun.elapsed()
+    }];
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap();
+    let (took, applies) = (micros(applies), micros(applies - gathers));
     let after = tree(&directory);
     // What the program does natively is the model.
     fs::remove_dir_all(&directory).unwrap();
@@ -199,23 +217,26 @@ fn a_kill_while_changes_are_applied_leaves_all_or_nothing() {
     assert!(tree(&directory) == after, "seed {seed}");
 
     let (mut nothing, mut midst, mut rounds) = (0, 0, 0);
-    while rounds < ROUNDS || (midst < 3 || nothing < 1) && rounds < MOST_ROUNDS {
+    while rounds < ROUNDS || midst < ROUNDS / 4 && rounds < MOST_ROUNDS {
         rounds += 1;
         fs::remove_dir_all(&directory).unwrap();
         fill(&directory, FILES);
         let mut child = begin();
-        std::thread::sleep(Duration::from_micros(random.below(took * 5 / 4)));
+        // Any moment, and every other time one in the shorter time in which the steps are taken.
+        let within = if rounds % 2 == 0 { took } else { applies };
+        if rounds % 2 == 1 {
+            wait_for_record(&mut child);
+        }
+        std::thread::sleep(Duration::from_micros(random.below(within)));
         child.kill().unwrap();
         child.wait().unwrap();
-        let is_begun = fs::read_dir(place.state().join("cairn")).is_ok_and(|mut records| {
-            records.any(|record| record.unwrap().path().extension().is_some_and(|end| end == "json"))
-        });
+        let is_begun = is_begun();
         if is_begun {
             midst += 1;
             // Whoever finishes it may be killed as well.
             let mut command = over("--overlay", &["/bin/true"]);
             let mut child = command.stderr(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(Duration::from_micros(random.below(took)));
+            std::thread::sleep(Duration::from_micros(random.below(applies)));
             child.kill().unwrap();
             child.wait().unwrap();
         }
