@@ -43,7 +43,7 @@ fn a_shell_goes_on() {
 fn an_older_checkpoint_can_be_gone_on_from() {
     let place = Place::new();
     let program = guest("guest-resume");
-    let program = [program.to_str().unwrap(), "memory", "1500"];
+    let program = [program.to_str().unwrap(), "memory", "600"];
     let native = Printed::from(run(Command::new(program[0]).args(&program[1..]), b"").unwrap());
     let (mut child, mut told) = start(place.run("50ms", &[]).args(program));
     let mut said = String::new();
@@ -82,7 +82,7 @@ fn a_host_without_userfaultfd_is_no_obstacle() {
     }
     let place = Place::new();
     let program = guest("guest-resume");
-    let program = [program.to_str().unwrap(), "memory", "800"];
+    let program = [program.to_str().unwrap(), "memory", "500"];
     let native = Printed::from(run(Command::new(program[0]).args(&program[1..]), b"").unwrap());
     let (mut child, mut told) = start(place.run("50ms", &[]).args(program));
     let mut said = String::new();

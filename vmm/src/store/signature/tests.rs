@@ -218,10 +218,10 @@ fn nothing_else_is_believed() {
         ("a section less", |new, _| new.sections.retain(|(name, _)| name != "other")),
         ("another section's name", |new, _| new.sections[0].0 = "abouu".to_owned()),
         ("a byte of memory", |new, _| new.pages("memory").get_mut(&400).unwrap()[4000] ^= 1),
-        ("a page more", |new, _| drop(new.pages("memory").insert(5, page(9)))),
-        ("a page in a group without any", |new, _| drop(new.pages("memory").insert(800, page(9)))),
-        ("a page less", |new, _| drop(new.pages("memory").remove(&3))),
-        ("a group less", |new, _| drop(new.pages("memory").remove(&400))),
+        ("a page more", |new, _| new.pages("memory").extend([(5, page(9))])),
+        ("a page in a group without any", |new, _| new.pages("memory").extend([(800, page(9))])),
+        ("a page less", |new, _| new.pages("memory").retain(|page, _| *page != 3)),
+        ("a group less", |new, _| new.pages("memory").retain(|page, _| *page != 400)),
         ("pages swapped", |new, _| {
             let (third, fourth) = (new.pages("memory")[&3], new.pages("memory")[&4]);
             new.pages("memory").extend([(3, fourth), (4, third)]);
