@@ -121,8 +121,8 @@ pub enum Change<'a> {
     Zero(u64, u64),
     /// The page's new content.
     Page(u64, &'a [u8; PAGE_SIZE]),
-    /// Some chunks of the page are new.
-    Chunks(u64),
+    /// Some chunks of the page are new: which, and their bytes.
+    Chunks(u64, u64, &'a [u8]),
 }
 
 /// What one checkpoint adds. Appending copies into buffers that are kept for the next batch; nothing is hashed,
@@ -353,7 +353,10 @@ impl Batch {
             let change = match entry.content {
                 Content::Zero { count } => Change::Zero(entry.page, count),
                 Content::Page(place) => Change::Page(entry.page, self.kept_page(place)),
-                Content::Chunks { .. } => Change::Chunks(entry.page),
+                Content::Chunks { mask, place } => {
+                    let len = mask.count_ones() as usize * CHUNK_SIZE;
+                    Change::Chunks(entry.page, mask, self.kept(place, len))
+                }
             };
             (entry.object as usize, change)
         })

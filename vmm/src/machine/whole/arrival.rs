@@ -63,7 +63,7 @@ impl Incoming {
     ) -> io::Result<Self> {
         let userfault = Userfault::open_for_missing()?;
         let mut pending: RangeSet<u64> = RangeSet::new();
-        for run in snapshot.present(object) {
+        for run in snapshot.present(object).map_err(io::Error::other)? {
             let (Some(start), Some(end)) = (run.start.checked_mul(PAGE), run.end.checked_mul(PAGE)) else {
                 continue;
             };

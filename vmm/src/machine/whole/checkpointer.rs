@@ -280,7 +280,9 @@ impl Checkpointer {
             return Err(error.into());
         }
         let signer = self.signer.as_ref();
-        let staged = match signer.map(|signer| signer.stage(&mut batch, saved::comes_lazily)).transpose() {
+        let parent = || self.sink.snapshot(self.parent?, PATIENCE).ok()?;
+        let staged = signer.map(|signer| signer.stage(&mut batch, saved::comes_lazily, parent));
+        let staged = match staged.transpose() {
             Ok(staged) => staged,
             Err(error) => {
                 self.sink.give_back(batch);

@@ -104,7 +104,8 @@ impl Comeback {
 
     fn read_all(&self, memory: &ProgramMemory) -> Result<(), RunError> {
         let host = |source: nix::errno::Errno| RunError::Host { what: "memory", source: source.into() };
-        let present: RangeSet<u64> = self.snapshot.present(self.saved.memory).collect();
+        let present = self.snapshot.present(self.saved.memory).map_err(SavedError::from)?;
+        let present: RangeSet<u64> = present.into_iter().collect();
         let mut bytes = [0; PAGE_SIZE];
         for mapping in &self.saved.process.space.mappings {
             let range = mapping.start..mapping.end;

@@ -1,6 +1,6 @@
 //! A checkpoint whose signature was looked at, to be read.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,8 +9,8 @@ use cairn_store::{Object, ObjectIndex, ObjectName, PAGE_SIZE, Snapshot, StoreErr
 
 use super::Key;
 use super::form::{
-    GROUP, Keys, MAX_SIGNATURE, Present, SECTION, Shape, Signature, TAGS, Tag, Tags, VERSION, place, signed,
-    tag_at,
+    GROUP, Groups, Keys, MAX_SIGNATURE, Present, SECTION, Shape, Signature, SignedPages, TAGS, Tag, Tags,
+    VERSION, place, present, signed, tag_at,
 };
 
 /// Bytes that all sections of a checkpoint may have: what a hostile one can make its reader hold.
@@ -37,7 +37,8 @@ struct Valid {
 }
 
 struct Checked {
-    groups: HashMap<u64, Tag>,
+    lazily: bool,
+    groups: BTreeMap<u64, Tag>,
     /// Where its pages' tags are, if they are kept.
     tags: Option<ObjectIndex>,
 }
@@ -46,8 +47,9 @@ struct Checked {
 pub(super) struct SignedObject<'a> {
     pub(super) object: &'a Object,
     pub(super) index: ObjectIndex,
-    /// Number, tag, and which pages it has.
-    pub(super) groups: Vec<(u64, Tag, Present)>,
+    pub(super) groups: Groups,
+    /// Which pages the groups have, if the pages come one by one.
+    pub(super) present: Vec<(u64, Present)>,
 }
 
 #[derive(Default)]
@@ -138,6 +140,11 @@ impl CheckedSnapshot {
         self.names.get(name).copied()
     }
 
+    /// Whether an object has a page of this number.
+    pub(super) fn has(&self, object: ObjectIndex, page: u64) -> bool {
+        self.snapshot.objects().get(object.place()).is_some_and(|object| page < object.pages)
+    }
+
     /// The section of this name.
     ///
     /// # Errors
@@ -149,9 +156,28 @@ impl CheckedSnapshot {
         }
     }
 
-    /// The pages of an object that aren't zero for certain, ascending.
-    pub fn present(&self, object: ObjectIndex) -> impl Iterator<Item = Range<u64>> + use<> {
-        self.snapshot.present(object)
+    /// The pages of an object that aren't zero for certain, ascending. With a valid signature all others are.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn present(&self, object: ObjectIndex) -> Result<Vec<Range<u64>>, ReadError> {
+        let checked = self.valid.as_ref().map(|valid| (valid, valid.objects.get(object.place())));
+        let Some((valid, Some(Some(Checked { lazily: false, groups, .. })))) = checked else {
+            return Ok(self.snapshot.present(object).collect());
+        };
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for group in groups.keys() {
+            let tags = self.tags(valid, object, *group)?;
+            let present = present(&tags);
+            for page in (0..GROUP).filter(|at| present[place(*at) / 8] & 1 << (at % 8) != 0) {
+                let page = group * GROUP + page;
+                match runs.last_mut() {
+                    Some(last) if last.end == page => last.end += 1,
+                    _ => runs.push(page..page + 1),
+                }
+            }
+        }
+        Ok(runs)
     }
 
     /// Reads a page.
@@ -186,10 +212,10 @@ impl CheckedSnapshot {
         let Some(valid) = &self.valid else { return Vec::new() };
         let objects = self.snapshot.indexed().zip(&valid.objects);
         let signed = objects.filter_map(|((index, object), checked)| {
-            let groups = &checked.as_ref()?.groups;
-            let found = groups_of(&self.snapshot, index).into_iter();
-            let groups = found.filter_map(|(group, present)| Some((group, *groups.get(&group)?, present)));
-            Some(SignedObject { object, index, groups: groups.collect() })
+            let checked = checked.as_ref()?;
+            let groups = checked.groups.iter().map(|(group, tag)| (*group, *tag)).collect();
+            let present = if checked.lazily { groups_of(&self.snapshot, index) } else { Vec::new() };
+            Some(SignedObject { object, index, groups, present })
         });
         signed.collect()
     }
@@ -285,10 +311,11 @@ fn check(
     }
     let mut objects: Vec<Option<Checked>> = snapshot.objects().iter().map(|_| None).collect();
     let mut shapes = Vec::with_capacity(named.len());
-    for ((at, object), groups) in named.iter().zip(&body.objects) {
+    for ((at, object), SignedPages { lazily, groups }) in named.iter().zip(&body.objects) {
         let name = object.name.as_str();
-        let found = indices.get(name).map(|index| groups_of(snapshot, *index)).unwrap_or_default();
-        if !found.iter().map(|(group, _)| group).eq(groups.iter().map(|(group, _)| group)) {
+        let index = indices.get(name).filter(|_| *lazily);
+        let found = index.map(|index| groups_of(snapshot, *index)).unwrap_or_default();
+        if *lazily && !found.iter().map(|(group, _)| group).eq(groups.iter().map(|(group, _)| group)) {
             return Ok(Err(Unsigned::Changed(format!("'{}' has other pages", object.name))));
         }
         shapes.push(Shape { object, present: found.into_iter().map(|(_, present)| present).collect() });
@@ -299,7 +326,7 @@ fn check(
             groups.last().is_none_or(|(last, _)| *last < pages)
         };
         let tags = tags.filter(has_all).copied();
-        objects[*at] = Some(Checked { groups: groups.iter().copied().collect(), tags });
+        objects[*at] = Some(Checked { lazily: *lazily, groups: groups.iter().copied().collect(), tags });
     }
     if keys.code(snapshot.id().0, body, &shapes) != blake3::Hash::from_bytes(signature.code) {
         return Ok(Err(changed("its signature doesn't fit its number, its objects or their pages")));

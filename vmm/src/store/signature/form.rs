@@ -41,14 +41,23 @@ pub(super) struct Signature {
 pub(super) struct Body {
     /// The tags of all other sections, by name.
     pub(super) sections: Vec<(String, Tag)>,
-    /// The groups of all other objects, in the order of the objects' names.
-    pub(super) objects: Vec<Groups>,
+    /// All other objects, in the order of their names.
+    pub(super) objects: Vec<SignedPages>,
+}
+
+/// The pages of an object.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub(super) struct SignedPages {
+    /// Whether they come one by one: then there are no others than the store's index says, and all of these. Else which
+    /// there are follows from their tags, and the index may say of more that they are perhaps not zero.
+    pub(super) lazily: bool,
+    pub(super) groups: Groups,
 }
 
 /// One object as the code has it.
 pub(super) struct Shape<'a> {
     pub(super) object: &'a Object,
-    /// Each group's, in their order.
+    /// Each group's, in their order; of an object whose pages come one by one.
     pub(super) present: Vec<Present>,
 }
 
@@ -116,14 +125,17 @@ impl Keys {
             hasher.update(tag);
         }
         number(&mut hasher, shapes.len() as u64);
-        for (Shape { object, present }, groups) in shapes.iter().zip(&body.objects) {
+        for (Shape { object, present }, SignedPages { lazily, groups }) in shapes.iter().zip(&body.objects) {
             text(&mut hasher, object.name.as_str());
-            for field in [object.tag, object.address, object.pages, groups.len() as u64] {
+            let numbers = [u64::from(*lazily), groups.len() as u64];
+            for field in [object.tag, object.address, object.pages].into_iter().chain(numbers) {
                 number(&mut hasher, field);
             }
-            for ((group, tag), present) in groups.iter().zip(present) {
+            for (group, tag) in groups {
                 number(&mut hasher, *group);
                 hasher.update(tag);
+            }
+            for present in present {
                 hasher.update(present);
             }
         }

@@ -1,12 +1,12 @@
 //! Signatures of checkpoints: by whose `cairn` one was made, and that it is what was made.
 //!
-//! A checkpoint has a section `signature`, and beside each object `NAME` whose pages come one by one an object
-//! `tags:NAME`:
+//! A checkpoint has a section `signature`, and beside each object `NAME` whose pages are read one by one, when they are
+//! needed, an object `tags:NAME`:
 //!
 //! ```text
 //!   page, 4 KiB        ──keyed hash──> its tag, 16 bytes; zeros for a page of zeros
 //!   256 tags, a group  ──keyed hash──> the group's tag     (the 256 tags are a page of `tags:NAME`)
-//!   the checkpoint's id, its sections, its objects with the groups' tags and which pages aren't zero
+//!   the checkpoint's id, its sections, its objects with the groups' tags
 //!                      ──keyed hash──> the code in `signature`
 //! ```
 //!

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use cairn_store::{Batch, BatchError, Change, Object, ObjectIndex, ObjectName, PAGE_SIZE, section};
+use cairn_store::{Batch, BatchError, Change, Object, ObjectIndex, ObjectName, PAGE_SIZE, Snapshot, section};
 
 use super::checked::SignedObject;
 use super::form::{
-    Body, GROUP, Groups, Keys, Present, SECTION, Shape, Signature, TAG, TAGS, Tag, Tags, VERSION, place,
-    present, signed,
+    Body, GROUP, Groups, Keys, Present, SECTION, Shape, Signature, SignedPages, TAG, TAGS, Tag, Tags,
+    VERSION, place, present, signed,
 };
-use super::{CheckedSnapshot, Key, ReadError};
+use super::{CheckedSnapshot, Key, ReadError, Unsigned};
 
 /// Bytes of the pieces in which tags are changed in a store: a chunk has four.
 const CHUNK: usize = 64;
@@ -61,15 +61,13 @@ struct StagedObject {
 /// Why a batch can't be signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
-    /// Of a page that is given in part the tag can't be made.
-    #[error("page {page} of '{object}' is given in part")]
-    Part {
-        /// The object.
-        object: ObjectName,
-        /// The page.
-        page: u64,
-    },
-    /// The checkpoint that the program was brought back from.
+    /// The checkpoint before can't be opened.
+    #[error("the checkpoint before, of which a page is given in part, can't be opened")]
+    Parent,
+    /// The checkpoint before isn't what was signed.
+    #[error("the checkpoint before can't be relied on")]
+    Changed(#[source] Unsigned),
+    /// A page of the checkpoint before.
     #[error("the checkpoint before can't be read")]
     Before(#[from] ReadError),
     /// More than a checkpoint can have.
@@ -78,6 +76,32 @@ pub enum SignError {
     /// As before.
     #[error("the signature doesn't fit")]
     Section(#[from] section::SectionError),
+}
+
+/// The checkpoint before, which is opened when a page of it is needed.
+enum Parent<F> {
+    Closed(F),
+    Open(CheckedSnapshot),
+    Lost,
+}
+
+impl<F: FnOnce() -> Option<Arc<Snapshot>>> Parent<F> {
+    /// A page of it, zeros if it hasn't that.
+    fn page(&mut self, key: &Key, name: &ObjectName, page: u64) -> Result<[u8; PAGE_SIZE], SignError> {
+        if let Self::Closed(_) = self
+            && let Self::Closed(open) = std::mem::replace(self, Self::Lost)
+        {
+            let snapshot = open().ok_or(SignError::Parent)?;
+            let checked = CheckedSnapshot::open(snapshot, key).map_err(ReadError::from)?;
+            *self = Self::Open(checked.map_err(SignError::Changed)?);
+        }
+        let Self::Open(parent) = self else { return Err(SignError::Parent) };
+        let mut bytes = [0; PAGE_SIZE];
+        if let Some(index) = parent.find(name.as_str()).filter(|index| parent.has(*index, page)) {
+            parent.read_page(index, page, &mut bytes)?;
+        }
+        Ok(bytes)
+    }
 }
 
 /// An object while its batch is gone through.
@@ -104,8 +128,13 @@ impl Signer {
     /// Goes on from a checkpoint with a valid signature.
     #[must_use]
     pub fn after(key: Key, before: Arc<CheckedSnapshot>) -> Self {
-        let known = |SignedObject { object, index, groups }: SignedObject<'_>| {
-            let group = |(number, tag, present)| (number, Group { tag, present, tags: None });
+        let known = |SignedObject { object, index, groups, present }: SignedObject<'_>| {
+            let present: HashMap<u64, Present> = present.into_iter().collect();
+            let group = |(number, tag)| {
+                // Of one whose pages aren't listed it is known that there are some.
+                let present = present.get(&number).copied().unwrap_or([u8::MAX; _]);
+                (number, Group { tag, present, tags: None })
+            };
             let groups = groups.into_iter().map(group).collect();
             (object.name.clone(), Known { pages: object.pages, groups, index: Some(index) })
         };
@@ -114,7 +143,7 @@ impl Signer {
     }
 
     /// Adds its signature to a batch whose parent is the last one that was [accepted](Self::accept), and the tags of
-    /// the objects that are `read_lazily`.
+    /// the objects that are `read_lazily`. `parent` opens the parent, to read pages of which the batch has a part.
     ///
     /// # Errors
     /// [`SignError`]; the batch is of no use then.
@@ -122,16 +151,23 @@ impl Signer {
         &self,
         batch: &mut Batch,
         read_lazily: impl Fn(&Object) -> bool,
+        parent: impl FnOnce() -> Option<Arc<Snapshot>>,
     ) -> Result<Staged, SignError> {
         let mut works: Vec<Work<'_>> =
             batch.objects().iter().map(|object| self.work(batch, object)).collect::<Result<_, _>>()?;
         let keys = &self.key.0;
+        let mut parent = Parent::Closed(parent);
         for (at, change) in batch.changes() {
             match change {
                 Change::Zero(first, count) => works[at].zero(first..first + count)?,
                 Change::Page(page, bytes) => works[at].set(page, keys.page(bytes))?,
-                Change::Chunks(page) => {
-                    return Err(SignError::Part { object: batch.objects()[at].name.clone(), page });
+                Change::Chunks(page, mask, chunks) => {
+                    let mut bytes = parent.page(&self.key, &batch.objects()[at].name, page)?;
+                    let set = (0..PAGE_SIZE / CHUNK).filter(|chunk| mask & 1 << chunk != 0);
+                    for (chunk, new) in set.zip(chunks.chunks_exact(CHUNK)) {
+                        bytes[chunk * CHUNK..][..CHUNK].copy_from_slice(new);
+                    }
+                    works[at].set(page, keys.page(&bytes))?;
                 }
             }
         }
@@ -145,14 +181,15 @@ impl Signer {
         let mut works: Vec<Option<Work<'_>>> = works.into_iter().map(Some).collect();
         for (at, object) in signed(objects.iter()) {
             let Some(work) = works[at].take() else { continue };
-            if read_lazily(object) {
+            let lazily = read_lazily(object);
+            if lazily {
                 work.keep(batch, object)?;
             }
             let (anew, known, pages) = (work.known.is_none(), work.known, work.pages);
             let edits = work.finish(keys);
             let (groups, present) = listed(known, pages, &edits);
-            body.objects.push(groups);
-            shapes.push(Shape { object, present });
+            body.objects.push(SignedPages { lazily, groups });
+            shapes.push(Shape { object, present: if lazily { present } else { Vec::new() } });
             staged.push(StagedObject { name: object.name.clone(), pages, anew, edits });
         }
         let code = *keys.code(batch.id().0, &body, &shapes).as_bytes();
