@@ -2,6 +2,8 @@
 
 mod build;
 mod error;
+mod front;
+mod lives;
 mod load;
 mod machine;
 mod restore;
@@ -11,24 +13,20 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 pub use error::{DeviceError, RunError};
 pub use restore::{Restore, Trusted};
 
-use crate::guest::app::files::PublishError;
 pub use crate::guest::app::files::{Grant, Published};
 use crate::kvm::system::System;
-use crate::machine::calls::SharedCalls;
 use crate::machine::end::Ended;
+use crate::machine::name::GuestName;
 use crate::machine::poll_policy::PollMode;
 use crate::machine::script;
 use crate::machine::state::UserState;
 use crate::machine::storing::StoreConfig;
 use crate::machine::tracking::TrackerMode;
 use crate::machine::whole::WholeConfig;
-use crate::store::signature::Signer;
-use machine::{Machine, Parent};
 
 /// The smallest memory that a guest can be given: its stack, and a little more.
 pub const LEAST_MEMORY: u64 = 16 << 20;
@@ -41,6 +39,8 @@ pub(super) const MAX_REGIONS: u32 = 64;
 /// What to run, and with what.
 #[derive(Clone, Debug)]
 pub struct AppConfig {
+    /// What it's called.
+    pub name: GuestName,
     /// The program on the host.
     pub program: PathBuf,
     /// argv, the program's name included.
@@ -96,28 +96,7 @@ pub struct Overlay {
 pub fn run(config: &AppConfig) -> Result<Ended, RunError> {
     let kvm = System::open()?;
     let interpreted = script::interpreter(config)?;
-    let config = interpreted.as_ref().unwrap_or(config);
-    let signer = config.state.key.clone().map(Signer::new);
-    run_machine(Machine::build(&kvm, config, None)?, config, Parent { id: None, signer })
-}
-
-fn run_machine(machine: Machine, config: &AppConfig, parent: Parent) -> Result<Ended, RunError> {
-    let calls = Arc::clone(&machine.calls);
-    let ended = machine.run(config, parent)?;
-    if let (Some(overlay), 0) = (&config.overlay, ended.end.status()) {
-        publish(&calls, overlay)?;
-    }
-    Ok(ended)
-}
-
-/// Applies what a program that has ended changed in its overlays.
-fn publish(calls: &SharedCalls, overlay: &Overlay) -> Result<(), PublishError> {
-    if overlay.commit {
-        let published = calls.with(|process| process.files.publish(&overlay.records))?;
-        let Published { files, steps, .. } = published;
-        tracing::info!(files, steps, "the changes are applied");
-    }
-    Ok(())
+    lives::run(&kvm, interpreted.as_ref().unwrap_or(config), None)
 }
 
 /// Opens the program, or a script, on the host.

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use cairn_abi::CheckpointId;
 
-use super::machine::{Machine, Parent};
-use super::{AppConfig, Overlay, Published, RunError, build, run_machine};
+use super::{AppConfig, Overlay, Published, RunError, build, lives};
 use crate::kvm::system::System;
 use crate::machine::end::Ended;
+use crate::machine::name::GuestName;
 use crate::machine::state::UserState;
 use crate::machine::storing::StoreConfig;
 use crate::machine::whole::{Comeback, Consent, Untrusted, WholeConfig};
@@ -89,7 +89,7 @@ impl Trusted {
     }
 
     /// Runs the program to its end, with further checkpoints where `further` says. Its standard output goes on in the
-    /// file `stdout`, if it was a file.
+    /// file `stdout`, if it was a file; it's called `name`, or as its program.
     ///
     /// # Errors
     /// [`RunError`]: what is wrong and what to do.
@@ -97,18 +97,17 @@ impl Trusted {
         self,
         further: Option<(StoreConfig, WholeConfig)>,
         stdout: Option<PathBuf>,
+        name: Option<GuestName>,
     ) -> Result<Ended, RunError> {
         let Self { comeback, config } = self;
         let kvm = System::open()?;
         let (store, whole) = further.unzip();
-        let config = AppConfig { store, whole, stdout, ..config };
+        let name = name.unwrap_or_else(|| config.name.clone());
+        let config = AppConfig { name, store, whole, stdout, ..config };
         // Output is cut back and changes are applied: not while another process runs the program and does so.
         let changes_files = config.stdout.is_some() || config.overlay.is_some();
         let _alone = (changes_files && config.store.is_none()).then(|| comeback.lock()).transpose()?;
-        let machine = Machine::build(&kvm, &config, Some(&comeback))?;
-        tracing::info!(id = comeback.id.0, "the program goes on");
-        let (signer, id) = comeback.signer(config.state.key.as_ref());
-        run_machine(machine, &config, Parent { id, signer })
+        lives::run(&kvm, &config, Some(comeback))
     }
 
     /// Applies what the program had changed in its directories, as its end would have, and doesn't run it. None if it

@@ -128,6 +128,16 @@ impl CheckedSnapshot {
         self.valid.is_some()
     }
 
+    /// The names of its sections, but for that of its signature.
+    pub fn sections(&self) -> impl Iterator<Item = &str> {
+        self.snapshot.sections().map(|(name, _)| name).filter(|name| *name != SECTION)
+    }
+
+    /// Its objects, but for those of its signature, in the order in which they were named.
+    pub fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.snapshot.objects().iter().filter(|object| !object.name.as_str().starts_with(TAGS))
+    }
+
     /// Which checkpoint it is.
     #[must_use]
     pub fn id(&self) -> CheckpointId {

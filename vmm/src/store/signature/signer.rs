@@ -142,6 +142,12 @@ impl Signer {
         Self { key, objects, before: Some(before) }
     }
 
+    /// What it signs with.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
     /// Adds its signature to a batch whose parent is the last one that was [accepted](Self::accept), and the tags of
     /// the objects that are `read_lazily`. `parent` opens the parent, to read pages of which the batch has a part.
     ///
