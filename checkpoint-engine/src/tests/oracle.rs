@@ -37,6 +37,8 @@ enum Step {
     Save,
     /// What became of that.
     Saved(bool),
+    /// The engine is built anew, of what somebody else keeps or not.
+    Reborn(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -63,6 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::RefuseProtect),
         12 => Just(Step::Save),
         8 => prop::bool::weighted(0.7).prop_map(Step::Saved),
+        4 => any::<bool>().prop_map(Step::Reborn),
     ]
 }
 
@@ -107,12 +110,15 @@ fn run(world: &mut World, step: &Step) {
         Step::Save => world.save(),
         Step::Saved(true) => {
             world.elsewhere.kept();
+            world.history_elsewhere.kept();
             world.engine.saved();
         }
         Step::Saved(false) => {
             world.elsewhere.lost();
+            world.history_elsewhere.lost();
             world.engine.not_saved();
         }
+        Step::Reborn(kept) => world.be_reborn(*kept),
         Step::RefuseProtect(refuse) => world.engine.tracker_mut().refuse_protect = *refuse,
     }
 }
