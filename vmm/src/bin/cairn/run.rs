@@ -40,8 +40,8 @@ Exit status:
 
 Examples:
   cairn run --dir .:rw sqlite3 test.db
-  cairn run --dir .:rw --overlay make            try it, and leave everything as it is
-  cairn run --dir .:rw --overlay=commit ./fix    change all files or none";
+  cairn run --dir .:rw --overlay -- sed -i s/teh/the/ a.txt      try it, and leave everything as it is
+  cairn run --dir .:rw --overlay=commit -- sed -i s/teh/the/ *   change all files or, if it fails, none";
 
 /// Options of `cairn run`.
 #[derive(Args, Debug)]
