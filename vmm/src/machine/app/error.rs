@@ -7,6 +7,7 @@ use crate::devices::bus::BusError;
 use crate::guest::app::elf::LoadError;
 use crate::guest::app::files::{GuestPath, ImageError, LayoutError, PublishError};
 use crate::guest::app::image::ThawError;
+use crate::machine::unit::UnitStateError;
 use crate::guest::app::mapping::SpaceError;
 use crate::guest::app::stack::MAX_ARGUMENTS;
 use crate::kvm::system::KvmError;
@@ -117,6 +118,9 @@ pub enum RunError {
     /// A checkpoint can't be gone on with here.
     #[error("the program can't go on here")]
     Thaw(#[from] ThawError),
+    /// The program's own checkpoint session can't be brought back.
+    #[error("the program's own checkpoint session can't be brought back")]
+    Session(#[from] UnitStateError),
     /// Its files aren't as they were.
     #[error("the program can't go on with the files that it had")]
     Image(#[from] ImageError),

@@ -10,12 +10,14 @@ use rangemap::RangeSet;
 use super::arrival::{Bringer, Incoming};
 use super::files::StoredFiles;
 use super::saved::{Saved, SavedError};
+use super::session::StoredSession;
 use crate::guest::app::cpu::Cpu;
 use crate::guest::app::files::Files;
 use crate::guest::app::image::ThawError;
 use crate::guest::app::process::{Process, Segments};
 use crate::guest::app::space::AddressSpace;
 use crate::machine::app::RunError;
+use crate::machine::unit::SharedUnit;
 use crate::memory::layout::PAGE;
 use crate::memory::program::ProgramMemory;
 use crate::memory::rights::Rights;
@@ -78,7 +80,7 @@ impl Comeback {
         let host = |source: nix::errno::Errno| RunError::Host { what: "memory", source: source.into() };
         let present: RangeSet<u64> = self.snapshot.present(self.saved.memory).collect();
         let mut bytes = [0; PAGE_SIZE];
-        for mapping in &self.saved.process.space.mappings {
+        for mapping in self.saved.process.space.mappings.iter().filter(|mapping| !mapping.is_device()) {
             let range = mapping.start..mapping.end;
             let pages = range.start / PAGE..range.end / PAGE;
             let [read, write, execute] = mapping.rights;
@@ -100,6 +102,16 @@ impl Comeback {
     /// [`RunError::Host`].
     pub(crate) fn bring(&self) -> Result<Option<Bringer>, RunError> {
         self.incoming.get().map(|incoming| Bringer::start(Arc::clone(incoming))).transpose()
+    }
+
+    /// The program's own session, once its memory is mapped. `kept` says that further checkpoints are changes to this
+    /// one.
+    ///
+    /// # Errors
+    /// [`RunError::Session`].
+    pub(crate) fn session(&self, unit: &SharedUnit, kept: bool) -> Result<(), RunError> {
+        let source = StoredSession(&self.snapshot);
+        Ok(unit.with(|unit| unit.bring_back(&self.saved.session, &source, kept))?)
     }
 
     /// The process, with its memory, in files that were built from the same grants; the vCPU gets its registers.

@@ -12,6 +12,7 @@ mod door;
 mod files;
 mod pages;
 mod saved;
+mod session;
 pub(crate) mod stdout;
 mod take;
 mod tracker;
@@ -37,6 +38,7 @@ use crate::kvm::slots::SlotMap;
 use crate::machine::app::RunError;
 use crate::machine::calls::SharedCalls;
 use crate::machine::sandbox;
+use crate::machine::unit::SharedUnit;
 use crate::store::{Owner, Sink};
 use checkpointer::Checkpointer;
 use pages::Pages;
@@ -66,6 +68,7 @@ pub(crate) struct Parts {
     pub(crate) level: Option<Level>,
     pub(crate) door: Arc<Door>,
     pub(crate) calls: Arc<SharedCalls>,
+    pub(crate) unit: Arc<SharedUnit>,
     pub(crate) slots: Arc<Mutex<SlotMap>>,
     /// The checkpoint that the program was brought back from.
     pub(crate) parent: Option<CheckpointId>,
@@ -81,7 +84,7 @@ impl Whole {
     /// [`RunError::Host`].
     pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
         let has_stdout = parts.config.has_stdout();
-        let Parts { config, sink, level, door, calls, slots, parent } = parts;
+        let Parts { config, sink, level, door, calls, unit, slots, parent } = parts;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
         if !sink.claim(OWNER) {
             return Err(host("the store")(io::Error::other("somebody else has it")));
@@ -96,7 +99,7 @@ impl Whole {
         let figures = Arc::new(Mutex::new(Figures::default()));
         let checkpointer = Checkpointer {
             door,
-            source: Arc::new(Source { calls, tracker, has_stdout }),
+            source: Arc::new(Source { calls, unit, tracker, has_stdout }),
             sink,
             level: level.unwrap_or(Level::Written),
             config,

@@ -28,6 +28,14 @@ pub struct FrozenMapping {
     pub content: FrozenContent,
 }
 
+impl FrozenMapping {
+    /// Whether there is a device behind it, and no bytes.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        matches!(self.content, FrozenContent::Device { .. })
+    }
+}
+
 /// What a mapping shows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum FrozenContent {
@@ -48,5 +56,10 @@ pub enum FrozenContent {
         path: String,
         /// File offset minus address.
         delta: u64,
+    },
+    /// A page of a device's registers.
+    Device {
+        /// How often it's mapped.
+        times: u32,
     },
 }

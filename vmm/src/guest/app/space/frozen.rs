@@ -21,11 +21,6 @@ pub enum UnfreezableError {
         /// The file's path.
         path: String,
     },
-    /// A device's registers: those of the checkpoint device, so that there is a session.
-    #[error(
-        "the program has an open checkpoint session of its own, which can't be part of a checkpoint of the whole"
-    )]
-    Device,
 }
 
 impl AddressSpace {
@@ -54,6 +49,11 @@ impl AddressSpace {
         let mut last = 0;
         for mapping in &frozen.mappings {
             let range = mapping.start..mapping.end;
+            if let FrozenContent::Device { times } = mapping.content {
+                self.thaw_device(&range, mapping.rights, times)?;
+                last = range.end;
+                continue;
+            }
             let is_whole = range.start.is_multiple_of(PAGE) && range.end.is_multiple_of(PAGE);
             if !is_program(&range) || !is_whole || range.start < last {
                 return Err(BAD);
@@ -63,6 +63,20 @@ impl AddressSpace {
             self.thaw_mapping(range, mapping).map_err(|source| ThawError::Space { start, source })?;
         }
         self.heap = frozen.heap[0]..frozen.heap[1];
+        Ok(())
+    }
+
+    fn thaw_device(&mut self, range: &Range<u64>, rights: [bool; 3], times: u32) -> Result<(), ThawError> {
+        let [read, write, execute] = rights;
+        let is_whole = range.start.is_multiple_of(PAGE) && range.end.is_multiple_of(PAGE);
+        if range.end <= range.start || !is_whole || times == 0 || self.mappings.overlaps(range) {
+            return Err(ThawError::Impossible("list of mappings"));
+        }
+        let start = range.start;
+        let rights = Rights { read, write, execute };
+        let mapped = self.map_device(range.clone(), rights);
+        mapped.map_err(|source| ThawError::Space { start, source })?;
+        self.mappings.insert(range.clone(), Mapping::new(rights, Content::Device { times }));
         Ok(())
     }
 
@@ -78,6 +92,7 @@ impl AddressSpace {
             FrozenContent::File { path, delta } => {
                 Content::File { path: path.as_str().into(), delta: *delta, bytes: FileBytes::Copied }
             }
+            FrozenContent::Device { times } => Content::Device { times: *times },
         };
         let mut mapping = Mapping::new(rights, content);
         mapping.charged |= frozen.charged;
@@ -104,7 +119,7 @@ fn frozen(range: &Range<u64>, mapping: &Mapping) -> Result<FrozenMapping, Unfree
             return Err(UnfreezableError::SharedFile { path: path.to_string() });
         }
         Content::File { path, delta, .. } => FrozenContent::File { path: path.to_string(), delta: *delta },
-        Content::Device { .. } => return Err(UnfreezableError::Device),
+        Content::Device { times } => FrozenContent::Device { times: *times },
     };
     let charged = mapping.charged;
     Ok(FrozenMapping { start: range.start, end: range.end, rights: [read, write, execute], charged, content })
