@@ -249,6 +249,10 @@ impl Checkpointer {
                 self.pages = pages;
                 self.pages.clear();
                 self.files_lost = true;
+                if matches!(error, TakeError::Log(_)) {
+                    // A part of the log may have been read and cleared: the next one has everything.
+                    self.parent = None;
+                }
                 Err(error.into())
             }
         }
