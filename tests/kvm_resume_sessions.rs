@@ -44,7 +44,7 @@ fn sessions_go_on_where_requests_are_polled_for() {
 
 #[test]
 fn sessions_go_on_where_either_may_be() {
-    walks_on("auto", "13", "8ms");
+    walks_on("auto", "13", "10ms");
 }
 
 /// Each checkpoint of the whole, not only the newest after a kill, and without further ones.
@@ -58,7 +58,8 @@ fn every_checkpoint_of_the_whole_can_be_gone_on_from() {
     while wait_for_checkpoint(&mut told, &mut said).is_some() {}
     assert!(child.wait().unwrap().success(), "{said}");
     let expected = fs::read_to_string(place.output()).unwrap();
-    let ids: Vec<u64> = Store::open(&place.store()).unwrap().checkpoints().iter().map(|one| one.id.0).collect();
+    let ids: Vec<u64> =
+        Store::open(&place.store()).unwrap().checkpoints().iter().map(|one| one.id.0).collect();
     assert!(!ids.is_empty());
     for id in ids.iter().rev().step_by(ids.len().div_ceil(12)) {
         let id = id.to_string();

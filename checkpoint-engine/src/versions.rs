@@ -10,6 +10,7 @@ use crate::delta::Delta;
 
 mod image;
 
+pub(crate) use image::MOST;
 pub use image::{VersionImage, VersionsImage};
 
 /// A region as a checkpoint knows it.

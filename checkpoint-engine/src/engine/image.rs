@@ -8,7 +8,7 @@ use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName};
 use super::ticket::MAX_FAILED;
 use super::{Counters, Engine};
 use crate::delta::Delta;
-use crate::versions::VersionsImage;
+use crate::versions::{MOST, VersionsImage};
 use crate::{EngineError, LiveMemory, PAGE_SIZE, PageSet, Tracker};
 
 /// A region, but for its bytes.
@@ -166,8 +166,14 @@ impl<T: Tracker> Engine<T> {
     ) -> Result<(), E> {
         let impossible = |what| E::from(ImageError::Impossible(what));
         let engine = |error: EngineError| E::from(ImageError::from(error));
-        if !self.is_fresh() || image.last_region < self.last_region {
+        let known =
+            self.regions.iter().map(|region| region.id).eq(image.regions.iter().map(|region| region.id));
+        let counted = self.last_region <= image.last_region && image.last_region < u32::MAX / 2;
+        if !self.is_fresh() || !known || !counted {
             return Err(impossible("list of regions"));
+        }
+        if image.counters.iter().any(|counter| MOST < *counter) {
+            return Err(impossible("set of figures"));
         }
         let root = image.versions.check(self.config.history, image.last_region).map_err(impossible)?;
         let failed = image.failed.iter().all(|id| 0 < id.0 && id.0 <= image.versions.last);

@@ -44,6 +44,9 @@ pub struct VersionsImage {
     pub versions: Vec<VersionImage>,
 }
 
+/// What counts up and has come further was never counted: there is room for all that is still to come.
+pub(crate) const MOST: u64 = u64::MAX / 2;
+
 /// Why an image is none.
 pub(crate) type Flaw = &'static str;
 
@@ -58,8 +61,8 @@ impl VersionsImage {
         if history.get() < versions.iter().filter(|version| version.named).count() {
             return Err("more checkpoints than are retained");
         }
-        if self.last < self.unused || self.last < self.evicted {
-            return Err("ids beyond the newest");
+        if self.last < self.unused || self.last < self.evicted || MOST < self.last {
+            return Err("newest id");
         }
         if versions.len() < self.sets.len() || !self.sets.iter().all(|set| is_set(set, last_region)) {
             return Err("a set of regions");

@@ -199,9 +199,7 @@ impl KeeperState {
             set.iter().map(member).collect::<Result<Vec<_>, KeeperStateError>>()
         };
         let version = |version: &VersionState| {
-            let place = |at: u64| {
-                usize::try_from(at).map_err(|_| KeeperStateError::Impossible("history"))
-            };
+            let place = |at: u64| usize::try_from(at).map_err(|_| KeeperStateError::Impossible("history"));
             Ok(VersionImage {
                 id: CheckpointId(version.id),
                 parent: version.parent.map(CheckpointId),
@@ -309,7 +307,8 @@ impl Keeper {
         for (region, image) in state.regions.iter().zip(&image.regions) {
             let span = Span { address: region.address, len: region.len };
             let span = RegionSpan::from_claim(span).ok_or(KeeperStateError::Impossible("list of regions"))?;
-            let memory = self.live(span, view).map_err(|_| KeeperStateError::Impossible("list of regions"))?;
+            let memory =
+                self.live(span, view).map_err(|_| KeeperStateError::Impossible("list of regions"))?;
             self.slots().isolate(&(span.address()..span.end()))?;
             self.engine_mut().rebuild_region(image, memory)?;
         }

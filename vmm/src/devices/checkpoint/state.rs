@@ -160,8 +160,7 @@ impl Open {
         limits: &Limits,
     ) -> Result<Self, StateError> {
         // Where asynchronous checkpoints can't be here, they are taken at once; but nothing stands for a store.
-        if state.features & !OFFERED_FEATURES != 0
-            || state.features & FEATURE_DURABLE & !limits.features != 0
+        if state.features & !OFFERED_FEATURES != 0 || state.features & FEATURE_DURABLE & !limits.features != 0
         {
             return Err(StateError("set of the session's features"));
         }

@@ -7,7 +7,6 @@ use crate::devices::bus::BusError;
 use crate::guest::app::elf::LoadError;
 use crate::guest::app::files::{GuestPath, ImageError, LayoutError, PublishError};
 use crate::guest::app::image::ThawError;
-use crate::machine::unit::UnitStateError;
 use crate::guest::app::mapping::SpaceError;
 use crate::guest::app::stack::MAX_ARGUMENTS;
 use crate::kvm::system::KvmError;
@@ -16,6 +15,7 @@ use crate::machine::bare::BareError;
 use crate::machine::helpers::HelperError;
 use crate::machine::sandbox::SandboxError;
 use crate::machine::storing::StoringError;
+use crate::machine::unit::UnitStateError;
 use crate::machine::whole::{SavedError, StdoutError};
 use crate::virtio::pci::FunctionError;
 

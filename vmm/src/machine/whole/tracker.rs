@@ -343,7 +343,9 @@ mod tests {
     fn a_slot_has_its_bits_in_each_word() {
         for pages in [0..64, 0..128, 3..4, 63..65, 64..128, 70..200, 5..6] {
             let found: Vec<u64> = words_of(&(pages.start * PAGE..pages.end * PAGE))
-                .flat_map(|(word, mask)| (0..64).filter(move |bit| mask >> bit & 1 == 1).map(move |bit| word as u64 * 64 + bit))
+                .flat_map(|(word, mask)| {
+                    (0..64).filter(move |bit| mask >> bit & 1 == 1).map(move |bit| word as u64 * 64 + bit)
+                })
                 .collect();
             assert_eq!(found, pages.collect::<Vec<_>>());
         }
