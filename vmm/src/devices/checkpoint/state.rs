@@ -92,8 +92,9 @@ impl CheckpointDevice {
     ) -> Result<(), StateError> {
         match (&mut self.queue, state.position) {
             (Some(queue), Some(position)) => queue.go_on_at(position),
-            (None, None) => {}
-            _ => return Err(StateError("queue's position")),
+            (None, Some(_)) => return Err(StateError("queue's position")),
+            // Also where a driver said at once that it works and that it failed.
+            (queue, None) => *queue = None,
         }
         self.session.bring_back(&state.session, address_space, regions)?;
         (self.broken, self.left_at, self.interrupts) = (state.broken, state.left_at, state.interrupts);
