@@ -59,6 +59,8 @@ fn apply(change: &Change, image: &mut EngineImage, deltas: &mut [(CheckpointId, 
         Change::Number(1, value) => image.versions.last = value,
         Change::Number(2, value) => image.versions.unused = value,
         Change::Number(3, value) => image.versions.evicted = value,
+        Change::Number(5, value) => image.versions.imported = value,
+        Change::Number(6, value) => image.versions.left_out.push((value.min(9), value)),
         Change::Number(4, value) => image.failed.push(CheckpointId(value)),
         Change::Number(at, value) => image.counters[at % 4] = value,
         Change::Version(at, field, value) => {
@@ -101,6 +103,7 @@ fn apply(change: &Change, image: &mut EngineImage, deltas: &mut [(CheckpointId, 
 /// A world with a tree of versions, of two regions and one that was dropped.
 fn image() -> (World, EngineImage, Vec<(CheckpointId, Vec<u8>)>) {
     let mut world = World::new(Rule::Model, 5, FakeTracker::default());
+    world.skip_ids(CheckpointId(2));
     world.add(20).unwrap();
     world.add(5).unwrap();
     let mut ids = Vec::new();
@@ -156,7 +159,7 @@ proptest! {
         prop_assert!(!changes.is_empty() || built.is_ok());
         if built.is_ok() {
             let ids: Vec<_> = image.versions.versions.iter().map(|version| version.id).collect();
-            for id in ids {
+            for id in ids.into_iter().chain((0..12).map(CheckpointId)) {
                 let _ = engine.rollback(id);
             }
             engine.checkpoint().unwrap();

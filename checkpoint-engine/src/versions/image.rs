@@ -36,6 +36,10 @@ pub struct VersionsImage {
     pub last: u64,
     /// Ids up to that which no checkpoint has.
     pub unused: u64,
+    /// Ids that were left out, from the first to the last of each jump.
+    pub left_out: Vec<(u64, u64)>,
+    /// The id among them that was imported, or 0.
+    pub imported: u64,
     /// The newest id that was evicted, or 0.
     pub evicted: u64,
     /// Sets of regions that versions have.
@@ -46,6 +50,9 @@ pub struct VersionsImage {
 
 /// What counts up and has come further was never counted: there is room for all that is still to come.
 pub(crate) const MOST: u64 = u64::MAX / 2;
+
+/// Jumps of ids that an image may have: bounds what each question for an id looks at.
+const MAX_JUMPS: usize = 1 << 12;
 
 /// Why an image is none.
 pub(crate) type Flaw = &'static str;
@@ -61,7 +68,8 @@ impl VersionsImage {
         if history.get() < versions.iter().filter(|version| version.named).count() {
             return Err("more checkpoints than are retained");
         }
-        if self.last < self.unused || self.last < self.evicted || MOST < self.last {
+        let newest = self.unused.max(self.evicted).max(self.imported);
+        if self.last < newest || MOST < self.last || !self.are_left_out() {
             return Err("newest id");
         }
         if versions.len() < self.sets.len() || !self.sets.iter().all(|set| is_set(set, last_region)) {
@@ -79,6 +87,17 @@ impl VersionsImage {
             return Err("two versions with one id");
         }
         self.root()
+    }
+
+    /// Whether the ids that were left out ascend, and none is beyond the newest.
+    fn are_left_out(&self) -> bool {
+        let mut before = 0;
+        self.left_out.len() <= MAX_JUMPS
+            && self.left_out.iter().all(|&(first, last)| {
+                let next = before < first && first <= last && last <= self.last;
+                before = last;
+                next
+            })
     }
 
     /// The root, to which all others lead.
@@ -138,6 +157,8 @@ impl Versions {
         VersionsImage {
             last: self.last,
             unused: self.unused,
+            left_out: self.left_out.iter().map(|span| (*span.start(), *span.end())).collect(),
+            imported: self.imported.0,
             evicted: self.evicted.0,
             sets: sets.iter().map(members).collect(),
             versions,
@@ -194,7 +215,8 @@ impl Versions {
         self.named.extend(named.into_iter().map(|(version, at)| (version.id, at)));
         self.root = root;
         (self.last, self.unused) = (image.last, image.unused);
-        self.evicted = CheckpointId(image.evicted);
+        self.left_out = image.left_out.iter().map(|&(first, last)| first..=last).collect();
+        (self.evicted, self.imported) = (CheckpointId(image.evicted), CheckpointId(image.imported));
         Ok(())
     }
 }

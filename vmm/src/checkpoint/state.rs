@@ -19,8 +19,10 @@ use crate::memory::view::View;
 pub struct KeeperState {
     regions: Vec<RegionState>,
     last_region: u32,
-    /// The newest id; ids that no checkpoint has; the newest id that was evicted.
-    ids: [u64; 3],
+    /// The newest id; ids that no checkpoint has; the newest id that was evicted; the one that was imported.
+    ids: [u64; 4],
+    /// Ids that were left out.
+    left_out: Vec<(u64, u64)>,
     /// Ids and names.
     sets: Vec<Vec<(u32, Vec<u8>)>>,
     versions: Vec<VersionState>,
@@ -210,13 +212,14 @@ impl KeeperState {
                 delta_bytes: version.delta_bytes,
             })
         };
-        let [last, unused, evicted] = self.ids;
+        let [last, unused, evicted, imported] = self.ids;
+        let left_out = self.left_out.clone();
         let sets = self.sets.iter().map(set).collect::<Result<_, KeeperStateError>>()?;
         let versions = self.versions.iter().map(version).collect::<Result<_, KeeperStateError>>()?;
         Ok(EngineImage {
             regions: self.regions.iter().map(RegionState::image).collect::<Result<_, _>>()?,
             last_region: self.last_region,
-            versions: VersionsImage { last, unused, evicted, sets, versions },
+            versions: VersionsImage { last, unused, left_out, imported, evicted, sets, versions },
             failed: self.failed.iter().copied().map(CheckpointId).collect(),
             counters: self.counters,
         })
@@ -278,7 +281,8 @@ impl Keeper {
         Ok(KeeperState {
             regions: images.into_iter().map(region).collect::<Result<_, EngineError>>()?,
             last_region,
-            ids: [versions.last, versions.unused, versions.evicted],
+            ids: [versions.last, versions.unused, versions.evicted, versions.imported],
+            left_out: versions.left_out,
             sets: versions.sets.into_iter().map(set).collect(),
             versions: versions.versions.into_iter().map(version).collect(),
             failed: failed.into_iter().map(|id| id.0).collect(),

@@ -2,6 +2,8 @@
 
 use kvm_bindings::{kvm_cpuid_entry2, kvm_segment, kvm_sregs};
 
+use crate::kvm::vcpu::VECTOR_WORDS;
+
 /// Selector of the program's code segment.
 pub const USER_CODE: u16 = 0x2b;
 /// Selector of the program's stack and data segments.
@@ -43,6 +45,11 @@ const CPUID_COMPONENTS: u32 = 0xd;
 const X87_SSE: u64 = 0b11;
 const AVX: u64 = 1 << 2;
 const AVX_512: u64 = 0b111 << 5;
+
+/// Words of an XSAVE area: the control register of x87, MXCSR, and which components are stored (XSTATE_BV).
+const X87_CONTROL: usize = 0;
+const MXCSR: usize = 6;
+const STATES: usize = 128;
 
 /// Where the tables that the special registers name are.
 #[derive(Clone, Copy, Debug)]
@@ -104,8 +111,22 @@ pub fn return_to_user(sregs: &mut kvm_sregs) {
 
 fn user_segments(sregs: &mut kvm_sregs) {
     return_to_user(sregs);
+    reset_data_segments(sregs);
+}
+
+/// Makes the segments that a program may load by itself what they are at its start.
+pub fn reset_data_segments(sregs: &mut kvm_sregs) {
     (sregs.ds, sregs.es) = (user_data(), user_data());
     (sregs.fs, sregs.gs) = (user_data(), user_data());
+}
+
+/// The vector state at a program's start, as XSAVE stores it (Intel SDM volume 1, 13.4 and 10.5.1): registers of zeros,
+/// all exceptions masked.
+#[must_use]
+pub fn first_vectors() -> [u32; VECTOR_WORDS] {
+    let mut words = [0; VECTOR_WORDS];
+    (words[X87_CONTROL], words[MXCSR], words[STATES]) = (0x37f, 0x1f80, 0b11);
+    words
 }
 
 fn user_code() -> kvm_segment {

@@ -2,6 +2,8 @@
 
 mod build;
 mod error;
+mod front;
+mod lives;
 mod load;
 mod machine;
 mod restore;
@@ -11,24 +13,19 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use cairn_abi::CheckpointId;
 
 pub use error::{DeviceError, RunError};
 pub use restore::Restore;
 
 pub use crate::guest::app::files::Grant;
-use crate::guest::app::files::PublishError;
 use crate::kvm::system::System;
-use crate::machine::calls::SharedCalls;
 use crate::machine::end::Ended;
+use crate::machine::name::GuestName;
 use crate::machine::poll_policy::PollMode;
 use crate::machine::script;
 use crate::machine::storing::StoreConfig;
 use crate::machine::tracking::TrackerMode;
 use crate::machine::whole::WholeConfig;
-use machine::Machine;
 
 /// The smallest memory that a guest can be given: its stack, and a little more.
 pub const LEAST_MEMORY: u64 = 16 << 20;
@@ -41,6 +38,8 @@ pub(super) const MAX_REGIONS: u32 = 64;
 /// What to run, and with what.
 #[derive(Clone, Debug)]
 pub struct AppConfig {
+    /// What it's called.
+    pub name: GuestName,
     /// The program on the host.
     pub program: PathBuf,
     /// argv, the program's name included.
@@ -94,30 +93,7 @@ pub struct Overlay {
 pub fn run(config: &AppConfig) -> Result<Ended, RunError> {
     let kvm = System::open()?;
     let interpreted = script::interpreter(config)?;
-    let config = interpreted.as_ref().unwrap_or(config);
-    run_machine(Machine::build(&kvm, config, None)?, config, None)
-}
-
-fn run_machine(
-    machine: Machine,
-    config: &AppConfig,
-    parent: Option<CheckpointId>,
-) -> Result<Ended, RunError> {
-    let calls = Arc::clone(&machine.calls);
-    let ended = machine.run(config, parent)?;
-    if let (Some(overlay), 0) = (&config.overlay, ended.end.status()) {
-        publish(&calls, overlay)?;
-    }
-    Ok(ended)
-}
-
-/// Applies what a program that has ended changed in its overlays.
-fn publish(calls: &SharedCalls, overlay: &Overlay) -> Result<(), PublishError> {
-    if overlay.commit {
-        let published = calls.with(|process| process.files.publish(&overlay.records))?;
-        tracing::info!(?published, "the changes are applied");
-    }
-    Ok(())
+    lives::run(&kvm, interpreted.as_ref().unwrap_or(config), None)
 }
 
 /// Opens the program, or a script, on the host.

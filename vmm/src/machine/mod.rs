@@ -1,7 +1,6 @@
 //! Whole machines: from a configuration to a program's end.
 
 pub mod app;
-mod auxiliary;
 mod bare;
 pub mod calls;
 pub mod control;
@@ -11,6 +10,7 @@ pub mod engine_probe;
 pub mod helpers;
 pub mod host_costs;
 pub mod linux;
+pub mod name;
 pub mod poll_policy;
 pub mod poller;
 pub mod probe;

@@ -10,6 +10,7 @@ use crate::guest::app::cpu::{Cpu, Event};
 use crate::guest::app::mapping::Place;
 use crate::guest::app::posted::CallPage;
 use crate::guest::app::process::Segments;
+use crate::guest::app::program::Entry;
 use crate::guest::app::space::AddressSpace;
 use crate::kvm::dirty_ring::DirtyRing;
 use crate::kvm::slots::{SlotError, SlotMap};
@@ -129,7 +130,8 @@ impl Guest {
             .map_device(PCI_REGISTERS.start..PCI_REGISTERS.start + PAGE, Rights::DATA)
             .map_err(|error| setup(&error))?;
         space.memory().write_bytes(CODE, &program(&data, posted_rounds)).map_err(|error| setup(&error))?;
-        let mut cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), CODE, CODE + PAGE)?;
+        let mut cpu =
+            Cpu::new(kvm, &vm, system, space.tables_mut(), Entry { instruction: CODE, stack: CODE + PAGE })?;
         let ring = cpu.take_ring();
         Ok(Self { cpu, slots, data, ring, bitmap: [0; BITMAP_WORDS], _space: space })
     }

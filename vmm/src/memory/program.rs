@@ -207,13 +207,21 @@ impl ProgramMemory {
     /// EFAULT when a byte before its end can't be read, ENAMETOOLONG when it has no end within
     /// [`MAX_STRING`] bytes.
     pub fn read_string(&self, address: u64) -> Result<CString, Errno> {
+        self.read_text(address, MAX_STRING, Errno::ENAMETOOLONG)
+    }
+
+    /// Reads a string of at most `most` bytes with the zero byte that ends it.
+    ///
+    /// # Errors
+    /// EFAULT when a byte before its end can't be read, `too_long` when it's longer.
+    pub fn read_text(&self, address: u64, most: usize, too_long: Errno) -> Result<CString, Errno> {
         let mut bytes = Vec::new();
         let mut at = address;
-        while bytes.len() < MAX_STRING {
+        while bytes.len() < most {
             // Up to the end of the page: the next one may not be there, and need not.
             let rest_of_page = usize::try_from(PAGE - at % PAGE).unwrap_or(0);
             let start = bytes.len();
-            bytes.resize(start + rest_of_page.min(256).min(MAX_STRING - start), 0);
+            bytes.resize(start + rest_of_page.min(256).min(most - start), 0);
             let read = self.window.copy_out(at, &mut bytes[start..])?;
             bytes.truncate(start + read);
             if let Some(end) = bytes[start..].iter().position(|byte| *byte == 0) {
@@ -225,7 +233,7 @@ impl ProgramMemory {
             }
             at += read as u64;
         }
-        Err(Errno::ENAMETOOLONG)
+        Err(too_long)
     }
 
     /// Counts `span` as another memory than before, where all memory is watched: it was mapped or unmapped, or

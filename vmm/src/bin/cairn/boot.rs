@@ -13,6 +13,7 @@ use cairn_vmm::machine::linux::config::{
 };
 use cairn_vmm::machine::linux::end::{LinuxEnd, LinuxEnded};
 use cairn_vmm::machine::linux::report::Report;
+use cairn_vmm::machine::name::GuestName;
 use clap::Args;
 
 use crate::exit;
@@ -89,6 +90,9 @@ pub(crate) struct Boot {
     /// most 8].
     #[arg(long, value_name = "N", value_parser = crate::run::threads)]
     threads: Option<NonZeroUsize>,
+    /// What `cairn ps` calls the guest [default: the program's own name, or the kernel's].
+    #[arg(long, value_name = "NAME")]
+    name: Option<GuestName>,
     #[command(flatten)]
     store: StoreOptions,
     /// Kernel modules to load before the program runs: all that are in this directory.
@@ -127,7 +131,10 @@ impl Boot {
             Some(_) => format!("{DEFAULT_COMMAND_LINE} {QUIET}"),
             None => DEFAULT_COMMAND_LINE.to_owned(),
         });
+        let of_file =
+            || GuestName::of_program(program.as_ref().map_or(&self.kernel, |program| &program.program));
         Ok(LinuxConfig {
+            name: self.name.unwrap_or_else(of_file),
             kernel: self.kernel,
             initrd: self.initrd,
             command_line,

@@ -2,8 +2,11 @@
 
 mod bench;
 mod boot;
+mod control;
 mod doctor;
 mod exit;
+mod guests;
+mod ps;
 mod restore;
 mod run;
 mod size;
@@ -39,6 +42,12 @@ enum Command {
     Boot(Box<boot::Boot>),
     /// Tell what KVM is here, what it can do, and what things cost on it.
     Doctor(doctor::Doctor),
+    /// List your running guests.
+    Ps(ps::Ps),
+    /// Take a checkpoint of a running program that `cairn run --store DIR --every TIME` runs, and print its number.
+    Checkpoint(control::Checkpoint),
+    /// Have a running program go on from one of its checkpoints, at once and in the same process.
+    Rollback(control::Rollback),
     /// Tell what the sessions of your running guests have done, and what they hold.
     Stats(stats::Stats),
     /// Look into a store of checkpoints on disk, check it, and make it smaller.
@@ -55,6 +64,9 @@ fn main() -> ExitCode {
         Command::Restore(restore) => restore.run(),
         Command::Boot(boot) => boot.run(),
         Command::Doctor(doctor) => doctor.run(),
+        Command::Ps(ps) => ps.run(),
+        Command::Checkpoint(checkpoint) => checkpoint.run(),
+        Command::Rollback(rollback) => rollback.run(),
         Command::Stats(stats) => stats.run(),
         Command::Store(store) => store.run(),
         Command::Bench(bench) => bench.run(),

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use cairn_abi::CheckpointId;
 use cairn_vmm::machine::app;
+use cairn_vmm::machine::name::GuestName;
 use cairn_vmm::machine::whole::WholeConfig;
 use clap::Args;
 
@@ -46,6 +47,9 @@ pub(crate) struct Restore {
     /// Take no further checkpoints: the store is only read.
     #[arg(long, conflicts_with_all = ["every", "keep"])]
     no_checkpoints: bool,
+    /// What `cairn ps`, `checkpoint` and `rollback` call it [default: the program's own name].
+    #[arg(long, value_name = "NAME")]
+    name: Option<GuestName>,
     /// The file that standard output goes to, if it was a file and is elsewhere now.
     #[arg(long, value_name = "FILE")]
     stdout: Option<PathBuf>,
@@ -66,6 +70,6 @@ impl Restore {
         let every = self.every.map_or(comeback.every(), |every| every.0);
         let further =
             (!self.no_checkpoints).then(|| (comeback.store(self.store, self.keep), WholeConfig { every }));
-        Ok(run::told(&comeback.run(further, output)?))
+        Ok(run::told(&comeback.run(further, output, self.name)?))
     }
 }

@@ -11,6 +11,7 @@ use cairn_vmm::kvm::dirty_ring::{FEWEST_ENTRIES, MOST_ENTRIES};
 use cairn_vmm::machine::app::{self, AppConfig, DEFAULT_MEMORY, Grant, LEAST_MEMORY, Overlay, RunError};
 use cairn_vmm::machine::end::{End, Ended};
 use cairn_vmm::machine::helpers::MOST_THREADS;
+use cairn_vmm::machine::name::GuestName;
 use cairn_vmm::machine::poll_policy::PollMode;
 use cairn_vmm::machine::tracking::TrackerMode;
 use clap::{Args, ValueEnum};
@@ -41,7 +42,10 @@ Exit status:
 Examples:
   cairn run --dir .:rw sqlite3 test.db
   cairn run --dir .:rw --overlay -- sed -i s/teh/the/ a.txt      try it, and leave everything as it is
-  cairn run --dir .:rw --overlay=commit -- sed -i s/teh/the/ *   change all files or, if it fails, none";
+  cairn run --dir .:rw --overlay=commit -- sed -i s/teh/the/ *   change all files or, if it fails, none
+  cairn run --store ck --every 2s --name job -- python3 long.py
+  cairn checkpoint job                                           one more checkpoint of it, now
+  cairn rollback job 7                                           back to one, and on from there";
 
 /// Options of `cairn run`.
 #[derive(Args, Debug)]
@@ -81,6 +85,9 @@ pub(crate) struct Run {
     /// most 8].
     #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<NonZeroUsize>,
+    /// What `cairn ps`, `checkpoint` and `rollback` call it [default: the program's own name].
+    #[arg(long, value_name = "NAME")]
+    name: Option<GuestName>,
     #[command(flatten)]
     store: StoreOptions,
     #[command(flatten)]
@@ -165,10 +172,11 @@ impl Run {
             let memory = self.memory.0;
             return Err(RunError::LessThanLeast { memory }.into());
         }
-        let program = self.program.first().context("a program is required")?;
+        let program = find(self.program.first().context("a program is required")?)?;
         let arguments = self.program.iter().map(|argument| c_string(argument)).collect::<Result<_>>()?;
         Ok(AppConfig {
-            program: find(program)?,
+            name: self.name.unwrap_or_else(|| GuestName::of_program(&program)),
+            program,
             arguments,
             environment: environment(&self.env)?,
             memory: self.memory.0,

@@ -1,23 +1,13 @@
 //! `cairn stats`: what the sessions of running guests have done.
 
-use std::fs;
-use std::io::{self, Read};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context, Result};
-use cairn_vmm::machine::control::{self, SUFFIX};
+use anyhow::Result;
 use clap::Args;
 
 use crate::exit;
+use crate::guests;
 use crate::size::readable as size;
-
-/// How long a guest may take to answer: longer than any request of its program keeps it.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of an answer that are read at most: far more than all sessions of a guest take.
-const MOST_BYTES: u64 = 1 << 20;
 
 /// Options of `cairn stats`.
 #[derive(Args, Debug)]
@@ -32,20 +22,11 @@ pub(crate) struct Stats {
 
 impl Stats {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let directory = control::directory();
-        let guests =
-            guests(&directory, self.pid).with_context(|| format!("{} can't be read", directory.display()))?;
         let mut told = 0;
-        for (pid, path) in guests {
-            match ask(&path) {
-                Ok(status) => {
-                    print_guest(pid, &status, self.raw);
-                    told += 1;
-                }
-                // It ended just now, or was killed and left its socket.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => eprintln!("cairn: the guest of process {pid} doesn't answer: {error}"),
+        for guest in guests::running()? {
+            if self.pid.is_none_or(|pid| pid == guest.pid) {
+                print_guest(guest.pid, &guest.status, self.raw);
+                told += 1;
             }
         }
         if told == 0 {
@@ -57,31 +38,6 @@ impl Stats {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// The sockets there are, by process id.
-fn guests(directory: &Path, only: Option<u32>) -> io::Result<Vec<(u32, PathBuf)>> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut guests = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        let pid = name.and_then(|name| name.strip_suffix(SUFFIX)).and_then(|pid| pid.parse().ok());
-        guests.extend(pid.filter(|pid| only.is_none_or(|only| only == *pid)).map(|pid| (pid, path)));
-    }
-    guests.sort_unstable();
-    Ok(guests)
-}
-
-fn ask(socket: &Path) -> io::Result<String> {
-    let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut status = String::new();
-    stream.take(MOST_BYTES).read_to_string(&mut status)?;
-    Ok(status)
 }
 
 fn print_guest(pid: u32, status: &str, raw: bool) {
@@ -110,7 +66,8 @@ fn readable(line: &str) -> String {
     if indent == 0 { format!("{name} {value}") } else { format!("  {name:<16} {value:>12}") }
 }
 
-fn time(ns: u64) -> String {
+/// A time in a unit that people read.
+pub(crate) fn time(ns: u64) -> String {
     match ns {
         0..1_000 => format!("{ns} ns"),
         1_000..1_000_000 => format!("{}.{} us", ns / 1_000, ns / 100 % 10),

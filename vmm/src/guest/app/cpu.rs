@@ -19,6 +19,7 @@ use crate::guest::app::clock::{CLOCK_PAGE, Clock};
 use crate::guest::app::image::Features;
 use crate::guest::app::posted::{self, CallPage, SystemPage};
 use crate::guest::app::process::Segments;
+use crate::guest::app::program::Entry;
 use crate::host::mapping::Reservation;
 use crate::host::tsc;
 use crate::kvm::dirty_ring::DirtyRing;
@@ -152,7 +153,7 @@ pub const USER_PAGES: &[(u64, Rights)] = &[
 ];
 
 impl Cpu {
-    /// A vCPU that will start at `entry` with the stack pointer `stack`.
+    /// A vCPU that will start at `entry`.
     ///
     /// # Errors
     /// [`KvmError`].
@@ -161,8 +162,7 @@ impl Cpu {
         vm: &Arc<Vm>,
         system: Arc<Reservation>,
         tables: &mut PageTables,
-        entry: u64,
-        stack: u64,
+        entry: Entry,
     ) -> Result<Self, KvmError> {
         write_stubs(&system);
         write_tables(&system);
@@ -197,12 +197,32 @@ impl Cpu {
         let features = Features::of(features.as_slice());
         let segments = Segments::default();
         let mut cpu = Self { vcpu, system, stub, has_counter, segments, ring, features, components };
-        // The counter's upper half is still in rdx. A program takes that for a function to call at its end
-        // (System V ABI, AMD64 supplement, 3.4.1).
-        let regs = kvm_regs { rcx: entry, rdx: 0, r11: START_FLAGS, rsp: stack, ..cpu.vcpu.regs() };
-        cpu.vcpu.set_regs(&regs);
-        cpu.answer(0, Segments::default())?;
+        cpu.begin(entry)?;
         Ok(cpu)
+    }
+
+    /// Has a program begin that takes the place of the one that made a system call just now.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses the state.
+    pub fn begin(&mut self, entry: Entry) -> Result<(), KvmError> {
+        let mut sregs = self.vcpu.sregs()?;
+        state::reset_data_segments(&mut sregs);
+        self.vcpu.set_sregs(&sregs)?;
+        self.segments = Segments::default();
+        self.vcpu.set_vectors(&state::first_vectors())?;
+        // All others are zero. A program takes rdx for a function to call at its end (System V ABI, AMD64 supplement,
+        // 3.4.1).
+        let now = self.vcpu.regs();
+        self.vcpu.set_regs(&kvm_regs {
+            rip: now.rip,
+            rflags: now.rflags,
+            rcx: entry.instruction,
+            r11: START_FLAGS,
+            rsp: entry.stack,
+            ..Default::default()
+        });
+        self.answer(0, Segments::default())
     }
 
     /// Runs the program until it needs something. `load` answers loads from device registers.

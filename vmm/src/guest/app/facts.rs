@@ -1,5 +1,6 @@
 //! What /proc tells of the program.
 
+use std::ffi::CString;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
@@ -35,9 +36,12 @@ pub struct Facts<'a> {
 }
 
 impl StartFacts {
-    /// A program at `executable` in the guest. Arguments and environment are zero-terminated strings.
+    /// A program at `executable` in the guest.
     #[must_use]
-    pub fn new(executable: GuestPath, arguments: Vec<u8>, environment: Vec<u8>) -> Self {
+    pub fn new(executable: GuestPath, arguments: &[CString], environment: &[CString]) -> Self {
+        let texts =
+            |texts: &[CString]| texts.iter().flat_map(|text| text.as_bytes_with_nul()).copied().collect();
+        let (arguments, environment) = (texts(arguments), texts(environment));
         let release = nix::sys::utsname::uname().map(|host| host.release().to_string_lossy().into_owned());
         Self {
             executable,
@@ -48,6 +52,13 @@ impl StartFacts {
             started: Instant::now(),
             before: Duration::ZERO,
         }
+    }
+
+    /// This program, in the process that `before` started.
+    #[must_use]
+    pub fn of_the_same_process(self, before: &Self) -> Self {
+        let (started, boot_id, ran) = (before.started, before.boot_id.clone(), before.before);
+        Self { started, boot_id, before: ran, ..self }
     }
 
     /// As values.

@@ -84,9 +84,15 @@ impl Process {
             call: (0, [0; 6]),
             waiting: None,
         };
-        let len = name.len().min(15);
-        process.name[..len].copy_from_slice(&name.as_bytes()[..len]);
+        process.set_name(name.as_bytes());
         process
+    }
+
+    /// Gives it a name, of which 15 bytes count.
+    pub(super) fn set_name(&mut self, name: &[u8]) {
+        let len = name.len().min(self.name.len() - 1);
+        self.name = [0; 16];
+        self.name[..len].copy_from_slice(&name[..len]);
     }
 
     /// How long the present call still waits that waits for `span`, from when it was made first.

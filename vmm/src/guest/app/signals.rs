@@ -73,6 +73,17 @@ impl Default for Signals {
 }
 
 impl Signals {
+    /// What a program has that replaces this one: its handlers are gone with its memory, and what it ignored or blocked
+    /// stays (signal(7)).
+    pub fn begin_program(&mut self) {
+        for action in &mut self.actions {
+            if action.handler != IGNORE {
+                *action = Action::default();
+            }
+        }
+        self.alt_stack = Self::default().alt_stack;
+    }
+
     /// As values.
     #[must_use]
     pub fn freeze(&self) -> FrozenSignals {

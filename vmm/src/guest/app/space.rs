@@ -5,6 +5,7 @@
 //! it), and the plain spans that other threads read memory by.
 
 mod arriving;
+mod devices;
 mod frozen;
 mod moves;
 
@@ -23,7 +24,6 @@ use crate::guest::app::mapping::{Content, FileBytes, FileSource, Mapping, Place,
 use crate::kvm::slots::SlotMap;
 use crate::memory::layout::{
     LARGE_PAGE, MMAP_BOTTOM, PAGE, PCI_REGISTERS, STACK_SIZE, STACK_TOP, is_program, round_down, round_up,
-    to_usize,
 };
 use crate::memory::page_table::PageTables;
 use crate::memory::program::ProgramMemory;
@@ -48,6 +48,8 @@ pub struct AddressSpace {
     slots: Arc<Mutex<SlotMap>>,
     tables: PageTables,
     mappings: RangeMap<u64, Mapping>,
+    /// How often `mappings` changed, or the page tables without it.
+    changes: u64,
     heap: Range<u64>,
     limit: u64,
     owner: Option<Box<dyn RegionOwner>>,
@@ -78,6 +80,7 @@ impl AddressSpace {
             slots,
             tables,
             mappings: RangeMap::new(),
+            changes: 0,
             heap: 0..0,
             limit,
             owner: None,
@@ -110,6 +113,12 @@ impl AddressSpace {
     #[must_use]
     pub fn mapping(&self, address: u64) -> Option<(&Range<u64>, &Mapping)> {
         self.mappings.get_key_value(&address)
+    }
+
+    /// How often mappings changed. As long as it stays, so do the page tables.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Bytes of private memory that the program may have.
@@ -176,24 +185,6 @@ impl AddressSpace {
         self.enter(range, mapping)
     }
 
-    /// Maps the registers at `offset` of the PCI functions' span, where they are: a program can't
-    /// choose.
-    ///
-    /// # Errors
-    /// [`SpaceError::Range`] when there are no registers there or the rights include execution.
-    pub fn map_device(&mut self, registers: Range<u64>, rights: Rights) -> Result<Range<u64>, SpaceError> {
-        let inside = PCI_REGISTERS.start <= registers.start && registers.end <= PCI_REGISTERS.end;
-        if !inside || registers.is_empty() || rights.execute {
-            return Err(SpaceError::Range);
-        }
-        for page in registers.clone().step_by(to_usize(PAGE)) {
-            self.tables.map_device(page, true);
-            let times = self.times_mapped(page).saturating_add(1);
-            self.mappings.insert(page..page + PAGE, Mapping::new(rights, Content::Device { times }));
-        }
-        Ok(registers)
-    }
-
     /// Unmaps whatever is in `range`.
     ///
     /// # Errors
@@ -214,6 +205,19 @@ impl AddressSpace {
             self.check_count()?;
         }
         self.release(range)
+    }
+
+    /// Unmaps everything, as for another program.
+    ///
+    /// # Errors
+    /// [`SpaceError`]; a part may be unmapped then.
+    pub fn clear(&mut self) -> Result<(), SpaceError> {
+        while let Some((range, _)) = self.mappings.iter().next() {
+            let range = range.clone();
+            self.unmap(&range)?;
+        }
+        self.heap = 0..0;
+        Ok(())
     }
 
     /// Changes the rights on all of `range`.
@@ -356,27 +360,16 @@ impl AddressSpace {
         if fits { Ok(()) } else { Err(SpaceError::Memory { limit: self.limit }) }
     }
 
-    /// Each mapping of a page of registers is at the same address, so it goes with the last one.
-    fn unmap_device(&mut self, range: &Range<u64>) {
-        for page in range.clone().step_by(to_usize(PAGE)) {
-            match self.mappings.get(&page).cloned() {
-                Some(mapping) if 1 < self.times_mapped(page) => {
-                    let content = Content::Device { times: self.times_mapped(page) - 1 };
-                    self.mappings.insert(page..page + PAGE, Mapping { content, ..mapping });
-                }
-                _ => {
-                    self.tables.map(&(page..page + PAGE), Rights::NONE, false);
-                    self.mappings.remove(page..page + PAGE);
-                }
-            }
-        }
+    /// Has `range` in the list of mappings.
+    fn list(&mut self, range: Range<u64>, mapping: Mapping) {
+        self.changes += 1;
+        self.mappings.insert(range, mapping);
     }
 
-    fn times_mapped(&self, page: u64) -> u32 {
-        match self.mappings.get(&page) {
-            Some(Mapping { content: Content::Device { times }, .. }) => *times,
-            _ => 0,
-        }
+    /// Takes `range` from the list of mappings.
+    fn strike(&mut self, range: Range<u64>) {
+        self.changes += 1;
+        self.mappings.remove(range);
     }
 
     /// Takes away whatever is in `range`.
@@ -392,13 +385,14 @@ impl AddressSpace {
             return Err(SpaceError::Host(errno));
         }
         self.memory.renew(range);
-        self.mappings.remove(range.clone());
+        self.strike(range.clone());
         self.settle()
     }
 
     /// After a change of the window that the host refused: the page tables and the plain spans say again
     /// what the list of mappings says.
     fn reinstate(&mut self, range: &Range<u64>) {
+        self.changes += 1;
         for (piece, mapping) in self.mappings.overlapping(range) {
             let piece = clip(piece, range);
             self.tables.map(&piece, mapping.rights, mapping.is_memory());
@@ -429,7 +423,7 @@ impl AddressSpace {
         if mapping.is_plain() {
             self.memory.plain_mut().insert(range.clone());
         }
-        self.mappings.insert(range.clone(), mapping);
+        self.list(range.clone(), mapping);
         self.settle()?;
         Ok(range)
     }
@@ -468,7 +462,7 @@ impl AddressSpace {
         if mapping.is_plain() {
             self.memory.plain_mut().insert(piece.clone());
         }
-        self.mappings.insert(piece.clone(), mapping);
+        self.list(piece.clone(), mapping);
         Ok(())
     }
 

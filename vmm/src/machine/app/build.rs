@@ -21,7 +21,6 @@ use crate::machine::bare::Bare;
 use crate::machine::calls::SharedCalls;
 use crate::machine::host_costs::HostFigures;
 use crate::machine::poll_policy::PollPolicy;
-use crate::machine::status::About;
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::tracking::{TrackerMode, Tracking};
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegions, UnitRegisters};
@@ -35,10 +34,13 @@ use crate::virtio::PciFunction;
 const PRIVATE_FILES: u64 = 2;
 
 impl Machine {
+    /// A machine whose program starts, or comes back from `comeback`. In a process that had one before, the store stays
+    /// `store`, and standard output is left as it is.
     pub(super) fn build(
         kvm: &System,
         config: &AppConfig,
         comeback: Option<&Comeback>,
+        store: Option<Arc<Sink>>,
     ) -> Result<Self, RunError> {
         // KVM has no ring for memory without a session.
         let tracker = if config.whole.is_some() { TrackerMode::Bitmap } else { config.tracker };
@@ -47,7 +49,7 @@ impl Machine {
         let Bare { vm, slots, system, mut space, root } = Bare::build(kvm, config.memory, tracking.log)?;
         let memory = Arc::clone(space.memory());
         let mut bringer = None;
-        let (entry, stack) = match comeback {
+        let entry = match comeback {
             Some(comeback) => {
                 let start = comeback.map(&mut space)?;
                 bringer = comeback.bring()?;
@@ -55,7 +57,7 @@ impl Machine {
             }
             None => load(&mut space, config)?,
         };
-        let mut cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry, stack)?;
+        let mut cpu = Cpu::new(kvm, &vm, system, space.tables_mut(), entry)?;
         let freezer = copier::freezer();
         let parts = TrackerParts {
             slots: Arc::clone(&slots),
@@ -66,11 +68,10 @@ impl Machine {
             costs: tracking.costs,
             log_costs: tracking.log_costs,
         };
-        let store = storing::start(config.store.as_ref())?;
-        if let Some(path) = &config.stdout {
-            // Whoever had the store until now may have been writing there.
-            stdout::direct(path, comeback.and_then(|comeback| comeback.saved.stdout()).map(|(_, at)| at))?;
-        }
+        let store = match store {
+            Some(store) => Some(store),
+            None => open_store(config, comeback)?,
+        };
         let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root), store.clone())?));
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
@@ -88,9 +89,18 @@ impl Machine {
         };
         let policy = PollPolicy::new(config.poll, poller::has_spare_core());
         let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
-        let about = About::new(&config.program.to_string_lossy(), "app");
-        Ok(Self { slots, cpu, calls: Arc::new(calls), unit, bus, freezer, about, store, bringer })
+        Ok(Self { slots, cpu, calls: Arc::new(calls), unit, bus, freezer, store, bringer })
     }
+}
+
+/// Opens the store, if there is to be one, and directs standard output to its file.
+fn open_store(config: &AppConfig, comeback: Option<&Comeback>) -> Result<Option<Arc<Sink>>, RunError> {
+    let store = storing::start(config.store.as_ref())?;
+    if let Some(path) = &config.stdout {
+        // Whoever had the store until now may have been writing there.
+        stdout::direct(path, comeback.and_then(|comeback| comeback.output.as_ref()))?;
+    }
+    Ok(store)
 }
 
 /// The program's view of files, with the unit's PCI function in its sysfs.

@@ -1,11 +1,14 @@
 //! An app guest that is built, and its threads.
 
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::{io, thread};
 
 use cairn_abi::CheckpointId;
 
-use super::{AppConfig, RunError};
+use super::RunError;
+use super::front::{Event, Life};
+use super::lives::{Lives, Next};
 use crate::checkpoint::Freezer;
 use crate::devices::bus::Bus;
 use crate::guest::app::cpu::Cpu;
@@ -13,12 +16,11 @@ use crate::kvm::slots::SlotMap;
 use crate::machine::calls::SharedCalls;
 use crate::machine::copier::Copier;
 use crate::machine::end::Ended;
+use crate::machine::poller;
 use crate::machine::run_loop::RunLoop;
 use crate::machine::sandbox::{self, SandboxError};
-use crate::machine::status::About;
 use crate::machine::unit::{SharedUnit, UnitRegisters};
 use crate::machine::whole::{self, Bringer, Door, SavedConfig, Whole};
-use crate::machine::{control, poller};
 use crate::store::Sink;
 
 /// A guest that is ready to run.
@@ -29,16 +31,24 @@ pub(super) struct Machine {
     pub(super) unit: Arc<SharedUnit>,
     pub(super) bus: Bus<UnitRegisters>,
     pub(super) freezer: Option<Arc<Freezer>>,
-    pub(super) about: About,
     /// Brings the memory of a program that was brought back.
     pub(super) bringer: Option<Bringer>,
     pub(super) store: Option<Arc<Sink>>,
 }
 
 impl Machine {
-    /// Runs the vCPU and the poller, each on a confined thread of its own.
-    pub(super) fn run(self, config: &AppConfig, parent: Option<CheckpointId>) -> Result<Ended, RunError> {
-        let Self { slots, cpu, calls, unit, bus, freezer, about, store, bringer: _bringer } = self;
+    /// Runs the vCPU and the poller, each on a confined thread of its own, until the program ends or goes on in another
+    /// machine; there were `number` before. Its memory is what checkpoint `parent` has, if that is one. `started` is
+    /// called when it runs.
+    pub(super) fn run(
+        self,
+        lives: &Lives<'_>,
+        number: usize,
+        parent: Option<CheckpointId>,
+        started: impl FnOnce(),
+    ) -> Result<Way, RunError> {
+        let Self { slots, cpu, calls, unit, bus, freezer, bringer: _bringer, store } = self;
+        let config = lives.config;
         let whole = match (&config.whole, &store) {
             (Some(wanted), Some(sink)) => {
                 let door = Arc::new(Door::new(&cpu)?);
@@ -51,21 +61,15 @@ impl Machine {
                     unit: Arc::clone(&unit),
                     slots,
                     parent,
+                    figures: Arc::clone(&lives.figures),
                 };
                 Some((Whole::start(parts)?, door))
             }
             _ => None,
         };
-        let (asked, counting) = (Arc::clone(&unit), Arc::clone(&calls));
-        let taken = whole.as_ref().map(|(whole, _)| whole.figures());
-        let _control = control::start(move || {
-            let (counted, figures) = asked.with(|unit| (unit.counted(), unit.figures()));
-            let taken = taken.as_deref().into_iter().flat_map(|taken| whole::read(taken).named());
-            let counted = counting.counted().into_iter().chain(counted).chain(taken);
-            let sessions = figures.map(|figures| (0, figures));
-            about.status(counted, sessions, store.as_ref().map(|store| store.figures()))
-        });
-        let door = whole.as_ref().map(|(_, door)| Arc::clone(door));
+        let (asker, door) = whole.as_ref().map(|(whole, door)| (whole.asker(), Arc::clone(door))).unzip();
+        let life = Life { number, unit: Arc::clone(&unit), calls: Arc::clone(&calls), sink: store, asker };
+        lives.front.set_life(Some(life.clone()));
         let host = |what| move |source| RunError::Host { what, source };
         // Before those that would wait for it, and longer than they.
         let _copier = freezer.map(Copier::start).transpose()?;
@@ -77,12 +81,17 @@ impl Machine {
                 Ok(())
             });
         let poller = poller.map_err(host("a thread"))?;
-        let served = Arc::clone(&unit);
+        let (served, teller) = (Arc::clone(&unit), Teller(lives.front.events(), number));
         let vcpu = thread::Builder::new().name("vcpu".to_owned()).spawn(move || {
+            let _teller = teller;
             sandbox::confine()?;
             RunLoop::new(cpu, calls, bus, served).with_door(door).run()
         });
-        let ended = vcpu.map_err(host("a thread"))?.join();
+        let vcpu = vcpu.map_err(host("a thread"))?;
+        started();
+        let next = lives.wait(&life);
+        lives.front.set_life(None);
+        let ended = vcpu.join();
         unit.stop();
         // A thread that panicked has told so; its end is the program's.
         let polled = poller.join().unwrap_or(Ok(()));
@@ -93,6 +102,31 @@ impl Machine {
             })
         })?;
         polled?;
-        Ok(ended)
+        match (ended, next) {
+            (Some(ended), _) => Ok(Way::Ended(ended)),
+            (None, Some(next)) => Ok(Way::On(next)),
+            (None, None) => Err(RunError::Host {
+                what: "to go on",
+                source: io::Error::other("the guest's thread left the program"),
+            }),
+        }
+    }
+}
+
+/// How a machine's run ends.
+pub(super) enum Way {
+    /// The program has ended.
+    Ended(Ended),
+    /// It goes on in another machine.
+    On(Box<Next>),
+}
+
+/// Tells that the vCPU has stopped for good, however it did.
+struct Teller(Sender<Event>, usize);
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        // Whoever started the machine may have given up.
+        let _ = self.0.send(Event::Stopped(self.1));
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use cairn_abi::CheckpointId;
 
-use super::machine::Machine;
-use super::{AppConfig, RunError, run_machine};
+use super::{AppConfig, RunError, lives};
 use crate::kvm::system::System;
 use crate::machine::end::Ended;
+use crate::machine::name::GuestName;
 use crate::machine::storing::StoreConfig;
 use crate::machine::whole::{Comeback, WholeConfig};
 
@@ -45,7 +45,7 @@ impl Restore {
     }
 
     /// Runs the program to its end, with further checkpoints where `further` says. Its standard output goes on in the
-    /// file `stdout`, if it was a file.
+    /// file `stdout`, if it was a file; it's called `name`, or as its program.
     ///
     /// # Errors
     /// [`RunError`]: what is wrong and what to do.
@@ -53,16 +53,17 @@ impl Restore {
         self,
         further: Option<(StoreConfig, WholeConfig)>,
         stdout: Option<PathBuf>,
+        name: Option<GuestName>,
     ) -> Result<Ended, RunError> {
         let Self(comeback) = self;
         let kvm = System::open()?;
         let (store, whole) = further.unzip();
-        let config = AppConfig { store, whole, stdout, ..comeback.saved.config.config()? };
+        let before = comeback.saved.config.config()?;
+        let name = name.unwrap_or_else(|| before.name.clone());
+        let config = AppConfig { name, store, whole, stdout, ..before };
         // Output is cut back and changes are applied: not while another process runs the program and does so.
         let changes_files = config.stdout.is_some() || config.overlay.is_some();
         let _alone = (changes_files && config.store.is_none()).then(|| comeback.lock()).transpose()?;
-        let machine = Machine::build(&kvm, &config, Some(&comeback))?;
-        tracing::info!(id = comeback.id.0, "the program goes on");
-        run_machine(machine, &config, Some(comeback.id))
+        lives::run(&kvm, &config, Some(comeback))
     }
 }

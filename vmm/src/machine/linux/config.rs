@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use crate::machine::name::GuestName;
 use crate::machine::storing::StoreConfig;
 
 /// vCPUs that a guest can have. Bounds the threads, and fits an APIC id of 8 bits.
@@ -16,6 +17,8 @@ pub const MOST_DISKS: usize = 8;
 /// What to boot, and with what.
 #[derive(Clone, Debug)]
 pub struct LinuxConfig {
+    /// What it's called.
+    pub name: GuestName,
     /// The kernel on the host, a bzImage.
     pub kernel: PathBuf,
     /// The initial file system on the host. The one of `program` comes on top.

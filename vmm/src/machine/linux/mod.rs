@@ -3,6 +3,7 @@
 pub mod config;
 pub mod end;
 pub mod error;
+mod front;
 pub mod function;
 mod functions;
 mod input;
@@ -35,6 +36,7 @@ use crate::machine::host_costs::HostFigures;
 use crate::machine::linux::config::LinuxConfig;
 use crate::machine::linux::end::{LinuxEnd, LinuxEnded};
 use crate::machine::linux::error::BootError;
+use crate::machine::linux::front::Front;
 use crate::machine::linux::functions::Sessions;
 use crate::machine::linux::output::Output;
 use crate::machine::linux::outside::{Ending, HeldSignals, Outside};
@@ -101,19 +103,14 @@ impl Machine {
             vcpus.push(VcpuThread::new(index.into(), vcpu, address_bits, Arc::clone(&ports)));
         }
         let program = config.program.as_ref().map_or(&config.kernel, |program| &program.program);
-        let about = About::new(&program.to_string_lossy(), "linux");
+        let about = About::new(config.name.clone(), program, "linux").with_store(config.store.as_ref());
         Ok(Self { world: World::new(config.cpus.into()), vcpus, ports, reports, sessions, about, store })
     }
 
     fn run(self, held: &HeldSignals) -> Result<LinuxEnded, BootError> {
         // The ports lead to all devices, which end here and not on a vCPU's thread: that one can't close disks.
         let Self { vcpus, world, ports, reports, sessions, about, store } = self;
-        let asked = Arc::clone(&world);
-        let _control = control::start(move || {
-            let figures = sessions.iter().enumerate();
-            let figures = figures.filter_map(|(at, one)| Some((at, one.figures(asked.pauses())?)));
-            about.status([], figures, store.as_ref().map(|store| store.figures()))
-        });
+        let _control = control::start(Arc::new(Front { about, sessions, world: Arc::clone(&world), store }));
         let ending = Ending::new(&world);
         let outside = Outside::open(held, &ending, &ports.serials[0])
             .map_err(|source| BootError::Host { what: "the console", source })?;

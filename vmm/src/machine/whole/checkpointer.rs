@@ -5,11 +5,12 @@
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use cairn_abi::CheckpointId;
-use cairn_store::Level;
+use cairn_store::{Batch, Level};
 
+use super::comeback::Comeback;
 use super::door::{Door, Gone};
 use super::files::TakenFiles;
 use super::pages::Pages;
@@ -39,15 +40,24 @@ pub struct Figures {
     pub longest_pause_ns: u64,
     /// How long at all, nanoseconds.
     pub all_pauses_ns: u64,
+    /// When the newest was taken, by the host's clock.
+    pub taken: Option<SystemTime>,
+    /// How often the program was rolled back.
+    pub rollbacks: u64,
+    /// How long the last time took, from the request to the program's run, nanoseconds.
+    pub rollback_ns: u64,
 }
 
 impl Figures {
     /// Every figure with its name.
-    #[must_use]
-    pub fn named(self) -> [(&'static str, u64); 8] {
-        let Self { checkpoints, failed, newest, pages, bytes, pause_ns, longest_pause_ns, all_pauses_ns } =
-            self;
-        [
+    pub fn named(self) -> impl Iterator<Item = (&'static str, u64)> {
+        let Self {
+            checkpoints, failed, newest, pages, bytes, pause_ns, longest_pause_ns, all_pauses_ns, ..
+        } = self;
+        let Self { taken, rollbacks, rollback_ns, .. } = self;
+        // By a clock that was set back it may be yet to come.
+        let age = taken.map(|taken| nanoseconds(taken.elapsed().unwrap_or_default()));
+        let figures = [
             ("whole_checkpoints", checkpoints),
             ("whole_failed", failed),
             ("whole_newest", newest),
@@ -56,7 +66,10 @@ impl Figures {
             ("whole_newest_pause_ns", pause_ns),
             ("whole_longest_pause_ns", longest_pause_ns),
             ("whole_pause_ns", all_pauses_ns),
-        ]
+            ("whole_rollbacks", rollbacks),
+            ("whole_newest_rollback_ns", rollback_ns),
+        ];
+        figures.into_iter().chain(age.map(|age| ("whole_newest_age_ns", age)))
     }
 }
 
@@ -88,6 +101,8 @@ impl From<Gone> for Failed {
 pub(super) enum Order {
     /// To take a checkpoint now.
     Take(Sender<Result<CheckpointId, Refused>>),
+    /// To end the program's run here, as it goes on from a checkpoint.
+    GoBack(Arc<Comeback>, Sender<Result<CheckpointId, Refused>>),
     /// To end.
     Stop,
 }
@@ -124,6 +139,17 @@ impl Asker {
         // With a thread that has ended, the other end of the answer goes too.
         let _ = self.0.send(Order::Take(tell));
         told
+    }
+
+    /// Ends the program's run here, as it goes on from `comeback`, and answers what that is in the store: the
+    /// checkpoint itself, or a repetition of it, which is then the newest. From then on nothing is written any more.
+    ///
+    /// # Errors
+    /// [`Refused`]: the store failed, and the program runs on; or it has ended.
+    pub(crate) fn go_back(&self, comeback: Arc<Comeback>) -> Result<CheckpointId, Refused> {
+        let (tell, told) = mpsc::channel();
+        let _ = self.0.send(Order::GoBack(comeback, tell));
+        told.recv().unwrap_or_else(|_| Err(Refused(Failed::Gone.to_string())))
     }
 
     pub(super) fn stop(&self) {
@@ -164,6 +190,15 @@ impl Checkpointer {
             let answer = match order {
                 Err(RecvTimeoutError::Timeout) => None,
                 Ok(Order::Take(answer)) => Some(answer),
+                Ok(Order::GoBack(comeback, answer)) => {
+                    let left = self.go_back(&comeback);
+                    let has_left = matches!(left, Ok(_) | Err(Failed::Gone));
+                    let _ = answer.send(left.map_err(|failed| Refused(chain(&failed))));
+                    if has_left {
+                        return;
+                    }
+                    continue;
+                }
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             };
             next = after();
@@ -189,7 +224,7 @@ impl Checkpointer {
         let begun = Instant::now();
         let (taken, pause) = self.take()?;
         let pages = taken.pages.len() as u64;
-        let id = CheckpointId(self.sink.newest().map_or(0, |id| id.0) + 1);
+        let id = self.next_id();
         let written = self.write(id, &taken);
         let Taken { pages: buffer, changes, .. } = taken;
         self.pages = buffer;
@@ -215,18 +250,19 @@ impl Checkpointer {
             self.parent = None;
             return Err(TakeError::from(error).into());
         }
-        let pause_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+        let pause_ns = nanoseconds(pause);
         tracing::info!(id = id.0, pages, bytes, ?pause, all = ?begun.elapsed(), "a checkpoint of the program");
         let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
         *figures = Figures {
             checkpoints: figures.checkpoints + 1,
-            failed: figures.failed,
             newest: id.0,
             pages,
             bytes,
             pause_ns,
             longest_pause_ns: figures.longest_pause_ns.max(pause_ns),
             all_pauses_ns: figures.all_pauses_ns + pause_ns,
+            taken: Some(SystemTime::now()),
+            ..*figures
         };
         Ok(id)
     }
@@ -268,21 +304,43 @@ impl Checkpointer {
         Ok(())
     }
 
+    /// Ends the program's run. While the program stands, what it goes on from becomes the store's newest checkpoint:
+    /// whoever is killed from then on comes back there, and not where the program was.
+    fn go_back(&mut self, comeback: &Comeback) -> Result<CheckpointId, Failed> {
+        let (sink, door, level) = (Arc::clone(&self.sink), Arc::clone(&self.door), self.level);
+        let mut goes_on_from = comeback.id;
+        let mut repetition = None;
+        if sink.newest() != Some(comeback.id) {
+            goes_on_from = self.next_id();
+            let mut batch = sink.batch(goes_on_from, Some(comeback.id));
+            if let Err(error) = comeback.repeat(&mut batch, &self.config) {
+                sink.give_back(batch);
+                return Err(error.into());
+            }
+            repetition = Some(batch);
+        }
+        let leave = move || {
+            if let Some(batch) = repetition {
+                commit(&sink, batch, level)?;
+            }
+            door.let_out();
+            Ok(goes_on_from)
+        };
+        self.door.at_stop(move |_| leave())?.0
+    }
+
+    fn next_id(&self) -> CheckpointId {
+        CheckpointId(self.sink.newest().map_or(0, |id| id.0) + 1)
+    }
+
     /// Has a checkpoint committed, and answers how many bytes the store has got.
     fn write(&self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
-        let base = self.sink.base();
         let mut batch = self.sink.batch(id, self.parent);
         if let Err(error) = saved::write(&mut batch, &self.config, taken) {
             self.sink.give_back(batch);
             return Err(error.into());
         }
-        let before = self.sink.figures().bytes_written;
-        // Nobody else has the store, so that nothing has failed since.
-        self.sink.submit(batch, self.level, base).map_err(|_| Failed::Store)?;
-        while self.sink.level_of(id, Some(self.level), PATIENCE).map_err(|_| Failed::Store)?
-            < Some(self.level)
-        {}
-        Ok(self.sink.figures().bytes_written - before)
+        commit(&self.sink, batch, self.level)
     }
 
     /// Tells a failure once for as long as it's the same.
@@ -296,8 +354,22 @@ impl Checkpointer {
     }
 }
 
+/// Has the store commit a batch; answers how many bytes it has got.
+fn commit(sink: &Sink, batch: Batch, level: Level) -> Result<u64, Failed> {
+    let id = batch.id();
+    let before = sink.figures().bytes_written;
+    // Nobody else has the store, so that nothing has failed since.
+    sink.submit(batch, level, sink.base()).map_err(|_| Failed::Store)?;
+    while sink.level_of(id, Some(level), PATIENCE).map_err(|_| Failed::Store)? < Some(level) {}
+    Ok(sink.figures().bytes_written - before)
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

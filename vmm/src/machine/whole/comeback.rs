@@ -2,19 +2,22 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Lock, PAGE_SIZE, Snapshot, Store};
+use cairn_store::{Batch, Lock, PAGE_SIZE, Snapshot, Store};
 use rangemap::RangeSet;
 
 use super::arrival::{Bringer, Incoming};
 use super::files::StoredFiles;
-use super::saved::{Saved, SavedError};
+use super::output::Output;
+use super::saved::{self, Saved, SavedConfig, SavedError};
 use super::session::StoredSession;
 use crate::guest::app::cpu::Cpu;
 use crate::guest::app::files::Files;
 use crate::guest::app::image::ThawError;
 use crate::guest::app::process::{Process, Segments};
+use crate::guest::app::program::Entry;
 use crate::guest::app::space::AddressSpace;
 use crate::machine::app::RunError;
 use crate::machine::unit::SharedUnit;
@@ -26,7 +29,11 @@ use crate::memory::rights::Rights;
 #[derive(Debug)]
 pub(crate) struct Comeback {
     pub(crate) id: CheckpointId,
+    /// When it was taken, by the host's clock then.
+    pub(crate) taken: SystemTime,
     pub(crate) saved: Saved,
+    /// What the file of standard output is to be, if there is one.
+    pub(crate) output: Option<Output>,
     incoming: OnceLock<Arc<Incoming>>,
     snapshot: Arc<Snapshot>,
     directory: PathBuf,
@@ -39,11 +46,26 @@ impl Comeback {
     /// [`RunError::Saved`], [`RunError::NoCheckpoint`].
     pub(crate) fn open(directory: &Path, at: Option<CheckpointId>) -> Result<Self, RunError> {
         let store = Store::open(directory).map_err(SavedError::from)?;
-        let newest = store.checkpoints().last().map(|checkpoint| checkpoint.id);
+        let found = match at {
+            Some(at) => store.checkpoints().iter().find(|checkpoint| checkpoint.id == at),
+            None => store.checkpoints().last(),
+        };
+        let newest = found.map(|checkpoint| checkpoint.id);
+        let taken = found.map_or(UNIX_EPOCH, |checkpoint| checkpoint.time);
         let id = at.or(newest).ok_or_else(|| RunError::NoCheckpoint { store: directory.to_owned() })?;
         let snapshot = Arc::new(store.snapshot(id).map_err(SavedError::from)?);
         let saved = Saved::read(id, &snapshot)?;
-        Ok(Self { id, saved, incoming: OnceLock::new(), snapshot, directory: directory.to_owned() })
+        let length = saved.stdout().map(|(_, length)| length);
+        let output = length.map(|length| Output::of(&store, id, length)).transpose()?;
+        Ok(Self {
+            id,
+            taken,
+            saved,
+            output,
+            incoming: OnceLock::new(),
+            snapshot,
+            directory: directory.to_owned(),
+        })
     }
 
     /// Keeps every other process from writing to the store, and so from running the program with further checkpoints.
@@ -54,12 +76,22 @@ impl Comeback {
         Ok(Lock::take(&self.directory).map_err(SavedError::from)?)
     }
 
+    /// Puts all that the checkpoint has into `batch`, which was begun on top of it: as if nothing had changed since,
+    /// in a machine of this configuration. What standard output has now, and will lose, goes along.
+    ///
+    /// # Errors
+    /// [`SavedError`].
+    pub(super) fn repeat(&self, batch: &mut Batch, config: &SavedConfig) -> Result<(), SavedError> {
+        saved::repeat(batch, config, &self.snapshot)?;
+        self.output.iter().try_for_each(|output| output.note(batch))
+    }
+
     /// Makes the program's mappings; answers where a vCPU may be started that gets its registers later. Their content
     /// comes when it's touched, and behind that by [`Incoming`]; or at once, where the host has no way to do that.
     ///
     /// # Errors
     /// [`RunError::Thaw`], [`RunError::Saved`].
-    pub(crate) fn map(&self, space: &mut AddressSpace) -> Result<(u64, u64), RunError> {
+    pub(crate) fn map(&self, space: &mut AddressSpace) -> Result<Entry, RunError> {
         space.thaw(&self.saved.process.space)?;
         let mappings = self.saved.process.space.mappings.iter();
         let spans = mappings.map(|mapping| mapping.start..mapping.end).collect();
@@ -73,7 +105,7 @@ impl Comeback {
                 self.read_all(space.memory())?;
             }
         }
-        Ok((0, 0))
+        Ok(Entry { instruction: 0, stack: 0 })
     }
 
     fn read_all(&self, memory: &ProgramMemory) -> Result<(), RunError> {

@@ -22,6 +22,8 @@ type Work = Box<dyn FnOnce(&FrozenCpu) + Send>;
 pub(crate) struct Door {
     kick: Kick,
     asked: AtomicBool,
+    /// Whether the vCPU's thread is to leave the program where it stands.
+    leaving: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -45,8 +47,8 @@ impl Door {
     pub(crate) fn new(cpu: &Cpu) -> Result<Self, RunError> {
         let prepared = signal::prepare();
         prepared.map_err(|errno| RunError::Host { what: "a signal handler", source: errno.into() })?;
-        let (asked, state) = (AtomicBool::new(false), Mutex::default());
-        Ok(Self { kick: cpu.kick()?, asked, state, changed: Condvar::new() })
+        let (asked, leaving) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { kick: cpu.kick()?, asked, leaving, state: Mutex::default(), changed: Condvar::new() })
     }
 
     /// The calling thread runs the vCPU from now on.
@@ -62,19 +64,19 @@ impl Door {
         self.changed.notify_all();
     }
 
-    /// Does what was asked for, if anything, after a run that was interrupted.
+    /// Does what was asked for, if anything, after a run that was interrupted. Answers whether to go on.
     ///
     /// # Errors
     /// [`KvmError`] when KVM doesn't tell the registers.
-    pub(crate) fn pass(&self, cpu: &Cpu) -> Result<(), KvmError> {
+    pub(crate) fn pass(&self, cpu: &Cpu) -> Result<bool, KvmError> {
         // First, as a kick that comes from here on is for the next time. One may be left from a time when nobody asks
         // any more: it would end every run at once.
         self.kick.clear();
         if !self.asked.load(Ordering::Acquire) {
-            return Ok(());
+            return Ok(true);
         }
         // None: it must run on a little. Who asked kicks again.
-        let Some(registers) = cpu.freeze()? else { return Ok(()) };
+        let Some(registers) = cpu.freeze()? else { return Ok(true) };
         let work = self.lock().work.take();
         if let Some(work) = work {
             work(&registers);
@@ -82,7 +84,12 @@ impl Door {
         self.asked.store(false, Ordering::Release);
         let _state = self.lock();
         self.changed.notify_all();
-        Ok(())
+        Ok(!self.leaving.load(Ordering::Acquire))
+    }
+
+    /// The vCPU's thread leaves the program where it stands. Called by the work that is done [there](Self::at_stop).
+    pub(crate) fn let_out(&self) {
+        self.leaving.store(true, Ordering::Release);
     }
 
     /// Has `work` done between two instructions of the program, which stands still meanwhile; answers what it answers,
@@ -104,10 +111,8 @@ impl Door {
         }));
         self.asked.store(true, Ordering::Release);
         loop {
-            if state.ended {
-                return Err(Gone);
-            }
-            if !self.asked.load(Ordering::Acquire) {
+            // Work that lets the thread out is done, and then the program has ended.
+            if state.ended || !self.asked.load(Ordering::Acquire) {
                 return told.try_recv().map_err(|_| Gone);
             }
             if let Some(thread) = state.thread.filter(|_| state.work.is_some()) {

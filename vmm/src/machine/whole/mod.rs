@@ -10,6 +10,7 @@ mod checkpointer;
 mod comeback;
 mod door;
 mod files;
+pub(crate) mod output;
 mod pages;
 mod saved;
 mod session;
@@ -26,8 +27,8 @@ use cairn_abi::CheckpointId;
 use cairn_store::Level;
 
 pub(crate) use arrival::Bringer;
-pub(crate) use checkpointer::Asker;
 pub use checkpointer::Figures;
+pub(crate) use checkpointer::{Asker, chain};
 pub(crate) use comeback::Comeback;
 pub(crate) use door::Door;
 pub use saved::{SavedConfig, SavedError};
@@ -57,7 +58,6 @@ pub struct WholeConfig {
 pub(crate) struct Whole {
     asker: Asker,
     thread: Option<JoinHandle<()>>,
-    figures: Arc<Mutex<Figures>>,
 }
 
 /// What the thread is made of.
@@ -72,6 +72,8 @@ pub(crate) struct Parts {
     pub(crate) slots: Arc<Mutex<SlotMap>>,
     /// The checkpoint that the program was brought back from.
     pub(crate) parent: Option<CheckpointId>,
+    /// What was done so far.
+    pub(crate) figures: Arc<Mutex<Figures>>,
 }
 
 /// Who makes checkpoints for the store: no session.
@@ -84,7 +86,7 @@ impl Whole {
     /// [`RunError::Host`].
     pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
         let has_stdout = parts.config.has_stdout();
-        let Parts { config, sink, level, door, calls, unit, slots, parent } = parts;
+        let Parts { config, sink, level, door, calls, unit, slots, parent, figures } = parts;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
         if !sink.claim(OWNER) {
             return Err(host("the store")(io::Error::other("somebody else has it")));
@@ -96,14 +98,13 @@ impl Whole {
             // What is in memory is what the parent has, and the program doesn't run yet.
             tracker.begin().map_err(|error| host("to follow the memory")(io::Error::other(error)))?;
         }
-        let figures = Arc::new(Mutex::new(Figures::default()));
         let checkpointer = Checkpointer {
             door,
             source: Arc::new(Source { calls, unit, tracker, has_stdout }),
             sink,
             level: level.unwrap_or(Level::Written),
             config,
-            figures: Arc::clone(&figures),
+            figures,
             parent,
             pages: Pages::default(),
             files_lost: false,
@@ -118,17 +119,12 @@ impl Whole {
             }
         };
         let thread = thread.spawn(checkpoint).map_err(host("a thread"))?;
-        Ok(Self { asker, thread: Some(thread), figures })
+        Ok(Self { asker, thread: Some(thread) })
     }
 
     /// For whoever wants a checkpoint at a time of its own.
     pub(crate) fn asker(&self) -> Asker {
         self.asker.clone()
-    }
-
-    /// What has been done so far.
-    pub(crate) fn figures(&self) -> Arc<Mutex<Figures>> {
-        Arc::clone(&self.figures)
     }
 }
 

@@ -26,11 +26,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::files::object_name;
+use super::output::{OutputError, is_of_turn};
 use super::session as program_session;
 use super::take::Taken;
 use crate::guest::app::files::{FilesImage, Grant};
 use crate::guest::app::image::{FrozenCpu, FrozenProcess, VERSION};
 use crate::machine::app::{AppConfig, Overlay};
+use crate::machine::name::GuestName;
 use crate::machine::poll_policy::PollMode;
 use crate::machine::storing::StoreConfig;
 use crate::machine::tracking::TrackerMode;
@@ -40,6 +42,8 @@ use crate::memory::layout::{PAGE, WINDOW_SIZE};
 
 /// Bytes that a section may have: 30,000 mappings with long paths are a few MiB.
 const MAX_SECTION: usize = 32 << 20;
+/// The configuration's section.
+const PROGRAM: &str = "program";
 /// The address space's object.
 const MEMORY: &str = "memory";
 /// Types of objects, as the store keeps them: the address space, and a file.
@@ -103,6 +107,9 @@ pub enum SavedError {
         /// The checkpoint's.
         found: u32,
     },
+    /// The file of standard output.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// Not a text.
     #[error("the checkpoint's arguments make no sense")]
     Arguments,
@@ -151,6 +158,7 @@ impl SavedConfig {
             writable: *writable,
         };
         Ok(AppConfig {
+            name: GuestName::of_program(&path(&self.program)),
             program: path(&self.program),
             arguments: texts(&self.arguments)?,
             environment: texts(&self.environment)?,
@@ -171,6 +179,16 @@ impl SavedConfig {
             whole: None,
             stdout: None,
         })
+    }
+
+    /// Whether what was run is the same, with the same files in sight, and standard output in one or not.
+    pub(crate) fn is_of_same_program(&self, other: &Self) -> bool {
+        let what = |config: &Self| {
+            let Self { program, arguments, environment, memory, grants, directory, stdout, .. } =
+                config.clone();
+            (program, arguments, environment, memory, grants, directory, stdout.is_some())
+        };
+        what(self) == what(other)
     }
 
     /// Whether standard output goes to a file.
@@ -202,7 +220,7 @@ impl SavedConfig {
 /// [`SavedError`]: too much of something.
 pub(super) fn write(batch: &mut Batch, config: &SavedConfig, taken: &Taken) -> Result<(), SavedError> {
     let is_base = batch.parent().is_none();
-    section(batch, "program", config)?;
+    section(batch, PROGRAM, config)?;
     section(batch, "cpu", &taken.cpu)?;
     section(batch, "process", &taken.process)?;
     section(batch, "files", &taken.image)?;
@@ -233,6 +251,21 @@ pub(super) fn write(batch: &mut Batch, config: &SavedConfig, taken: &Taken) -> R
     program_session::write(batch, &taken.session, &taken.session_bytes)
 }
 
+/// Puts what `snapshot` has into a batch that was begun on top of it, of a machine with this configuration.
+///
+/// # Errors
+/// [`SavedError`].
+pub(super) fn repeat(batch: &mut Batch, config: &SavedConfig, snapshot: &Snapshot) -> Result<(), SavedError> {
+    section(batch, PROGRAM, config)?;
+    for (name, _) in snapshot.sections().filter(|(name, _)| *name != PROGRAM && !is_of_turn(name)) {
+        batch.section(name, snapshot.section(name)?.unwrap_or_default())?;
+    }
+    for object in snapshot.objects().iter().filter(|object| !is_of_turn(object.name.as_str())) {
+        batch.object(object.clone())?;
+    }
+    Ok(())
+}
+
 fn named(batch: &mut Batch, name: &str, tag: u64, pages: u64) -> Result<ObjectIndex, SavedError> {
     let name = ObjectName::new(name).map_err(BatchError::from)?;
     Ok(batch.object(Object { name, tag, address: 0, pages })?)
@@ -261,7 +294,7 @@ impl Saved {
     /// # Errors
     /// [`SavedError`].
     pub(crate) fn read(id: CheckpointId, snapshot: &Snapshot) -> Result<Self, SavedError> {
-        let config: SavedConfig = read(id, snapshot, "program")?;
+        let config: SavedConfig = read(id, snapshot, PROGRAM)?;
         if config.version != VERSION {
             return Err(SavedError::Version { found: config.version });
         }

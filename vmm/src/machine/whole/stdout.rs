@@ -2,9 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+
+use super::output::Output;
 
 /// Why the file isn't the standard output.
 #[derive(Debug, thiserror::Error)]
@@ -41,27 +45,60 @@ pub enum StdoutError {
     },
 }
 
-/// Makes `path` the standard output of this process: from its beginning, or cut back to `position`. What is behind that
-/// is lost, so that nobody else may be writing there.
+/// Makes `path` the standard output of this process: from its beginning, or as `output` says. What is behind that is
+/// lost, so that nobody else may be writing there.
 ///
 /// # Errors
 /// [`StdoutError`].
-pub(crate) fn direct(path: &Path, position: Option<u64>) -> Result<(), StdoutError> {
-    let fail = |source| StdoutError::Write { path: path.to_owned(), source };
-    let file = match position {
-        None => File::create(path).map_err(fail)?,
-        Some(position) => cut_back(path, position)?,
+pub(crate) fn direct(path: &Path, output: Option<&Output>) -> Result<(), StdoutError> {
+    let file = match output {
+        None => File::create(path).map_err(fail(path))?,
+        Some(output) => {
+            let file = OpenOptions::new().write(true).open(path).map_err(fail(path))?;
+            check(path, &file, output)?;
+            turn(path, &file, output)?;
+            file
+        }
     };
     nix::unistd::dup2_stdout(&file).map_err(|source| StdoutError::Refused { path: path.to_owned(), source })
 }
 
-fn cut_back(path: &Path, position: u64) -> Result<File, StdoutError> {
-    let fail = |source| StdoutError::Write { path: path.to_owned(), source };
-    let mut file = OpenOptions::new().write(true).open(path).map_err(fail)?;
-    let len = file.metadata().map_err(fail)?.len();
-    if len < position {
-        return Err(StdoutError::TooShort { path: path.to_owned(), len, position });
+/// Checks that standard output, which is `path`, can be made what `output` says.
+///
+/// # Errors
+/// [`StdoutError`].
+pub(crate) fn check_own(path: &Path, output: &Output) -> Result<(), StdoutError> {
+    check(path, &own(path)?, output)
+}
+
+/// Makes standard output, which is `path`, what `output` says, and goes on writing at its end.
+///
+/// # Errors
+/// [`StdoutError::Write`].
+pub(crate) fn turn_own(path: &Path, output: &Output) -> Result<(), StdoutError> {
+    turn(path, &own(path)?, output)
+}
+
+fn own(path: &Path) -> Result<File, StdoutError> {
+    io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(fail(path))
+}
+
+fn check(path: &Path, file: &File, output: &Output) -> Result<(), StdoutError> {
+    let len = file.metadata().map_err(fail(path))?.len();
+    if len < output.start {
+        return Err(StdoutError::TooShort { path: path.to_owned(), len, position: output.start });
     }
-    file.set_len(position).and_then(|()| file.seek(SeekFrom::Start(position))).map_err(fail)?;
-    Ok(file)
+    Ok(())
+}
+
+fn turn(path: &Path, mut file: &File, output: &Output) -> Result<(), StdoutError> {
+    file.write_all_at(&output.put, output.start)
+        .and_then(|()| file.set_len(output.length()))
+        .and_then(|()| file.seek(SeekFrom::Start(output.length())))
+        .map_err(fail(path))?;
+    Ok(())
+}
+
+fn fail(path: &Path) -> impl Fn(io::Error) -> StdoutError {
+    move |source| StdoutError::Write { path: path.to_owned(), source }
 }

@@ -77,7 +77,7 @@ impl Place {
 }
 
 /// A table as all commands print it; `right` are the columns of numbers.
-fn table(header: &[&str], right: &[usize]) -> Table {
+pub(crate) fn table(header: &[&str], right: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for column in right {
@@ -99,7 +99,7 @@ fn bar() -> ProgressBar {
     bar
 }
 
-fn print_json(value: &impl serde::Serialize) -> Result<()> {
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     println!("{}", serde_json::to_string_pretty(value).context("the result is no JSON")?);
     Ok(())
 }

@@ -180,6 +180,15 @@ impl Descriptors {
         });
     }
 
+    /// Closes what has `FD_CLOEXEC`.
+    pub fn close_for_exec(&mut self) {
+        for slot in &mut self.slots {
+            if slot.as_ref().is_some_and(|slot| slot.close_on_exec) {
+                *slot = None;
+            }
+        }
+    }
+
     /// The numbers that are open, in order.
     pub fn numbers(&self) -> impl Iterator<Item = i32> {
         let open = self.slots.iter().enumerate().filter(|(_, slot)| slot.is_some());

@@ -115,11 +115,8 @@ pub(super) fn sysinfo(process: &mut Process, &[to, ..]: &Arguments) -> Answer {
 pub(super) fn prctl(process: &mut Process, &[option, value, ..]: &Arguments) -> Answer {
     match i32::try_from(option).map_err(|_| Errno::EINVAL)? {
         libc::PR_SET_NAME => {
-            let mut name = [0; 16];
-            let text = process.memory().read_string(value)?;
-            let len = text.as_bytes().len().min(15);
-            name[..len].copy_from_slice(&text.as_bytes()[..len]);
-            process.name = name;
+            let name = process.memory().read_string(value)?;
+            process.set_name(name.as_bytes());
             Ok(0)
         }
         libc::PR_GET_NAME => process.memory().write(value, &process.name).map(|()| 0),

@@ -3,6 +3,7 @@
 mod copying;
 mod descriptors;
 mod directories;
+mod exec;
 mod files;
 mod identity;
 mod memory;
@@ -25,6 +26,7 @@ use syscalls::Sysno;
 
 use crate::guest::app::files::{At, Caller, FileView};
 use crate::guest::app::process::Process;
+use crate::guest::app::program::Entry;
 use crate::guest::app::signals::Effect;
 
 /// A system call's six arguments.
@@ -41,6 +43,8 @@ pub enum Flow {
     Exit(u8),
     /// It's killed by this signal.
     Killed(Signal),
+    /// Another program has taken its place, and begins here.
+    Began(Entry),
 }
 
 /// Serves one system call.
@@ -52,6 +56,8 @@ pub fn dispatch(process: &mut Process, number: u64, args: &Arguments) -> Flow {
     let flow = match call {
         Sysno::exit | Sysno::exit_group => Flow::Exit((args[0] & 0xff) as u8),
         Sysno::kill | Sysno::tgkill | Sysno::tkill => signals::send(process, call, args),
+        Sysno::execve => exec::execve(process, args),
+        Sysno::execveat => exec::execveat(process, args),
         Sysno::rt_sigprocmask => signals::set_mask(process, args),
         Sysno::rt_sigsuspend => signals::suspend(process, args),
         Sysno::write

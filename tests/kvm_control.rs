@@ -1,0 +1,355 @@
+//! `cairn ps`, `checkpoint` and `rollback` beside running programs: where the program goes back to is seen in what it
+//! prints, which is in the end what it prints natively.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use cairn_store::Store;
+use cairn_tests::random::Random;
+use cairn_tests::{Printed, built, cairn_run, guest, run};
+
+/// How long anything is waited for that must come.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Lines that the counting program prints: it needs a second for them.
+const ROUNDS: &str = "300";
+
+/// A directory for a store, standard output, and the sockets of its guests.
+struct Place {
+    directory: tempfile::TempDir,
+}
+
+/// A guest that runs.
+struct Running {
+    child: Child,
+    input: Option<ChildStdin>,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir_in("/var/tmp").unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn output(&self) -> String {
+        fs::read_to_string(self.path("out")).unwrap_or_default()
+    }
+
+    fn start(&self, command: &mut Command) -> Running {
+        let command =
+            command.current_dir(self.directory.path()).env("XDG_RUNTIME_DIR", self.directory.path());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let input = child.stdin.take();
+        Running { child, input }
+    }
+
+    /// Runs a program with a checkpoint whenever one is asked for, and waits until it has printed something.
+    fn run(&self, options: &[&str], program: &[&str]) -> Running {
+        let mut all = vec!["--store", "store", "--every", "never", "--stdout", "out"];
+        all.extend(options);
+        self.start(cairn_run(&all).args(program))
+    }
+
+    fn run_counting(&self, options: &[&str]) -> Running {
+        let program = guest("guest-counting");
+        let running = self.run(options, &[program.to_str().unwrap(), ROUNDS]);
+        self.wait_for("the first line", || self.output().contains('\n'));
+        running
+    }
+
+    fn wait_for(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !done() {
+            assert!(begun.elapsed() < PATIENCE, "{what} doesn't come; printed so far: {}", self.output());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn cairn(&self, arguments: &[&str]) -> Printed {
+        let mut command = Command::new(built("cairn-vmm", "cairn"));
+        command.args(arguments).current_dir(self.directory.path());
+        command.env("XDG_RUNTIME_DIR", self.directory.path()).env_remove("RUST_LOG");
+        Printed::from(run(&mut command, b"").unwrap())
+    }
+
+    /// What a command prints that does what it's asked.
+    fn told(&self, arguments: &[&str]) -> String {
+        let printed = self.cairn(arguments);
+        assert_eq!(printed.status, Some(0), "{arguments:?}: {printed:?}");
+        String::from_utf8(printed.out).unwrap()
+    }
+
+    /// What a command says on standard error that doesn't.
+    fn refused(&self, arguments: &[&str]) -> String {
+        let printed = self.cairn(arguments);
+        assert_eq!(printed.status, Some(1), "{arguments:?}: {printed:?}");
+        String::from_utf8(printed.err).unwrap()
+    }
+
+    fn checkpoint(&self, name: &str) -> u64 {
+        self.told(&["checkpoint", name]).trim().parse().unwrap()
+    }
+
+    fn rollback(&self, name: &str, to: u64) {
+        let told = self.told(&["rollback", name, &to.to_string()]);
+        assert!(told.starts_with(&format!("rolled back to {to} in ")) && told.ends_with(" ms\n"), "{told}");
+    }
+
+    fn ids(&self) -> Vec<u64> {
+        let store = Store::open(&self.path("store")).unwrap();
+        store.checkpoints().iter().map(|checkpoint| checkpoint.id.0).collect()
+    }
+
+    fn parent(&self, id: u64) -> Option<u64> {
+        let store = Store::open(&self.path("store")).unwrap();
+        let found = store.checkpoints().iter().find(|checkpoint| checkpoint.id.0 == id).unwrap();
+        found.parent.map(|parent| parent.0)
+    }
+
+    fn socket(&self, of: &Running) -> PathBuf {
+        self.path("cairn").join(format!("{}.sock", of.child.id()))
+    }
+}
+
+impl Running {
+    fn end(mut self) -> Option<i32> {
+        drop(self.input.take());
+        self.child.wait().unwrap().code()
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// How many there are of what /proc lists about its process.
+    fn count(&self, what: &str) -> usize {
+        fs::read_dir(format!("/proc/{}/{what}", self.child.id())).unwrap().count()
+    }
+}
+
+fn native() -> String {
+    let printed = Printed::from(run(Command::new(guest("guest-counting")).arg(ROUNDS), b"").unwrap());
+    assert_eq!(printed.status, Some(0));
+    String::from_utf8(printed.out).unwrap()
+}
+
+/// Sends bytes to a socket; what is answered.
+fn ask(socket: &Path, bytes: &[u8]) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    // What is too long isn't read to its end.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8(answer).unwrap()
+}
+
+#[test]
+fn a_program_is_rolled_back_at_random_and_prints_what_it_prints_natively() {
+    let place = Place::new();
+    let running = place.run_counting(&["--keep", "12"]);
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
+    eprintln!("seed {seed}");
+    let mut random = Random(u64::from(seed) << 8 | 1);
+    let native = native();
+    place.checkpoint("guest-counting");
+    let socket = fs::metadata(place.socket(&running)).unwrap();
+    place.rollback("guest-counting", 1);
+    let (threads, files) = (running.count("task"), running.count("fd"));
+    for _ in 0..20 {
+        for _ in 0..random.below(3) {
+            place.checkpoint("guest-counting");
+        }
+        let ids = place.ids();
+        place.rollback("guest-counting", random.of(&ids));
+        assert!(native.starts_with(&place.output()), "{} isn't how {native} begins", place.output());
+    }
+    // The same process with the same socket, which has kept its store all the time, and leaks nothing.
+    assert_eq!(socket.permissions(), fs::metadata(place.socket(&running)).unwrap().permissions());
+    assert!(place.refused(&["restore", "store"]).contains("in use by"));
+    place.wait_for("the program's end", || place.output().lines().count() == native.lines().count() - 1);
+    place.wait_for("the old threads' end", || running.count("task") <= threads);
+    assert!(running.count("fd") <= files + 2, "{} descriptors, and {files} before", running.count("fd"));
+    assert_eq!(running.end(), Some(0));
+    assert_eq!(place.output(), native);
+}
+
+#[test]
+fn every_checkpoint_has_the_output_that_it_had() {
+    let place = Place::new();
+    let mut running = place.run(&["--name", "echo"], &["/bin/cat"]);
+    place.wait_for("the guest", || place.cairn(&["checkpoint", "echo"]).status == Some(0));
+    let mut say = |text: &str, all: &str| {
+        running.input.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+        place.wait_for(all, || place.output() == all);
+    };
+    let nothing = *place.ids().last().unwrap();
+    say("one\n", "one\n");
+    let one = place.checkpoint("echo");
+    say("two\n", "one\ntwo\n");
+    let two = place.checkpoint("echo");
+    place.rollback("echo", one);
+    assert_eq!(place.output(), "one\n");
+    assert_eq!(place.parent(two + 1), Some(one));
+    say("three, which is longer\n", "one\nthree, which is longer\n");
+    let three = place.checkpoint("echo");
+    assert_eq!(place.parent(three), Some(two + 1));
+    place.rollback("echo", nothing);
+    say("four\n", "four\n");
+    // Forwards again, on both branches, and in the midst of one.
+    for (to, output) in [
+        (two, "one\ntwo\n"),
+        (three, "one\nthree, which is longer\n"),
+        (two, "one\ntwo\n"),
+        (one, "one\n"),
+        (nothing, ""),
+        (three, "one\nthree, which is longer\n"),
+    ] {
+        place.rollback("echo", to);
+        assert_eq!(place.output(), output, "rolled back to {to}");
+    }
+    // The newest is what it was rolled back to, also when the file wasn't made that any more.
+    running.kill();
+    fs::write(place.path("out"), "").unwrap();
+    let mut restore = Command::new(built("cairn-vmm", "cairn"));
+    let running = place.start(restore.args(["restore", "store", "--name", "again"]));
+    place.wait_for("the guest", || place.cairn(&["checkpoint", "again"]).status == Some(0));
+    assert_eq!(place.output(), "one\nthree, which is longer\n");
+    assert_eq!(running.end(), Some(0));
+}
+
+#[test]
+fn a_program_that_was_killed_after_a_rollback_goes_on_from_there() {
+    let place = Place::new();
+    let running = place.run_counting(&["--name", "job"]);
+    let early = place.checkpoint("job");
+    let printed = place.output().len();
+    place.wait_for("more output", || printed + 1000 < place.output().len());
+    let late = place.checkpoint("job");
+    place.rollback("job", early);
+    let pid = running.child.id();
+    running.kill();
+    assert_eq!(place.ids(), [early, late, late + 1]);
+    assert_eq!(place.parent(late + 1), Some(early));
+    // Who was killed isn't listed, and its socket goes.
+    assert!(place.path("cairn").join(format!("{pid}.sock")).exists());
+    assert!(place.told(&["ps"]).starts_with("no guest"));
+    assert!(!place.path("cairn").join(format!("{pid}.sock")).exists());
+    assert!(place.refused(&["rollback", &pid.to_string(), "1"]).contains("cairn ps"));
+    let restored = place.start(Command::new(built("cairn-vmm", "cairn")).args(["restore", "store"]));
+    assert_eq!(restored.end(), Some(0));
+    assert_eq!(place.output(), native());
+}
+
+#[test]
+fn what_cant_be_done_leaves_the_program_as_it_is() {
+    let place = Place::new();
+    // A store that had another program before.
+    let other = place.run(&["--name", "other"], &["/bin/cat"]);
+    place.wait_for("the guest", || place.cairn(&["checkpoint", "other"]).status == Some(0));
+    assert_eq!(other.end(), Some(0));
+    let running = place.run_counting(&["--name", "job", "--keep", "3"]);
+    assert!(place.refused(&["rollback", "job", "99"]).contains("no checkpoint 99"));
+    let first = place.ids()[0];
+    assert!(place.refused(&["rollback", "job", &first.to_string()]).contains("another one's"));
+    let own = place.checkpoint("job");
+    for _ in 0..3 {
+        place.checkpoint("job");
+    }
+    assert!(
+        place.refused(&["rollback", "job", &own.to_string()]).contains("no checkpoint"),
+        "it was evicted"
+    );
+    // A damaged one: its file is found to be so before the program is given up.
+    let ids = place.ids();
+    for entry in fs::read_dir(place.path("store")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("segment")) {
+            let mut bytes = fs::read(&path).unwrap();
+            bytes.iter_mut().skip(300).step_by(97).for_each(|byte| *byte ^= 0x55);
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    assert!(place.refused(&["rollback", "job", &ids[1].to_string()]).contains("segment"));
+    for bad in [&["rollback", "job"][..], &["rollback", "job", "-1"], &["rollback", "job", "x"]] {
+        assert_eq!(place.cairn(bad).status, Some(2), "{bad:?}");
+    }
+    assert_eq!(running.end(), Some(0));
+    assert_eq!(place.output(), native());
+}
+
+#[test]
+fn guests_are_found_by_name_and_by_process() {
+    let place = Place::new();
+    let one = place.run(&["--name", "twin"], &["/bin/cat"]);
+    place.wait_for("the guest", || place.cairn(&["checkpoint", "twin"]).status == Some(0));
+    // Without a store, and under the same name.
+    let other = place.start(cairn_run(&["--name", "twin"]).arg("/bin/cat"));
+    place.wait_for("the other guest", || place.told(&["ps"]).lines().count() == 3);
+    let pids = [one.child.id().to_string(), other.child.id().to_string()];
+    for command in [&["checkpoint", "twin"][..], &["rollback", "twin", "1"]] {
+        let told = place.refused(command);
+        assert!(pids.iter().all(|pid| told.contains(pid)), "{told}");
+    }
+    place.checkpoint(&pids[0]);
+    for command in [&["checkpoint", &pids[1]][..], &["rollback", &pids[1], "1"]] {
+        assert!(place.refused(command).contains("--store DIR --every"));
+    }
+    let json = place.told(&["ps", "--json"]);
+    for part in [
+        "\"name\": \"twin\"",
+        &format!("\"pid\": {}", pids[0]),
+        "\"kind\": \"app\"",
+        "\"program\": \"/bin/cat\"",
+        "\"newest\": 2",
+        "\"newest\": null",
+        &format!("\"store\": \"{}\"", place.path("store").display()),
+    ] {
+        assert!(json.contains(part), "{part} isn't in {json}");
+    }
+    assert!(place.told(&["stats", &pids[0], "--raw"]).contains("\nname twin\n"));
+    assert!(place.refused(&["checkpoint", "nobody"]).contains("cairn ps"));
+    for bad in ["", "12", "a b", "-x", &"n".repeat(65)] {
+        let status = place.cairn(&["run", &format!("--name={bad}"), "/bin/true"]).status;
+        assert_eq!(status, Some(2), "--name {bad:?}");
+    }
+    assert_eq!([one.end(), other.end()], [Some(0), Some(0)]);
+}
+
+#[test]
+fn garbage_on_the_socket_harms_nobody() {
+    let place = Place::new();
+    let running = place.run_counting(&["--name", "job"]);
+    let socket = place.socket(&running);
+    let metadata = fs::metadata(&socket).unwrap();
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    // Some that say nothing, and stay.
+    let idle: Vec<UnixStream> = (0..8).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    let long = vec![b'r'; 1 << 20];
+    for garbage in
+        [&b"\n"[..], b"\0\xff\n", b"rollback\n", b"rollback 1 2\n", b"rollback 99999999999999999999\n", &long]
+    {
+        assert!(ask(&socket, garbage).starts_with("error "), "{garbage:?}");
+    }
+    assert!(ask(&socket, b"").starts_with("name job\n"));
+    assert!(ask(&socket, b"status\n").contains("\nwhole_checkpoints 0\n"));
+    let mut random = Random(5);
+    for _ in 0..50 {
+        let bytes: Vec<u8> = (0..random.below(200)).map(|_| random.bits().to_le_bytes()[0]).collect();
+        ask(&socket, &bytes);
+    }
+    assert_eq!(place.checkpoint("job"), 1);
+    place.rollback("job", 1);
+    assert_eq!(running.end(), Some(0));
+    drop(idle);
+    assert_eq!(place.output(), native());
+}

@@ -1,0 +1,191 @@
+//! A program from its start to its end, in one machine after another: each time it's rolled back it goes on in a new one,
+//! in the same process, with the same store and the same socket.
+
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use cairn_abi::CheckpointId;
+
+use super::front::{Event, Front, Life};
+use super::machine::{Machine, Way};
+use super::{AppConfig, Overlay, RunError};
+use crate::guest::app::files::PublishError;
+use crate::kvm::system::System;
+use crate::machine::calls::SharedCalls;
+use crate::machine::control;
+use crate::machine::end::Ended;
+use crate::machine::whole::output::Output;
+use crate::machine::whole::{Comeback, Figures, SavedConfig, chain, stdout};
+
+/// What stays from one machine to the next.
+pub(super) struct Lives<'a> {
+    kvm: &'a System,
+    pub(super) config: &'a AppConfig,
+    pub(super) front: Arc<Front>,
+    pub(super) figures: Arc<Mutex<Figures>>,
+    happened: Receiver<Event>,
+}
+
+/// The machine in which a program is to go on.
+pub(super) struct Next {
+    machine: Machine,
+    /// What its memory is in the store.
+    parent: Option<CheckpointId>,
+    back: Option<Back>,
+}
+
+/// A rollback that isn't over.
+struct Back {
+    to: CheckpointId,
+    /// What that is in the store.
+    parent: CheckpointId,
+    begun: Instant,
+    /// What the file of standard output is to be.
+    output: Option<Output>,
+    answer: Sender<Result<String, String>>,
+}
+
+/// Why a program isn't rolled back. It runs on.
+#[derive(Debug, thiserror::Error)]
+enum RollbackError {
+    /// There is no such checkpoint, or it can't be gone on with here.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The store had another program before.
+    #[error("checkpoint {0} is not of this program: the store was another one's before")]
+    OtherProgram(u64),
+}
+
+/// Runs a program to its end: from its start, or from `comeback` on.
+pub(super) fn run(kvm: &System, config: &AppConfig, comeback: Option<Comeback>) -> Result<Ended, RunError> {
+    let machine = Machine::build(kvm, config, comeback.as_ref(), None)?;
+    let parent = comeback.as_ref().map(|comeback| comeback.id);
+    if let Some(id) = parent {
+        tracing::info!(id = id.0, "the program goes on");
+    }
+    let figures = Figures {
+        newest: parent.map_or(0, |id| id.0),
+        taken: comeback.map(|comeback| comeback.taken),
+        ..Figures::default()
+    };
+    let figures = Arc::new(Mutex::new(figures));
+    let (front, happened) = Front::new(config, &figures);
+    let front = Arc::new(front);
+    let asked: Arc<dyn control::Guest> = Arc::<Front>::clone(&front);
+    let control = control::start(asked);
+    let lives = Lives { kvm, config, front: Arc::clone(&front), figures, happened };
+    let ended = lives.run(Next { machine, parent, back: None });
+    // In this order: what was asked is answered when nobody is there any more who would do it.
+    front.end();
+    drop(lives);
+    drop(control);
+    let (ended, calls) = ended?;
+    if let (Some(overlay), 0) = (&config.overlay, ended.end.status()) {
+        publish(&calls, overlay)?;
+    }
+    Ok(ended)
+}
+
+impl Lives<'_> {
+    fn run(&self, first: Next) -> Result<(Ended, Arc<SharedCalls>), RunError> {
+        let (mut next, mut number) = (Box::new(first), 0);
+        loop {
+            let Next { machine, parent, back } = *next;
+            let output = back.as_ref().and_then(|back| back.output.as_ref());
+            if let (Some(path), Some(output)) = (&self.config.stdout, output) {
+                stdout::turn_own(path, output)?;
+            }
+            let calls = Arc::clone(&machine.calls);
+            match machine.run(self, number, parent, || back.into_iter().for_each(|back| self.tell(&back)))? {
+                Way::Ended(ended) => return Ok((ended, calls)),
+                Way::On(other) => (next, number) = (other, number + 1),
+            }
+        }
+    }
+
+    /// Waits until the program has ended, or is to go on in another machine, and stands still in this one.
+    pub(super) fn wait(&self, life: &Life) -> Option<Box<Next>> {
+        while let Ok(event) = self.happened.recv() {
+            let (to, answer) = match event {
+                Event::Rollback { to, answer } => (to, answer),
+                Event::Stopped(number) if number == life.number => break,
+                // It was let out, and the program goes on in this one.
+                Event::Stopped(_) => continue,
+            };
+            let begun = Instant::now();
+            match self.go_back(life, to) {
+                Ok((machine, parent, output)) => {
+                    let back = Back { to, parent, begun, output, answer };
+                    return Some(Box::new(Next { machine, parent: Some(parent), back: Some(back) }));
+                }
+                Err(error) => {
+                    tracing::info!(to = to.0, error, "the program is not rolled back");
+                    // Whoever asked may have gone.
+                    let _ = answer.send(Err(error));
+                }
+            }
+        }
+        None
+    }
+
+    /// Makes the machine in which the program goes on from `to`, and then ends its run in this one. Whatever can fail
+    /// does so before that. Answers what the new machine's memory is in the store, too, and where its output stands.
+    fn go_back(
+        &self,
+        life: &Life,
+        to: CheckpointId,
+    ) -> Result<(Machine, CheckpointId, Option<Output>), String> {
+        let (machine, comeback) = self.prepare(life, to).map_err(|error| chain(&error))?;
+        let output = comeback.output.clone();
+        let asker = life.asker.as_ref().ok_or("nobody takes its checkpoints")?;
+        // Who asks for a checkpoint meanwhile waits for what comes of this.
+        self.front.set_life(None);
+        match asker.go_back(Arc::new(comeback)) {
+            Ok(parent) => Ok((machine, parent, output)),
+            Err(refused) => {
+                self.front.set_life(Some(life.clone()));
+                Err(refused.to_string())
+            }
+        }
+    }
+
+    fn prepare(&self, life: &Life, to: CheckpointId) -> Result<(Machine, Comeback), RollbackError> {
+        let (Some(store), Some(whole)) = (&self.config.store, &self.config.whole) else {
+            return Err(RunError::NoCheckpoint { store: ".".into() }.into());
+        };
+        let comeback = Comeback::open(&store.directory, Some(to))?;
+        if !comeback.saved.config.is_of_same_program(&SavedConfig::new(self.config, whole)) {
+            return Err(RollbackError::OtherProgram(to.0));
+        }
+        if let (Some(path), Some(output)) = (&self.config.stdout, &comeback.output) {
+            stdout::check_own(path, output).map_err(RunError::from)?;
+        }
+        let machine = Machine::build(self.kvm, self.config, Some(&comeback), life.sink.clone())?;
+        Ok((machine, comeback))
+    }
+
+    /// Tells that the program runs again.
+    fn tell(&self, back: &Back) {
+        let took = back.begun.elapsed();
+        let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
+        figures.rollbacks += 1;
+        (figures.newest, figures.taken) = (back.parent.0, Some(SystemTime::now()));
+        figures.rollback_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        drop(figures);
+        let ms = took.as_secs_f64() * 1000.0;
+        let told = format!("rolled back to {} in {ms:.1} ms", back.to.0);
+        tracing::info!("{told}");
+        // Whoever asked may have gone.
+        let _ = back.answer.send(Ok(told));
+    }
+}
+
+/// Applies what a program that has ended changed in its overlays.
+fn publish(calls: &SharedCalls, overlay: &Overlay) -> Result<(), PublishError> {
+    if overlay.commit {
+        let published = calls.with(|process| process.files.publish(&overlay.records))?;
+        tracing::info!(?published, "the changes are applied");
+    }
+    Ok(())
+}

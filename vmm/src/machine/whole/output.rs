@@ -1,0 +1,158 @@
+//! The file of standard output across rollbacks: what one cuts off belongs to checkpoints that the program can still go
+//! on from, so the checkpoint that notes the rollback takes it along.
+//!
+//! | name | what |
+//! |---|---|
+//! | section `turn` | [`Turn`]: where the file begins to differ from what it was before |
+//! | object `output:cut` | what it had from there on |
+//! | object `output:put` | what it has instead, as far as that isn't simply cut |
+//!
+//! A checkpoint's file is found by going from it to the newest: the first turn that cut a byte off has that byte.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use cairn_abi::CheckpointId;
+use cairn_store::{Batch, BatchError, Object, ObjectName, PAGE_SIZE, Snapshot, Store, section};
+use serde::{Deserialize, Serialize};
+
+use super::saved::SavedError;
+
+/// Bytes that a rollback takes along at most. Bounds what a program that prints a lot costs in memory.
+const MOST: u64 = 64 << 20;
+/// Bytes of a [`Turn`] at most.
+const MAX_TURN: usize = 64;
+const TURN: &str = "turn";
+const CUT: &str = "output:cut";
+const PUT: &str = "output:put";
+const TAG: u64 = u64::from_le_bytes(*b"output\0\0");
+
+/// Where the file turned into another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Turn {
+    /// The first byte that differs.
+    start: u64,
+    /// Bytes that were taken along, of those that were cut off.
+    cut: u64,
+    /// Bytes that stand there instead.
+    put: u64,
+}
+
+/// Why the file can't be made what it was.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// What it had was cut off and not kept.
+    #[error(
+        "what the program had written to standard output by checkpoint {0} was cut off, and there was too much of it \
+         to be kept, or another run of the program did so"
+    )]
+    Lost(u64),
+    /// The present one can't be read.
+    #[error("the file of standard output can't be read")]
+    Read(#[source] io::Error),
+}
+
+/// What the file is to be: as it is up to `start`, then these bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Output {
+    pub(crate) start: u64,
+    pub(crate) put: Vec<u8>,
+}
+
+impl Output {
+    /// The file of a checkpoint that left it with `length` bytes, as far as it's to be made from what it is now.
+    ///
+    /// # Errors
+    /// [`SavedError`]; [`OutputError::Lost`] in it.
+    pub(super) fn of(store: &Store, id: CheckpointId, length: u64) -> Result<Self, SavedError> {
+        let mut start = length;
+        // From the end to the beginning.
+        let mut pieces: Vec<Vec<u8>> = Vec::new();
+        let mut before = id;
+        for checkpoint in store.checkpoints().iter().filter(|checkpoint| id < checkpoint.id) {
+            if checkpoint.parent != Some(before) && start != 0 {
+                let snapshot = store.snapshot(checkpoint.id)?;
+                let turn = turn(&snapshot)?.ok_or(OutputError::Lost(id.0))?;
+                if turn.start < start {
+                    let missing = start - turn.start;
+                    if turn.cut < missing || MOST < length - turn.start {
+                        return Err(OutputError::Lost(id.0).into());
+                    }
+                    pieces.push(bytes(&snapshot, CUT, missing)?);
+                    start = turn.start;
+                }
+            }
+            before = checkpoint.id;
+        }
+        let mut put: Vec<u8> = pieces.into_iter().rev().flatten().collect();
+        if let (true, Some(turn)) = (put.is_empty(), turn(&store.snapshot(id)?)?) {
+            // Who noted the turn may have been killed before the file was what it says.
+            put = bytes(&store.snapshot(id)?, PUT, turn.put)?;
+            start = length.checked_sub(turn.put).ok_or(OutputError::Lost(id.0))?;
+        }
+        Ok(Self { start, put })
+    }
+
+    /// The bytes that the file has in the end.
+    pub(crate) fn length(&self) -> u64 {
+        self.start + self.put.len() as u64
+    }
+
+    /// Puts the turn into the batch that notes it, with what the present file has that will be cut off.
+    ///
+    /// # Errors
+    /// [`SavedError`].
+    pub(super) fn note(&self, batch: &mut Batch) -> Result<(), SavedError> {
+        let file = File::open("/proc/self/fd/1").map_err(OutputError::Read)?;
+        let length = file.metadata().map_err(OutputError::Read)?.len();
+        let cut = length.saturating_sub(self.start);
+        let mut lost = Vec::new();
+        if cut <= MOST {
+            lost.resize(usize::try_from(cut).unwrap_or_default(), 0);
+            file.read_exact_at(&mut lost, self.start).map_err(OutputError::Read)?;
+        }
+        let turn = Turn { start: self.start, cut: lost.len() as u64, put: self.put.len() as u64 };
+        let encoded = section::encode(&turn).map_err(|source| SavedError::Section { name: TURN, source })?;
+        batch.section(TURN, encoded)?;
+        add(batch, CUT, &lost)?;
+        add(batch, PUT, &self.put)
+    }
+}
+
+/// Whether a section or an object is one of a turn, which only the checkpoint has that notes it.
+pub(super) fn is_of_turn(name: &str) -> bool {
+    [TURN, CUT, PUT].contains(&name)
+}
+
+fn turn(snapshot: &Snapshot) -> Result<Option<Turn>, SavedError> {
+    let Some(bytes) = snapshot.section(TURN)? else { return Ok(None) };
+    let turn = section::decode(&bytes, MAX_TURN);
+    turn.map(Some).map_err(|source| SavedError::Section { name: TURN, source })
+}
+
+fn add(batch: &mut Batch, name: &str, bytes: &[u8]) -> Result<(), SavedError> {
+    let name = ObjectName::new(name).map_err(BatchError::from)?;
+    let pages = bytes.len().div_ceil(PAGE_SIZE) as u64;
+    let object = batch.object(Object { name, tag: TAG, address: 0, pages })?;
+    for (page, bytes) in (0..).zip(bytes.chunks(PAGE_SIZE)) {
+        let mut whole = [0; PAGE_SIZE];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        batch.page(object, page, &whole)?;
+    }
+    Ok(())
+}
+
+/// The first `length` bytes of an object.
+fn bytes(snapshot: &Snapshot, name: &'static str, length: u64) -> Result<Vec<u8>, SavedError> {
+    let missing = || SavedError::NotWhole { id: snapshot.id().0, name };
+    let length = usize::try_from(length).ok().filter(|length| *length as u64 <= MOST).ok_or_else(missing)?;
+    let object = snapshot.find(name).ok_or_else(missing)?;
+    let mut bytes = vec![0; length];
+    for (page, piece) in (0..).zip(bytes.chunks_mut(PAGE_SIZE)) {
+        let mut whole = [0; PAGE_SIZE];
+        snapshot.read_page(object, page, &mut whole)?;
+        piece.copy_from_slice(&whole[..piece.len()]);
+    }
+    Ok(bytes)
+}
