@@ -1,10 +1,11 @@
 //! A program with checkpoint sessions of its own that is killed and brought back while it runs, and must not notice:
 //! random walks beside full copies, which end with 1 when something isn't as it left it. Arguments:
-//! `walk SEED ROUNDS STEPS`, or `durable`.
+//! `walk SEED ROUNDS STEPS`, `idle MIB NAPS`, or `durable`.
 
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cairn_guest::{Session, contract};
 
@@ -13,8 +14,9 @@ fn main() -> ExitCode {
     let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<u32>().ok()).unwrap_or(1);
     let done = match arguments.get(1).map(String::as_str) {
         Some("walk") => walk(u64::from(number(2)), number(3), number(4)),
+        Some("idle") => idle(number(2), number(3)),
         Some("durable") => durable(),
-        _ => Err("usage: guest-session walk SEED ROUNDS STEPS | durable".into()),
+        _ => Err("usage: guest-session walk SEED ROUNDS STEPS | idle MIB NAPS | durable".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,6 +44,35 @@ fn walk(seed: u64, rounds: u32, steps: u32) -> Result<(), Box<dyn Error>> {
         writeln!(out, "{report:?}")?;
         out.flush()?;
     }
+    Ok(())
+}
+
+/// A session with a large region and a history, which does nothing for a while; and then all of it is there.
+fn idle(mib: u32, naps: u32) -> Result<(), Box<dyn Error>> {
+    let mut session = Session::open()?;
+    let table = session.region::<u32>("table", (mib as usize) << 18)?;
+    let fill = |session: &mut Session, step: u32| {
+        for (place, word) in (0_u32..).zip(session.slice_mut(&table)).step_by(700) {
+            *word = place.wrapping_mul(step);
+        }
+    };
+    let mut ids = Vec::new();
+    for step in 1..5 {
+        fill(&mut session, step);
+        ids.push((session.checkpoint()?, step));
+    }
+    fill(&mut session, 9);
+    for _ in 0..naps {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for (id, step) in ids {
+        session.rollback(id)?;
+        let mut words = (0_u32..).zip(session.slice(&table)).step_by(700);
+        if let Some((place, word)) = words.find(|(place, word)| **word != place.wrapping_mul(step)) {
+            return Err(format!("after a rollback to {id} word {place} is {word}").into());
+        }
+    }
+    println!("all is there");
     Ok(())
 }
 
