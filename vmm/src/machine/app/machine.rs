@@ -69,6 +69,7 @@ impl Machine {
                     level: config.store.as_ref().and_then(|store| store.level_of_all),
                     door: Arc::clone(&door),
                     calls: Arc::clone(&calls),
+                    unit: Arc::clone(&unit),
                     slots,
                     orders,
                     parent: parent.id,

@@ -281,6 +281,7 @@ impl Checkpointer {
             Ok(bytes) => bytes,
             Err(error) => {
                 self.source.tracker.mark_again(&changes);
+                self.source.told(false);
                 self.files_lost = true;
                 if self.sink.base().parent.is_none() {
                     // Nothing to be a change to any more.
@@ -290,6 +291,7 @@ impl Checkpointer {
             }
         };
         self.parent = Some(id);
+        self.source.told(true);
         self.files_lost = false;
         if let Err(error) = self.source.tracker.settle(&changes.untouched) {
             // What was written is in doubt: the next one has everything.
@@ -316,13 +318,14 @@ impl Checkpointer {
     /// Takes what the next one has, and how long the program stood still.
     fn take(&mut self) -> Result<(Taken, Duration), Failed> {
         let mut pages = std::mem::take(&mut self.pages);
-        if self.parent.is_none() {
+        let anew = self.parent.is_none();
+        if anew {
             self.take_all(&mut pages)?;
         }
-        let incremental = self.parent.is_some() && !self.files_lost;
+        let incremental = !anew && !self.files_lost;
         let files = TakenFiles { incremental, ..TakenFiles::default() };
         let source = Arc::clone(&self.source);
-        let (taken, pause) = self.door.at_stop(move |cpu| source.take(cpu, pages, files))?;
+        let (taken, pause) = self.door.at_stop(move |cpu| source.take(cpu, anew, pages, files))?;
         match taken {
             Ok(taken) => Ok((taken, pause)),
             Err(untaken) => {
