@@ -16,6 +16,7 @@ use super::files::TakenFiles;
 use super::pages::Pages;
 use super::saved::{self, SavedConfig, SavedError};
 use super::take::{Source, TakeError, Taken, Untaken};
+use crate::memory::layout::WINDOW_SIZE;
 use crate::store::Sink;
 
 /// Between two looks at whether a checkpoint is committed; being told of it ends the wait.
@@ -293,8 +294,17 @@ impl Checkpointer {
 
     /// Begins to follow the memory, and copies all of it while the program runs.
     fn take_all(&self, pages: &mut Pages) -> Result<(), Failed> {
-        let mapped = self.source.begin()?;
         let tracker = &self.source.tracker;
+        // The process is looked at when the program stands: a system call that waits for input has it until then.
+        let source = Arc::clone(&self.source);
+        if let (Some(arriving), _) = self.door.at_stop(move |_| source.arriving())? {
+            // What isn't there yet would be taken for zeros.
+            arriving.hasten(&(0..WINDOW_SIZE)).map_err(TakeError::Arrival)?;
+        }
+        tracker.begin().map_err(TakeError::from)?;
+        // What is mapped from now on counts as changed.
+        let source = Arc::clone(&self.source);
+        let (mapped, _) = self.door.at_stop(move |_| source.mapped())?;
         let all = tracker.all(&mapped);
         pages.take(tracker.memory(), tracker.pagemap(), &all.content);
         pages.index();

@@ -13,10 +13,9 @@ use super::tracker::{Backing, Changes, Tracker};
 use crate::guest::app::files::{FilesImage, ImageError};
 use crate::guest::app::image::{FreezeError, FrozenCpu, FrozenProcess};
 use crate::guest::app::mapping::{Content, FileBytes};
-use crate::guest::app::space::{AddressSpace, UnfreezableError};
+use crate::guest::app::space::{AddressSpace, Arriving, UnfreezableError};
 use crate::kvm::slots::SlotError;
 use crate::machine::calls::SharedCalls;
-use crate::memory::layout::WINDOW_SIZE;
 
 /// Why there is no checkpoint now. The program goes on, and the next one has all that this one would have had.
 #[derive(Debug, thiserror::Error)]
@@ -68,18 +67,14 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Follows all memory from now on; answers what is mapped. The program may run.
-    ///
-    /// # Errors
-    /// [`TakeError::Log`].
-    pub(super) fn begin(&self) -> Result<RangeMap<u64, Backing>, TakeError> {
-        // What isn't there yet would be taken for zeros.
-        if let Some(arriving) = self.calls.with(|process| process.space.arriving()) {
-            arriving.hasten(&(0..WINDOW_SIZE)).map_err(TakeError::Arrival)?;
-        }
-        self.tracker.begin()?;
-        // What is mapped from now on counts as changed.
-        Ok(self.calls.with(|process| backing(&process.space)))
+    /// What isn't there yet of the memory of a program that was brought back.
+    pub(super) fn arriving(&self) -> Option<Arriving> {
+        self.calls.with(|process| process.space.arriving())
+    }
+
+    /// What is mapped.
+    pub(super) fn mapped(&self) -> RangeMap<u64, Backing> {
+        self.calls.with(|process| backing(&process.space))
     }
 
     /// Takes what changed, in addition to `pages`, which were taken before.
