@@ -7,10 +7,10 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use cairn_tests::random::Random;
-use cairn_tests::{Printed, cairn_run, guest, run};
+use cairn_tests::{Printed, cairn_run, guest, kills, run};
 
-/// Kills of one flow in the normal run; the environment variable CAIRN_KILLS asks for more.
-const KILLS: u64 = 6;
+/// Kills of one flow, as a rule.
+const KILLS: u32 = 6;
 /// Steps that a program which is to be killed would take otherwise: more than it ever comes to.
 const ENDLESS: &str = "1000000";
 
@@ -103,7 +103,7 @@ impl Running {
 }
 
 /// Kills the monitor at a moment that has nothing to do with what it does, `kills` times.
-fn kill_often(flow: &str, options: &[&str], kills: u64, seed: u64) -> Result<()> {
+fn kill_often(flow: &str, options: &[&str], kills: u32, seed: u64) -> Result<()> {
     let store = tempfile::tempdir()?;
     let mut random = Random(seed);
     // The newest that was told of as stored: id and steps.
@@ -132,10 +132,6 @@ fn kill_often(flow: &str, options: &[&str], kills: u64, seed: u64) -> Result<()>
     Ok(())
 }
 
-fn kills() -> u64 {
-    std::env::var("CAIRN_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS)
-}
-
 #[test]
 fn kills_lose_nothing_that_was_said_to_be_stored() {
     for (at, (flow, options)) in [
@@ -147,7 +143,9 @@ fn kills_lose_nothing_that_was_said_to_be_stored() {
     .into_iter()
     .enumerate()
     {
-        kill_often(flow, options, kills(), 0x9e37_79b9 + at as u64).with_context(|| flow.to_owned()).unwrap();
+        kill_often(flow, options, kills(KILLS), 0x9e37_79b9 + at as u64)
+            .with_context(|| flow.to_owned())
+            .unwrap();
     }
 }
 

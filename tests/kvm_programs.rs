@@ -119,6 +119,22 @@ fn what_rusts_std_uses() {
     assert_eq!(printed.status, Some(0), "{printed:?}");
 }
 
+#[test]
+fn what_one_mapping_is_to_mremap() {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+    let kernel = (numbers.next().unwrap(), numbers.next().unwrap());
+    if kernel < (6, 5) {
+        eprintln!("skipped: Linux {release} tells more pieces of memory apart");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let program = guest("guest-remap");
+    let printed = same_in_guest(program.to_str().unwrap(), &[], directory.path(), b"").unwrap();
+    assert_eq!(printed.status, Some(0), "{printed:?}");
+}
+
 /// A static program has no dynamic linker that would take over what the machine leaves in the registers.
 #[test]
 fn a_static_program() {

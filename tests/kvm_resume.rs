@@ -8,9 +8,9 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cairn_tests::random::Random;
-use cairn_tests::{Printed, built, cairn_run, guest, run};
+use cairn_tests::{Printed, built, cairn_run, guest, kills, run};
 
-/// How often a program is begun to be killed at least once.
+/// How often a program is begun so that it's killed at least once.
 const ATTEMPTS: u32 = 10;
 /// What `cairn -v` says of each checkpoint.
 const TAKEN: &str = "a checkpoint of the program";
@@ -142,34 +142,35 @@ fn is_there(program: &str) -> bool {
 
 #[test]
 fn registers_are_what_they_were() {
-    goes_on_in("registers", "40", &Trial { every: "50ms", kills: 6, within: 300 });
+    goes_on_in("registers", "40", &Trial { every: "50ms", kills: kills(6), within: 300 });
 }
 
 #[test]
 fn memory_that_comes_and_goes_is_what_it_was() {
-    goes_on_in("memory", "3000", &Trial { every: "50ms", kills: 6, within: 300 });
+    // On a fast machine all kills come in the first half.
+    let trial = Trial { every: "50ms", kills: kills(6), within: 300 };
+    goes_on_in("memory", &(40 * trial.kills).to_string(), &trial);
 }
 
 #[test]
 fn sleeps_and_clocks_go_on() {
-    goes_on_in("time", "20", &Trial { every: "60ms", kills: 4, within: 300 });
+    goes_on_in("time", "20", &Trial { every: "60ms", kills: kills(4), within: 300 });
 }
 
 /// Checkpoints fall into the time in which the memory still comes.
 #[test]
 fn memory_that_is_not_all_there_yet_is_what_it_was() {
-    goes_on_in("memory", "500", &Trial { every: "10ms", kills: 20, within: 20 });
+    let trial = Trial { every: "10ms", kills: kills(20), within: 20 };
+    goes_on_in("memory", &(8 * trial.kills).to_string(), &trial);
 }
 
 #[test]
 fn files_that_are_mapped_after_a_comeback_are_the_files() {
     const FILE: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
     if is_there(FILE) {
-        let program = guest("guest-resume");
-        goes_on(
-            &[program.to_str().unwrap(), "mapped", "300", FILE],
-            &Trial { every: "10ms", kills: 12, within: 60 },
-        );
+        let trial = Trial { every: "10ms", kills: kills(12), within: 60 };
+        let (program, rounds) = (guest("guest-resume"), (25 * trial.kills).to_string());
+        goes_on(&[program.to_str().unwrap(), "mapped", &rounds, FILE], &trial);
     }
 }
 
@@ -181,7 +182,10 @@ fn python_computes_on() {
     let program = "import hashlib\nh = b'seed'; kept = []\nfor i in range(1500000):\n h = hashlib.sha256(h).digest()\n \
                    if i % 1000 == 0: kept.append(h.hex())\n if i % 50000 == 0: print(i, h.hex(), flush=True)\n\
                    print(len(kept), hash(tuple(len(k) for k in kept)), h.hex())\n";
-    goes_on(&["/usr/bin/python3", "-S", "-c", program], &Trial { every: "100ms", kills: 6, within: 300 });
+    goes_on(
+        &["/usr/bin/python3", "-S", "-c", program],
+        &Trial { every: "100ms", kills: kills(6), within: 300 },
+    );
 }
 
 #[test]
@@ -206,7 +210,10 @@ fn sqlite_goes_on_in_memory() {
         SELECT count(*), sum(length(b)), max(b) FROM t;\
         SELECT sum(x.a * y.a) FROM t x JOIN t y ON y.b = x.b WHERE x.a % 3 = 0;\
         SELECT b FROM t WHERE a % 20011 = 0 ORDER BY b;";
-    goes_on(&["/usr/bin/sqlite3", ":memory:", statements], &Trial { every: "100ms", kills: 5, within: 300 });
+    goes_on(
+        &["/usr/bin/sqlite3", ":memory:", statements],
+        &Trial { every: "100ms", kills: kills(5), within: 300 },
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod options;
 mod progress;
+mod whole;
 
 use std::io;
 use std::path::Path;
@@ -32,6 +33,8 @@ fn main() -> ExitCode {
             .map(|()| ExitCode::SUCCESS)
             .context("the driver is gone"),
         Some(Role::Guest { what }) => run_in_guest(what),
+        Some(Role::Whole(options)) => whole::run(options),
+        Some(Role::Program(program)) => program.run().map(|()| ExitCode::SUCCESS),
         None => run(command.run),
     };
     outcome.unwrap_or_else(|error| {

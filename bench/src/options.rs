@@ -8,6 +8,8 @@ use cairn_bench::engine::{Poll, Tracker};
 use cairn_bench::pattern::Pattern;
 use clap::{Args, Parser, Subcommand};
 
+use crate::whole;
+
 /// Times checkpoint cycles of Cairn and of user-level engines, side by side on this machine.
 ///
 /// The engine `cairn` runs in a VM, all others natively; with --linux-guest all run in one Linux guest. Every engine's
@@ -36,6 +38,12 @@ pub(crate) enum Role {
         #[command(flatten)]
         what: What,
     },
+    /// Measure checkpoints of whole programs: what they cost a program that runs, how soon it is back, and whether it
+    /// is the same then. About two minutes.
+    Whole(whole::Options),
+    /// Be the program that `whole` measures.
+    #[command(hide = true)]
+    Program(whole::Program),
 }
 
 #[derive(Args)]

@@ -192,7 +192,8 @@ pub(crate) fn ratio(ns: u64, base: u64) -> String {
 }
 
 /// An amount of memory, in the unit that leaves one to four digits before the point.
-pub(crate) fn bytes(count: u64) -> String {
+#[must_use]
+pub fn bytes(count: u64) -> String {
     match count {
         0..1024 => format!("{count} B"),
         1024..0x10_0000 => format!("{} KiB", three_digits(count, 1 << 10)),

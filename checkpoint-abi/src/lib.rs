@@ -199,8 +199,10 @@
 //! - The set of regions belongs to the checkpoint. If today's set isn't the same, the answer is
 //!   [`Status::RegionSet`], detail is a region that is in one and not in the other, and memory is as it was.
 //! - Newer checkpoints stay, and can be rolled back to, until they are released or evicted.
-//! - A released id, or one that never was, is [`Status::NoCheckpoint`]; an evicted one is
-//!   [`Status::Evicted`].
+//! - An id of this session's that as many of its checkpoints were taken after as the host retains, or that made room
+//!   for newer ones, is [`Status::Evicted`], also if it was released. Any other that isn't retained is
+//!   [`Status::NoCheckpoint`]: it was released, or never was one of this session's. Those that the session left out
+//!   never were, nor those of sessions before it, although they are in the store; one that came back by RECOVER is.
 //! - A rollback that ends with [`Status::Host`] may have written a part of the regions; every checkpoint
 //!   stands, and a rollback that succeeds repairs it.
 //!

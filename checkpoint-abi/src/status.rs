@@ -28,7 +28,7 @@ pub enum Status {
     Overlap = 8,
     /// No region has this id.
     NoRegion = 9,
-    /// No checkpoint ever had this id, or it was released.
+    /// No checkpoint of this session ever had this id, or it was released.
     NoCheckpoint = 10,
     /// The checkpoint was evicted: more than are retained, or can be kept, were taken after it.
     Evicted = 11,

@@ -13,7 +13,7 @@ pub enum EngineError {
     /// No live region has this id.
     #[error("no region has id {0}")]
     NoRegion(RegionId),
-    /// No checkpoint ever had this id, or it was released.
+    /// No checkpoint ever had this id here, or it was released.
     #[error("no checkpoint has id {0}")]
     NoCheckpoint(CheckpointId),
     /// More checkpoints than are retained, or than the history has room for, were taken after this one. Also said of a released id that would have been evicted by now.

@@ -2,6 +2,7 @@
 
 use std::collections::{TryReserveError, VecDeque};
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use cairn_abi::{CheckpointId, RegionId, RegionName};
@@ -38,6 +39,11 @@ pub(crate) struct Versions {
     last: u64,
     /// Ids that were given to checkpoints that then failed, or left out.
     unused: u64,
+    /// Ids that were left out: they never were a checkpoint's here. As many spans as there were jumps, which are few: a
+    /// session jumps where it begins, recovers, and gets a store that others had before.
+    left_out: Vec<RangeInclusive<u64>>,
+    /// The one that was taken elsewhere, and is one here although its id was left out; 0 if there is none.
+    imported: CheckpointId,
     /// The newest id that was evicted; 0 if none was.
     evicted: CheckpointId,
     history: NonZeroUsize,
@@ -71,7 +77,7 @@ pub(crate) enum Lookup {
     Retained(usize),
     /// More than the history were taken after it.
     Evicted,
-    /// Never given, or released.
+    /// Never given here, or released.
     Unknown,
 }
 
@@ -83,6 +89,8 @@ impl Versions {
             root: None,
             last: 0,
             unused: 0,
+            left_out: Vec::new(),
+            imported: CheckpointId(0),
             evicted: CheckpointId(0),
             history,
             spare: Delta::default(),
@@ -128,14 +136,18 @@ impl Versions {
 
     /// Leaves ids out, up to this one.
     pub(crate) fn skip_to(&mut self, id: CheckpointId) {
-        self.unused += id.0.saturating_sub(self.last);
-        self.last = self.last.max(id.0);
+        if self.last < id.0 {
+            self.left_out.push(self.last + 1..=id.0);
+            self.unused += id.0 - self.last;
+            self.last = id.0;
+        }
     }
 
     /// Makes the mirror's bytes the version `id`, the only one: the root. Room was made by
     /// [`reserve`](Self::reserve).
     pub(crate) fn import(&mut self, id: CheckpointId, set: RegionSet, pages_changed: u64) {
         self.skip_to(id);
+        self.imported = id;
         let (delta, next) = (Delta::default(), None);
         let root =
             self.insert(Node { id, parent: None, set, pages_changed, delta, next, children: 0, named: true });
@@ -157,12 +169,18 @@ impl Versions {
         }
     }
 
-    /// Whether a later one was evicted, or as many checkpoints as are retained were taken after this one: had nobody
+    /// Whether it was one of ours, and a later one was evicted, or as many as are retained were taken after it: had nobody
     /// released any, it would be gone.
     fn is_past(&self, id: CheckpointId) -> bool {
-        0 < id.0
-            && (id <= self.evicted
-                || self.last.checked_sub(id.0).is_some_and(|after| self.history.get() as u64 <= after))
+        let is_left_out = |id: &CheckpointId| self.left_out.iter().any(|span| span.contains(&id.0));
+        let was_ours = 0 < id.0 && id.0 <= self.last && (id == self.imported || !is_left_out(&id));
+        was_ours && (id <= self.evicted || self.history.get() as u64 <= self.taken_after(id))
+    }
+
+    /// How many of ours have greater ids than `id`, which is at most the last.
+    fn taken_after(&self, id: CheckpointId) -> u64 {
+        let left_out = self.left_out.iter().map(|span| span.end().saturating_sub(id.0.max(span.start() - 1)));
+        self.last - id.0 - left_out.sum::<u64>() + u64::from(id < self.imported)
     }
 
     /// The version in `node`, which `lookup` found.

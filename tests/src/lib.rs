@@ -61,6 +61,13 @@ fn directory() -> PathBuf {
     own.parent().and_then(Path::parent).expect("a test is in target/PROFILE/deps").to_owned()
 }
 
+/// How often a test kills what has to come back: `usual`, if the environment variable CAIRN_KILLS doesn't say another
+/// number.
+#[must_use]
+pub fn kills(usual: u32) -> u32 {
+    std::env::var("CAIRN_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(usual)
+}
+
 /// `cairn run` with these options, to which a program is to be added.
 #[must_use]
 pub fn cairn_run(options: &[&str]) -> Command {

@@ -1,6 +1,6 @@
 //! The naive model: a full copy of every region for each checkpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -34,8 +34,10 @@ pub(super) struct World {
     current: Option<(CheckpointId, Copies)>,
     /// The asynchronous checkpoint in the making, and the bytes at its call.
     started: Option<(CheckpointId, Copies)>,
-    /// Ids that were left out.
-    skipped: u64,
+    /// The newest id that was ever given or left out.
+    pub(super) newest: u64,
+    /// All that were ever given, or imported.
+    given: BTreeSet<CheckpointId>,
     /// What somebody else keeps.
     pub(super) elsewhere: Elsewhere,
 }
@@ -70,7 +72,8 @@ impl World {
             names: 0,
             current: None,
             started: None,
-            skipped: 0,
+            newest: 0,
+            given: BTreeSet::new(),
             elsewhere: Elsewhere::default(),
         }
     }
@@ -159,7 +162,7 @@ impl World {
             self.committed(ticket.id, before);
             self.check();
         } else {
-            assert_eq!(ticket.id, CheckpointId(self.skipped + self.taken + 1), "the next id");
+            assert_eq!(ticket.id, CheckpointId(self.newest + 1), "the next id");
             assert_eq!(self.engine.ticket(ticket.id, false).unwrap(), ticket, "nobody copies");
             assert!(self.engine.checkpoint_figures(ticket.id).is_err(), "it isn't one yet");
             self.started = Some((ticket.id, before));
@@ -193,7 +196,9 @@ impl World {
 
     fn committed(&mut self, id: CheckpointId, before: Copies) {
         self.taken += 1;
-        assert_eq!(id, CheckpointId(self.skipped + self.taken), "ids count up");
+        self.newest += 1;
+        assert_eq!(id, CheckpointId(self.newest), "ids count up");
+        self.given.insert(id);
         let parent = self.current.as_ref().map(|(id, _)| *id);
         self.kept.insert(id, Kept { parent, copies: before.clone() });
         self.current = Some((id, before));
@@ -251,7 +256,8 @@ impl World {
         }
         self.engine.end_import(id, true).unwrap();
         assert!(self.read() == before, "an import changed memory");
-        self.skipped = id.0;
+        self.newest = self.newest.max(id.0);
+        self.given.insert(id);
         self.kept.insert(id, Kept { parent: None, copies: copies.clone() });
         self.current = Some((id, copies.clone()));
     }
@@ -285,10 +291,17 @@ impl World {
         self.kept.keys().map(|id| self.engine.checkpoint_figures(*id).unwrap().bytes).sum()
     }
 
+    /// Leaves ids out.
+    pub(super) fn skip_ids(&mut self, id: CheckpointId) {
+        self.settle();
+        self.engine.skip_ids(id);
+        self.newest = self.newest.max(id.0);
+    }
+
+    /// Whether an id was ever one of ours, and is older than what is retained.
     fn is_past(&self, id: CheckpointId) -> bool {
-        let by_bytes = self.evicted.map_or(0, |id| id.0);
-        let newest = self.skipped + self.taken;
-        (1..=newest.saturating_sub(self.history as u64).max(by_bytes)).contains(&id.0)
+        let after = self.given.iter().filter(|other| id < **other).count();
+        self.given.contains(&id) && (Some(id) <= self.evicted || self.history <= after)
     }
 
     fn check_refusal(&self, id: CheckpointId, error: &EngineError) {

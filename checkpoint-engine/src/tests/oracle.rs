@@ -23,7 +23,7 @@ enum Step {
     /// Another thread copies so many batches.
     Copy(usize),
     Ask(bool),
-    /// To the id this far below the newest; some never existed.
+    /// To the id this far below the newest; some never were a checkpoint's.
     Rollback(u64),
     Release(u64),
     Add(usize),
@@ -37,6 +37,8 @@ enum Step {
     Save,
     /// What became of that.
     Saved(bool),
+    /// Leaves so many ids out.
+    Skip(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -63,12 +65,13 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::RefuseProtect),
         12 => Just(Step::Save),
         8 => prop::bool::weighted(0.7).prop_map(Step::Saved),
+        2 => (0..5u64).prop_map(Step::Skip),
     ]
 }
 
 /// The id `back` below one more than the newest.
 fn id(world: &World, back: u64) -> CheckpointId {
-    CheckpointId((world.engine.figures().checkpoints + 1).saturating_sub(back))
+    CheckpointId((world.newest + 1).saturating_sub(back))
 }
 
 fn run(world: &mut World, step: &Step) {
@@ -113,6 +116,7 @@ fn run(world: &mut World, step: &Step) {
             world.elsewhere.lost();
             world.engine.not_saved();
         }
+        Step::Skip(ids) => world.skip_ids(CheckpointId(world.newest + ids)),
         Step::RefuseProtect(refuse) => world.engine.tracker_mut().refuse_protect = *refuse,
     }
 }

@@ -110,11 +110,42 @@ fn only_a_fresh_engine_takes_a_checkpoint() {
 fn ids_are_left_out() {
     let mut world = world();
     let region = world.add(PAGES).unwrap();
-    world.engine.skip_ids(CheckpointId(40));
-    world.engine.skip_ids(CheckpointId(3));
+    world.skip_ids(CheckpointId(40));
+    world.skip_ids(CheckpointId(3));
     assert!(world.engine.is_fresh());
-    assert_eq!(world.engine.checkpoint().unwrap(), CheckpointId(41));
+    assert_eq!(world.checkpoint().unwrap(), CheckpointId(41));
     assert_eq!(world.engine.figures().checkpoints, 1);
-    assert!(matches!(world.engine.rollback(CheckpointId(40)), Err(EngineError::NoCheckpoint(_))));
     assert!(world.engine.region_memory(region).is_ok());
+    // However old: they were never evicted here.
+    for left_out in [1, 3, 40] {
+        assert!(matches!(world.rollback(CheckpointId(left_out)), Err(EngineError::NoCheckpoint(_))));
+    }
+    // Nor do they count as taken after one of ours.
+    world.skip_ids(CheckpointId(100));
+    world.release(CheckpointId(41)).unwrap();
+    for id in 101..105 {
+        assert!(matches!(world.rollback(CheckpointId(41)), Err(EngineError::NoCheckpoint(_))));
+        assert_eq!(world.checkpoint().unwrap(), CheckpointId(id));
+    }
+    assert!(matches!(world.rollback(CheckpointId(41)), Err(EngineError::Evicted { .. })));
+    for left_out in [40, 42, 100] {
+        assert!(matches!(world.rollback(CheckpointId(left_out)), Err(EngineError::NoCheckpoint(_))));
+    }
+}
+
+/// Of all that a store has, only the one that was taken back is this session's.
+#[test]
+fn an_old_one_that_came_back_is_the_only_one_of_the_store() {
+    let mut world = two_regions();
+    world.skip_ids(CheckpointId(40));
+    let copies = stored(&world, &[(0, 5, 5)]);
+    world.import(STORED, &copies);
+    for id in 41..45 {
+        for other in [1, STORED.0 - 1, STORED.0 + 1, 40] {
+            assert!(matches!(world.rollback(CheckpointId(other)), Err(EngineError::NoCheckpoint(_))));
+        }
+        world.rollback(STORED).unwrap();
+        assert_eq!(world.checkpoint().unwrap(), CheckpointId(id));
+    }
+    assert!(matches!(world.rollback(STORED), Err(EngineError::Evicted { .. })));
 }

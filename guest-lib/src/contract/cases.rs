@@ -156,7 +156,16 @@ fn unknown_ids(session: &mut Session) -> Result<(), Finding> {
         ensure_refused(session.release(unknown), "release of no checkpoint", absent)?;
         ensure_refused(session.checkpoint_figures(unknown), "figures of no checkpoint", absent)?;
     }
-    Ok(())
+    // Where a store has older ones, those were never this session's, however many follow.
+    for _ in 0..session.history() {
+        session.checkpoint()?;
+    }
+    for before in [CheckpointId(id.0 - 1), CheckpointId(1.min(id.0 - 1))] {
+        let absent = |error: &Error| matches!(error, Error::NoCheckpoint { .. });
+        ensure_refused(session.rollback(before), "rollback to what another session took", absent)?;
+    }
+    let evicted = |error: &Error| matches!(error, Error::Evicted { .. });
+    ensure_refused(session.rollback(id), "rollback to the oldest", evicted)
 }
 
 fn nothing_written(session: &mut Session) -> Result<(), Finding> {

@@ -276,11 +276,11 @@ impl Model {
         self.kept.keys().nth(index).copied().unwrap_or(CheckpointId(0))
     }
 
-    /// The only right reason to refuse an id that isn't kept: it is evicted if as many were taken after
-    /// it as are retained, released or not.
+    /// The only right reason to refuse an id that isn't kept: it is evicted if it was a checkpoint of this session, and
+    /// as many were taken after it as are retained, released or not.
     fn absent(&self, session: &Session, id: CheckpointId) -> impl Fn(&Error) -> bool + use<> {
-        let taken_after = self.newest.saturating_sub(id.0);
-        let evicted = id.0 > 0 && taken_after >= u64::from(session.history());
+        let taken_after = self.parents.keys().filter(|other| id < **other).count() as u64;
+        let evicted = self.parents.contains_key(&id) && taken_after >= u64::from(session.history());
         move |error| match error {
             Error::Evicted { .. } => evicted,
             Error::NoCheckpoint { .. } => !evicted,

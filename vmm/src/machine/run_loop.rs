@@ -21,6 +21,22 @@ const FAULT_FETCH: u64 = 1 << 4;
 /// The bytes of SYSENTER.
 const SYSENTER: [u8; 2] = [0x0f, 0x34];
 
+/// The last fault that the page tables don't explain, so that it's retried once and not forever.
+#[derive(Debug, Default)]
+struct Retries {
+    /// Instruction, address, and how often mappings had changed: by the next change the CPU can get another
+    /// narrower translation of the same place.
+    last: Option<(u64, u64, u64)>,
+}
+
+impl Retries {
+    /// Whether the fault isn't the one that was retried last.
+    fn is_new(&mut self, instruction: u64, address: u64, changes: u64) -> bool {
+        let fault = Some((instruction, address, changes));
+        std::mem::replace(&mut self.last, fault) != fault
+    }
+}
+
 /// A program on its vCPU.
 #[derive(Debug)]
 pub struct RunLoop {
@@ -30,15 +46,14 @@ pub struct RunLoop {
     unit: Arc<SharedUnit>,
     /// Where whole checkpoints are taken.
     door: Option<Arc<Door>>,
-    /// The last fault that the page tables didn't explain, so that it's retried only once.
-    retried: Option<(u64, u64)>,
+    retries: Retries,
 }
 
 impl RunLoop {
     /// A program that is about to start.
     #[must_use]
     pub fn new(cpu: Cpu, calls: Arc<SharedCalls>, bus: Bus<UnitRegisters>, unit: Arc<SharedUnit>) -> Self {
-        Self { cpu, calls, bus, unit, door: None, retried: None }
+        Self { cpu, calls, bus, unit, door: None, retries: Retries::default() }
     }
 
     /// Stops at this door when somebody asks.
@@ -133,21 +148,20 @@ impl RunLoop {
         Ok(Some(End::Faulted(Fault { signal, what: what.to_owned(), instruction, address })))
     }
 
-    /// Whether the mapping allows what faulted: the CPU went by an older, narrower translation. Once
-    /// for each place in a row: should it not help, the fault is real.
+    /// Whether the mapping allows what faulted: the CPU went by an older, narrower translation. Should another
+    /// try not help, the fault is real.
     fn is_spurious(&mut self, exception: &Exception) -> bool {
         let needed = Rights {
             read: true,
             write: exception.error & FAULT_WRITE != 0,
             execute: exception.error & FAULT_FETCH != 0,
         };
-        let allowed = self.calls.with(|process| {
+        let (allowed, changes) = self.calls.with(|process| {
             let mapping = process.space.mapping(exception.address);
-            mapping.is_some_and(|(_, mapping)| mapping.rights.includes(needed))
+            let allowed = mapping.is_some_and(|(_, mapping)| mapping.rights.includes(needed));
+            (allowed, process.space.changes())
         });
-        let place = Some((exception.instruction, exception.address));
-        let again = std::mem::replace(&mut self.retried, place) == place;
-        allowed && !again
+        allowed && self.retries.is_new(exception.instruction, exception.address, changes)
     }
 
     /// Whether the program tried SYSENTER, which is none in 64-bit mode on AMD's CPUs. KVM wants to emulate it
@@ -193,5 +207,22 @@ fn meaning(exception: &Exception) -> (Signal, &'static str) {
         }
         PAGE_FAULT => (Signal::SIGSEGV, "read memory that it can't read"),
         _ => (Signal::SIGSEGV, "broke a protection of the CPU"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_retried_once_as_long_as_no_mapping_changes() {
+        let mut retries = Retries::default();
+        assert!(retries.is_new(0x1000, 0x2000, 7));
+        assert!(!retries.is_new(0x1000, 0x2000, 7));
+        assert!(retries.is_new(0x1000, 0x2000, 8), "a mapping has changed since");
+        assert!(!retries.is_new(0x1000, 0x2000, 8));
+        assert!(retries.is_new(0x1000, 0x3000, 8), "another address");
+        assert!(retries.is_new(0x1008, 0x3000, 8), "another instruction");
+        assert!(retries.is_new(0x1000, 0x2000, 8), "there was another fault between");
     }
 }

@@ -24,7 +24,7 @@ impl Bench {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let own = std::env::current_exe().context("the cairn program can't tell where it is")?;
         let program = own.parent().unwrap_or(Path::new("")).join(PROGRAM);
-        let error = Command::new(&program).arg("--cairn").arg(&own).args(self.arguments).exec();
+        let error = Command::new(&program).args(self.arguments).arg("--cairn").arg(&own).exec();
         Err(error).with_context(|| {
             format!(
                 "{} could not be started; build it beside cairn: cargo build --release -p cairn-bench",

@@ -5,9 +5,9 @@
 //! it), and the plain spans that other threads read memory by.
 
 mod arriving;
+mod devices;
 mod frozen;
 mod moves;
-mod registers;
 
 pub use arriving::{Arrival, Arriving};
 pub use frozen::UnfreezableError;
@@ -24,7 +24,6 @@ use crate::guest::app::mapping::{Content, FileBytes, FileSource, Mapping, Place,
 use crate::kvm::slots::SlotMap;
 use crate::memory::layout::{
     LARGE_PAGE, MMAP_BOTTOM, PAGE, PCI_REGISTERS, STACK_SIZE, STACK_TOP, is_program, round_down, round_up,
-    to_usize,
 };
 use crate::memory::page_table::PageTables;
 use crate::memory::program::ProgramMemory;
@@ -49,6 +48,8 @@ pub struct AddressSpace {
     slots: Arc<Mutex<SlotMap>>,
     tables: PageTables,
     mappings: RangeMap<u64, Mapping>,
+    /// How often `mappings` changed, or the page tables without it.
+    changes: u64,
     heap: Range<u64>,
     limit: u64,
     owner: Option<Box<dyn RegionOwner>>,
@@ -79,6 +80,7 @@ impl AddressSpace {
             slots,
             tables,
             mappings: RangeMap::new(),
+            changes: 0,
             heap: 0..0,
             limit,
             owner: None,
@@ -111,6 +113,12 @@ impl AddressSpace {
     #[must_use]
     pub fn mapping(&self, address: u64) -> Option<(&Range<u64>, &Mapping)> {
         self.mappings.get_key_value(&address)
+    }
+
+    /// How often mappings changed. As long as it stays, so do the page tables.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Bytes of private memory that the program may have.
@@ -352,7 +360,17 @@ impl AddressSpace {
         if fits { Ok(()) } else { Err(SpaceError::Memory { limit: self.limit }) }
     }
 
-    /// Each mapping of a page of registers is at the same address, so it goes with the last one.
+    /// Has `range` in the list of mappings.
+    fn list(&mut self, range: Range<u64>, mapping: Mapping) {
+        self.changes += 1;
+        self.mappings.insert(range, mapping);
+    }
+
+    /// Takes `range` from the list of mappings.
+    fn strike(&mut self, range: Range<u64>) {
+        self.changes += 1;
+        self.mappings.remove(range);
+    }
 
     /// Takes away whatever is in `range`.
     fn release(&mut self, range: &Range<u64>) -> Result<(), SpaceError> {
@@ -367,13 +385,14 @@ impl AddressSpace {
             return Err(SpaceError::Host(errno));
         }
         self.memory.renew(range);
-        self.mappings.remove(range.clone());
+        self.strike(range.clone());
         self.settle()
     }
 
     /// After a change of the window that the host refused: the page tables and the plain spans say again
     /// what the list of mappings says.
     fn reinstate(&mut self, range: &Range<u64>) {
+        self.changes += 1;
         for (piece, mapping) in self.mappings.overlapping(range) {
             let piece = clip(piece, range);
             self.tables.map(&piece, mapping.rights, mapping.is_memory());
@@ -404,7 +423,7 @@ impl AddressSpace {
         if mapping.is_plain() {
             self.memory.plain_mut().insert(range.clone());
         }
-        self.mappings.insert(range.clone(), mapping);
+        self.list(range.clone(), mapping);
         self.settle()?;
         Ok(range)
     }
@@ -443,7 +462,7 @@ impl AddressSpace {
         if mapping.is_plain() {
             self.memory.plain_mut().insert(piece.clone());
         }
-        self.mappings.insert(piece.clone(), mapping);
+        self.list(piece.clone(), mapping);
         Ok(())
     }
 

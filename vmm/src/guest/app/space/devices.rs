@@ -1,4 +1,4 @@
-//! Mappings of PCI functions' registers, which are where they are.
+//! Mappings of device registers.
 
 use std::ops::Range;
 
@@ -21,21 +21,22 @@ impl AddressSpace {
         for page in registers.clone().step_by(to_usize(PAGE)) {
             self.tables.map_device(page, true);
             let times = self.times_mapped(page).saturating_add(1);
-            self.mappings.insert(page..page + PAGE, Mapping::new(rights, Content::Device { times }));
+            self.list(page..page + PAGE, Mapping::new(rights, Content::Device { times }));
         }
         Ok(registers)
     }
 
+    /// Each mapping of a page of registers is at the same address, so it goes with the last one.
     pub(super) fn unmap_device(&mut self, range: &Range<u64>) {
         for page in range.clone().step_by(to_usize(PAGE)) {
             match self.mappings.get(&page).cloned() {
                 Some(mapping) if 1 < self.times_mapped(page) => {
                     let content = Content::Device { times: self.times_mapped(page) - 1 };
-                    self.mappings.insert(page..page + PAGE, Mapping { content, ..mapping });
+                    self.list(page..page + PAGE, Mapping { content, ..mapping });
                 }
                 _ => {
                     self.tables.map(&(page..page + PAGE), Rights::NONE, false);
-                    self.mappings.remove(page..page + PAGE);
+                    self.strike(page..page + PAGE);
                 }
             }
         }
