@@ -1,6 +1,7 @@
 //! A program that is killed and brought back while it runs, and must not notice: each mode prints lines that depend on
 //! all that it has done, and ends with 1 when something isn't as it left it.
 
+mod coherent;
 mod mapped;
 
 use std::arch::asm;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Some("memory") => memory(rounds),
         Some("time") => time(rounds),
         Some("mapped") => mapped::run(rounds),
+        Some("coherent") => coherent::run(rounds),
         _ => false,
     };
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
