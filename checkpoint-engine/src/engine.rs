@@ -20,6 +20,7 @@ use crate::versions::{Lookup, Member, RegionSet, Versions};
 use crate::{Config, EngineError, LiveMemory, Pool, TrackError, Tracker};
 
 use operation::mirrors;
+pub use saving::GatherPlace;
 use ticket::Started;
 pub use ticket::Ticket;
 

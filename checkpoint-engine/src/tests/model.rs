@@ -9,7 +9,7 @@ use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName};
 use super::elsewhere::Elsewhere;
 use super::memory::Memory;
 use super::tracker::{FakeTracker, assert_protected_is_unchanged};
-use crate::{Config, Engine, EngineError, PAGE_SIZE, Pool, Rule, Ticket};
+use crate::{Config, Engine, EngineError, GatherPlace, PAGE_SIZE, Pool, Rule, Ticket};
 
 /// All regions' bytes.
 pub(super) type Copies = BTreeMap<RegionId, Vec<u8>>;
@@ -236,7 +236,9 @@ impl World {
     pub(super) fn save(&mut self) {
         self.settle();
         let from_nothing = self.elsewhere.is_empty();
-        self.engine.gather(from_nothing, &mut self.elsewhere.begin(from_nothing)).unwrap();
+        let (mut place, mut making) = (GatherPlace::default(), self.elsewhere.begin(from_nothing));
+        // Few at a time: what was told before isn't told again.
+        while !self.engine.gather(from_nothing, &mut place, 3, &mut making).unwrap() {}
         if let Some((_, copies)) = &self.current {
             let wanted = copies.iter().filter(|(id, _)| self.regions.iter().any(|(other, ..)| other == *id));
             assert!(self.elsewhere.newest().eq(wanted), "what is elsewhere isn't the checkpoint");

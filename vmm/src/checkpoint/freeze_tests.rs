@@ -255,7 +255,9 @@ fn the_page_that_somebody_waits_for_is_next() {
     let ticket = scene.engine.checkpoint_async().unwrap();
     let memory = Arc::clone(&scene.memory);
     let last = PLACES.len() - 1;
-    [0, last].map(|place| scene.mark(place));
+    for place in [0, last] {
+        scene.mark(place);
+    }
     thread::scope(|scope| {
         let writer = scope.spawn(|| memory.word(offset(last, 1)).store(9, Ordering::Relaxed));
         assert!(scene.waits(&writer));
