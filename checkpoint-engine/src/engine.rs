@@ -22,6 +22,7 @@ use crate::{Config, EngineError, LiveMemory, Pool, TrackError, Tracker};
 
 pub use image::{EngineImage, ImageError, RegionImage};
 use operation::mirrors;
+pub use saving::GatherPlace;
 use ticket::Started;
 pub use ticket::Ticket;
 

@@ -98,7 +98,7 @@ pub use asynchronous::Copying;
 pub use changes::ChangeSink;
 pub use config::{Config, MAX_REGION_BYTES, MAX_REGIONS, Rule};
 pub use costs::HostCosts;
-pub use engine::{Engine, EngineImage, ImageError, RegionImage, Ticket};
+pub use engine::{Engine, EngineImage, GatherPlace, ImageError, RegionImage, Ticket};
 pub use error::{EngineError, SetSide};
 pub use live::LiveMemory;
 pub use page_set::PageSet;

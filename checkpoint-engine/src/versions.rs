@@ -186,12 +186,17 @@ impl Versions {
         }
     }
 
+    /// Whether an id was ever one of ours, also of a checkpoint that failed.
+    pub(crate) fn was_given(&self, id: CheckpointId) -> bool {
+        let is_left_out = self.left_out.iter().any(|span| span.contains(&id.0));
+        0 < id.0 && id.0 <= self.last && (id == self.imported || !is_left_out)
+    }
+
     /// Whether it was one of ours, and a later one was evicted, or as many as are retained were taken after it: had nobody
     /// released any, it would be gone.
     fn is_past(&self, id: CheckpointId) -> bool {
-        let is_left_out = |id: &CheckpointId| self.left_out.iter().any(|span| span.contains(&id.0));
-        let was_ours = 0 < id.0 && id.0 <= self.last && (id == self.imported || !is_left_out(&id));
-        was_ours && (id <= self.evicted || self.history.get() as u64 <= self.taken_after(id))
+        let enough_after = || self.history.get() as u64 <= self.taken_after(id);
+        self.was_given(id) && (id <= self.evicted || enough_after())
     }
 
     /// How many of ours have greater ids than `id`, which is at most the last.

@@ -9,7 +9,7 @@ use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName};
 use super::elsewhere::{Elsewhere, HistoryElsewhere};
 use super::memory::Memory;
 use super::tracker::{FakeTracker, assert_protected_is_unchanged};
-use crate::{Config, Engine, EngineError, PAGE_SIZE, Pool, Rule, Ticket};
+use crate::{Config, Engine, EngineError, GatherPlace, PAGE_SIZE, Pool, Rule, Ticket};
 
 /// All regions' bytes.
 pub(super) type Copies = BTreeMap<RegionId, Vec<u8>>;
@@ -240,7 +240,9 @@ impl World {
     pub(super) fn save(&mut self) {
         self.settle();
         let from_nothing = self.elsewhere.is_empty();
-        self.engine.gather(from_nothing, &mut self.elsewhere.begin(from_nothing)).unwrap();
+        let (mut place, mut making) = (GatherPlace::default(), self.elsewhere.begin(from_nothing));
+        // Few at a time: what was told before isn't told again.
+        while !self.engine.gather(from_nothing, &mut place, 3, &mut making).unwrap() {}
         let Self { engine, history_elsewhere, .. } = self;
         engine.gather_history(from_nothing, |id, delta| history_elsewhere.take(id, delta)).unwrap();
         if let Some((_, copies)) = &self.current {
@@ -258,7 +260,7 @@ impl World {
         // The tracker may fail.
         let Ok(image) = self.engine.image() else { return };
         let mut mirrors = Elsewhere::default();
-        self.engine.gather(true, &mut mirrors.begin(true)).unwrap();
+        self.engine.gather(true, &mut GatherPlace::default(), u64::MAX, &mut mirrors.begin(true)).unwrap();
         mirrors.kept();
         let Self { engine, history_elsewhere, .. } = self;
         engine.gather_history(false, |id, delta| history_elsewhere.take(id, delta)).unwrap();

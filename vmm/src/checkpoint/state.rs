@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName, Span};
 use cairn_engine::{
-    ChangeSink, EngineError, EngineImage, ImageError, PAGE_SIZE, RegionImage, VersionImage, VersionsImage,
+    ChangeSink, EngineError, EngineImage, GatherPlace, ImageError, PAGE_SIZE, RegionImage, VersionImage,
+    VersionsImage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -256,7 +257,8 @@ impl Keeper {
     ) -> Result<KeeperState, EngineError> {
         let engine = self.engine_mut();
         let EngineImage { regions: images, last_region, versions, failed, counters } = engine.image()?;
-        engine.gather(from_nothing, bytes)?;
+        // All at once: the program stands still for it.
+        engine.gather(from_nothing, &mut GatherPlace::default(), u64::MAX, bytes)?;
         engine.gather_history(from_nothing, |id, delta| bytes.deltas.push((id, delta)))?;
         let spans: Vec<_> = regions.collect();
         let region = |image: RegionImage| {
