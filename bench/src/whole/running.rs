@@ -192,9 +192,10 @@ fn logged(line: &str) -> Option<Event> {
 
 /// A time as `Duration`'s Debug writes it.
 fn nanoseconds(text: &str) -> Option<u64> {
-    let units = [("ns", 1.0), ("µs", 1e3), ("ms", 1e6), ("s", 1e9)];
+    let units = [("ns", 1e-9), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0)];
     let (number, unit) = units.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
-    Some((number.parse::<f64>().ok()? * unit).round() as u64)
+    let time = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok()?;
+    u64::try_from(time.as_nanos()).ok()
 }
 
 /// A directory on the disk in question that is gone with this value.
