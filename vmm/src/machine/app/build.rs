@@ -78,7 +78,8 @@ impl Machine {
         space.set_region_owner(Box::new(UnitRegions(Arc::clone(&unit))));
         let orders = config.whole.as_ref().map(|_| whole::orders());
         let asker = orders.as_ref().map(|(asker, _)| asker.clone());
-        let files = files(config, &unit, whole::for_program(asker, comeback.is_some()))?;
+        let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(&unit))));
+        let files = files(config, vec![function], whole::for_program(asker, comeback.is_some()))?;
         let process = match comeback {
             Some(comeback) => comeback.process(space, files, &mut cpu)?,
             None => {
@@ -102,10 +103,14 @@ fn open_store(config: &AppConfig, comeback: Option<&Comeback>) -> Result<Option<
     Ok(store)
 }
 
-/// The program's view of files, with the unit's PCI function in its sysfs.
-fn files(
+/// The program's view of files, with these PCI functions in its sysfs, and who takes checkpoints of it when it asks.
+/// What an earlier run left undone in its directories is done first.
+///
+/// # Errors
+/// [`RunError`].
+pub(super) fn files(
     config: &AppConfig,
-    unit: &Arc<SharedUnit>,
+    functions: Vec<SharedPci>,
     checkpoints: Option<Arc<dyn WholeCheckpoints>>,
 ) -> Result<Files, RunError> {
     raise_descriptor_limit();
@@ -119,12 +124,11 @@ fn files(
             }
         }
     }
-    let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(unit))));
     let layout = Layout {
         grants: config.grants.clone(),
         working_directory: config.directory.clone(),
         private_bytes: config.memory / PRIVATE_FILES,
-        functions: vec![function],
+        functions,
         overlay: config.overlay.is_some(),
         checkpoints,
     };

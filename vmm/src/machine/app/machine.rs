@@ -22,6 +22,15 @@ use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::unit::{SharedUnit, UnitRegisters};
 use crate::machine::whole::{self, Bringer, Door, SavedConfig, Whole};
 use crate::store::Sink;
+use crate::store::signature::Signer;
+
+/// What the first checkpoint is a change to.
+pub(super) struct Parent {
+    /// The checkpoint that the program was brought back from, if that can be.
+    pub(super) id: Option<CheckpointId>,
+    /// Signs what follows.
+    pub(super) signer: Option<Signer>,
+}
 
 /// A guest that is ready to run.
 pub(super) struct Machine {
@@ -46,7 +55,7 @@ impl Machine {
         self,
         lives: &Lives<'_>,
         number: usize,
-        parent: Option<CheckpointId>,
+        parent: Parent,
         started: impl FnOnce(),
     ) -> Result<Way, RunError> {
         let Self { slots, cpu, calls, unit, bus, freezer, bringer: _bringer, store, orders } = self;
@@ -62,7 +71,8 @@ impl Machine {
                     calls: Arc::clone(&calls),
                     slots,
                     orders,
-                    parent,
+                    parent: parent.id,
+                    signer: parent.signer,
                     figures: Arc::clone(&lives.figures),
                 };
                 Some((Whole::start(parts)?, door))

@@ -18,6 +18,7 @@ use super::pages::Pages;
 use super::saved::{self, SavedConfig, SavedError};
 use super::take::{Source, TakeError, Taken, Untaken};
 use crate::guest::app::files::Request;
+use crate::store::signature::{SignError, Signer, Staged};
 use crate::store::{Sink, SinkError};
 
 /// Between two looks at whether a checkpoint is committed; being told of it ends the wait.
@@ -87,6 +88,9 @@ pub(super) enum Failed {
     /// It couldn't be put together.
     #[error(transparent)]
     Saved(#[from] SavedError),
+    /// It couldn't be signed.
+    #[error("the checkpoint can't be signed")]
+    Sign(#[from] SignError),
     /// It couldn't be written, as the log says.
     #[error("the store failed")]
     Store(#[source] Option<Errno>),
@@ -210,6 +214,8 @@ pub(super) struct Checkpointer {
     pub(super) figures: Arc<Mutex<Figures>>,
     /// What the next checkpoint is a change to, once the memory is followed.
     pub(super) parent: Option<CheckpointId>,
+    /// Signs each.
+    pub(super) signer: Option<Signer>,
     /// Buffers for the next one.
     pub(super) pages: Pages,
     /// Whether pages of files were taken for a checkpoint that didn't come to be.
@@ -352,9 +358,9 @@ impl Checkpointer {
         if sink.newest() != Some(comeback.id) {
             goes_on_from = self.next_id();
             let mut batch = sink.batch(goes_on_from, Some(comeback.id));
-            if let Err(error) = comeback.repeat(&mut batch, &self.config) {
+            if let Err(error) = self.repeat(comeback, &mut batch) {
                 sink.give_back(batch);
-                return Err(error.into());
+                return Err(error);
             }
             repetition = Some(batch);
         }
@@ -368,6 +374,13 @@ impl Checkpointer {
         self.door.at_stop(move |_| leave())?.0
     }
 
+    fn repeat(&self, comeback: &Comeback, batch: &mut Batch) -> Result<(), Failed> {
+        comeback.repeat(batch, &self.config)?;
+        let key = self.signer.as_ref().map(Signer::key);
+        self.sign(comeback.signer(key).0.as_ref(), batch)?;
+        Ok(())
+    }
+
     fn next_id(&self) -> CheckpointId {
         // One that failed is never used again: the sink would say of the new one that it failed.
         let failed = self.sink.figures().failed;
@@ -375,13 +388,31 @@ impl Checkpointer {
     }
 
     /// Has a checkpoint committed, and answers how many bytes the store has got.
-    fn write(&self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
+    fn write(&mut self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
         let mut batch = self.sink.batch(id, self.parent);
         if let Err(error) = saved::write(&mut batch, &self.config, taken) {
             self.sink.give_back(batch);
             return Err(error.into());
         }
-        commit(&self.sink, batch, self.level)
+        let staged = match self.sign(self.signer.as_ref(), &mut batch) {
+            Ok(staged) => staged,
+            Err(error) => {
+                self.sink.give_back(batch);
+                return Err(error.into());
+            }
+        };
+        let bytes = commit(&self.sink, batch, self.level)?;
+        if let (Some(signer), Some(staged)) = (&mut self.signer, staged) {
+            signer.accept(staged);
+        }
+        Ok(bytes)
+    }
+
+    /// Signs a batch that is a change to what `signer` signed last.
+    fn sign(&self, signer: Option<&Signer>, batch: &mut Batch) -> Result<Option<Staged>, SignError> {
+        let parent = batch.parent();
+        let parent = || self.sink.snapshot(parent?, PATIENCE).ok()?;
+        signer.map(|signer| signer.stage(batch, saved::comes_lazily, parent)).transpose()
     }
 
     /// Tells a failure once for as long as it's the same.

@@ -17,6 +17,7 @@ mod saved;
 pub(crate) mod stdout;
 mod take;
 mod tracker;
+mod trust;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,12 +35,14 @@ pub(crate) use door::Door;
 pub(crate) use program::for_program;
 pub use saved::{SavedConfig, SavedError};
 pub use stdout::StdoutError;
+pub use trust::{Consent, Rights, Untrusted};
 
 use crate::host::pagemap::Pagemap;
 use crate::kvm::slots::SlotMap;
 use crate::machine::app::RunError;
 use crate::machine::calls::SharedCalls;
 use crate::machine::sandbox;
+use crate::store::signature::Signer;
 use crate::store::{Owner, Sink};
 use checkpointer::Checkpointer;
 use pages::Pages;
@@ -73,6 +76,8 @@ pub(crate) struct Parts {
     pub(crate) orders: (Asker, Orders),
     /// The checkpoint that the program was brought back from.
     pub(crate) parent: Option<CheckpointId>,
+    /// Signs its checkpoints.
+    pub(crate) signer: Option<Signer>,
     /// What was done so far.
     pub(crate) figures: Arc<Mutex<Figures>>,
 }
@@ -87,7 +92,7 @@ impl Whole {
     /// [`RunError::Host`].
     pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
         let has_stdout = parts.config.has_stdout();
-        let Parts { config, sink, level, door, calls, slots, orders, parent, figures } = parts;
+        let Parts { config, sink, level, door, calls, slots, orders, parent, signer, figures } = parts;
         let (asker, orders) = orders;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
         if !sink.claim(OWNER) {
@@ -108,6 +113,7 @@ impl Whole {
             config,
             figures,
             parent,
+            signer,
             pages: Pages::default(),
             files_lost: false,
             told: String::new(),
