@@ -39,6 +39,7 @@ impl<T: Tracker> Engine<T> {
 
     /// All that was handed over is kept now.
     pub fn saved(&mut self) {
+        self.versions.gathered(true);
         for saving in self.regions.iter_mut().filter_map(|region| region.unsaved.as_mut()) {
             saving.handed.clear();
         }
@@ -46,6 +47,7 @@ impl<T: Tracker> Engine<T> {
 
     /// Some of what was handed over isn't kept: all of it counts as changed again.
     pub fn not_saved(&mut self) {
+        self.versions.gathered(false);
         for saving in self.regions.iter_mut().filter_map(|region| region.unsaved.as_mut()) {
             saving.unsaved.take_from(&mut saving.handed);
         }

@@ -1,9 +1,10 @@
 //! Somebody who keeps checkpoints elsewhere, and believes what he is told.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::Range;
 
-use cairn_abi::RegionId;
+use cairn_abi::{CheckpointId, RegionId};
 
 use super::model::Copies;
 use crate::{CHUNK_SIZE, ChangeSink, PAGE_SIZE};
@@ -59,6 +60,31 @@ impl Elsewhere {
 
     pub(super) fn lost(&mut self) {
         self.handed.clear();
+    }
+}
+
+/// The deltas of a history that are kept for certain, and those that were handed over since.
+#[derive(Default)]
+pub(super) struct HistoryElsewhere {
+    kept: BTreeMap<CheckpointId, Vec<u8>>,
+    handed: BTreeMap<CheckpointId, Vec<u8>>,
+}
+
+impl HistoryElsewhere {
+    pub(super) fn take(&mut self, id: CheckpointId, delta: Vec<u8>) {
+        self.handed.insert(id, delta);
+    }
+
+    pub(super) fn kept(&mut self) {
+        self.kept.append(&mut self.handed);
+    }
+
+    pub(super) fn lost(&mut self) {
+        self.handed.clear();
+    }
+
+    pub(super) fn delta(&self, id: CheckpointId) -> Vec<u8> {
+        self.handed.get(&id).unwrap_or_else(|| &self.kept[&id]).clone()
     }
 }
 
