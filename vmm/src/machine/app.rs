@@ -65,7 +65,7 @@ pub struct AppConfig {
     pub ring_entries: Option<u32>,
     /// Bytes that they may have together, beside the newest's own copy; by default as many as `memory`.
     pub history_memory: Option<u64>,
-    /// Threads that work on a large checkpoint; by default [as many as are of use](helpers::start).
+    /// Threads that work on a large checkpoint; by default [as many as are of use](crate::machine::helpers::start).
     pub threads: Option<NonZeroUsize>,
     /// What the monitor keeps for its user.
     pub state: UserState,
