@@ -18,4 +18,4 @@ pub use freeze::Freezer;
 pub use keeper::{Keeper, KeeperConfig};
 pub use keeping::Keeping;
 pub use scan::LogCosts;
-pub use state::{KeeperState, KeeperStateError, MirrorPages, SessionBytes, SessionSource};
+pub use state::{KeeperState, KeeperStateError, MirrorPages, SessionBytes, SessionSource, TakePage};

@@ -90,17 +90,16 @@ pub enum MirrorPages<'a> {
     Chunks(u64, &'a [u8]),
 }
 
+/// Takes a page of a mirror, by its number.
+pub type TakePage<'a> = dyn FnMut(u64, &[u8; PAGE_SIZE]) -> Result<(), KeeperStateError> + 'a;
+
 /// Where the bytes come back from.
 pub trait SessionSource {
     /// Reads the pages of a region's mirror that aren't zeros.
     ///
     /// # Errors
     /// [`KeeperStateError`], its own or that of `take`.
-    fn mirror(
-        &self,
-        region: RegionId,
-        take: &mut dyn FnMut(u64, &[u8; PAGE_SIZE]) -> Result<(), KeeperStateError>,
-    ) -> Result<(), KeeperStateError>;
+    fn mirror(&self, region: RegionId, take: &mut TakePage<'_>) -> Result<(), KeeperStateError>;
 
     /// What version `id` differs by, which has so many bytes.
     ///

@@ -72,7 +72,7 @@ impl Machine {
             Some(store) => Some(store),
             None => open_store(config, comeback)?,
         };
-        let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root), store.clone())?));
+        let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root), store.as_ref())?));
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         space.set_region_owner(Box::new(UnitRegions(Arc::clone(&unit))));
@@ -146,10 +146,10 @@ fn unit(
     config: &AppConfig,
     parts: TrackerParts,
     root: SpaceId,
-    store: Option<Arc<Sink>>,
+    store: Option<&Arc<Sink>>,
 ) -> Result<Unit, RunError> {
     // A store has one owner. With checkpoints of the whole program, sessions have none.
-    let sessions_store = store.clone().filter(|_| config.whole.is_none());
+    let sessions_store = store.cloned().filter(|_| config.whole.is_none());
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
     let optional = |feature, there| if there { feature } else { 0 };
     let features = FEATURE_HINT

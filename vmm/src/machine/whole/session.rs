@@ -8,7 +8,7 @@ use cairn_abi::{CheckpointId, RegionId};
 use cairn_store::{Batch, BatchError, Object, ObjectIndex, ObjectName, PAGE_SIZE, Snapshot, StoreError};
 
 use super::saved::SavedError;
-use crate::checkpoint::{KeeperStateError, MirrorPages, SessionBytes, SessionSource};
+use crate::checkpoint::{KeeperStateError, MirrorPages, SessionBytes, SessionSource, TakePage};
 use crate::machine::unit::UnitState;
 
 const MIRROR_TAG: u64 = u64::from_le_bytes(*b"mirror\0\0");
@@ -62,11 +62,7 @@ fn object(batch: &mut Batch, name: &str, tag: u64, pages: u64) -> Result<ObjectI
 pub(super) struct StoredSession<'a>(pub(super) &'a Snapshot);
 
 impl SessionSource for StoredSession<'_> {
-    fn mirror(
-        &self,
-        region: RegionId,
-        take: &mut dyn FnMut(u64, &[u8; PAGE_SIZE]) -> Result<(), KeeperStateError>,
-    ) -> Result<(), KeeperStateError> {
+    fn mirror(&self, region: RegionId, take: &mut TakePage<'_>) -> Result<(), KeeperStateError> {
         // A region of which there is no checkpoint yet has none.
         let Some(object) = self.0.find(&mirror_name(region)) else { return Ok(()) };
         let mut bytes = [0; PAGE_SIZE];
