@@ -1,7 +1,9 @@
 //! A program that is killed and brought back while it runs, and must not notice: each mode prints lines that depend on
 //! all that it has done, and ends with 1 when something isn't as it left it.
 
+mod coherent;
 mod mapped;
+mod tree;
 
 use std::arch::asm;
 use std::io::Write;
@@ -26,6 +28,8 @@ fn main() -> ExitCode {
         Some("memory") => memory(rounds),
         Some("time") => time(rounds),
         Some("mapped") => mapped::run(rounds),
+        Some("coherent") => coherent::run(rounds),
+        Some("tree") => tree::run(rounds),
         _ => false,
     };
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }

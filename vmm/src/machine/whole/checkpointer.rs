@@ -9,69 +9,21 @@ use std::time::{Duration, Instant, SystemTime};
 
 use cairn_abi::CheckpointId;
 use cairn_store::{Batch, Level};
+use nix::errno::Errno;
 
 use super::comeback::Comeback;
 use super::door::{Door, Gone};
+use super::figures::{Figures, nanoseconds};
 use super::files::TakenFiles;
 use super::pages::Pages;
 use super::saved::{self, SavedConfig, SavedError};
 use super::take::{Source, TakeError, Taken, Untaken};
-use crate::store::Sink;
+use crate::guest::app::files::Request;
+use crate::store::signature::{SignError, Signer, Staged};
+use crate::store::{Sink, SinkError};
 
 /// Between two looks at whether a checkpoint is committed; being told of it ends the wait.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// What has been done so far.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Figures {
-    /// Checkpoints in the store by this process.
-    pub checkpoints: u64,
-    /// Those that couldn't be taken or written.
-    pub failed: u64,
-    /// The newest one's id.
-    pub newest: u64,
-    /// Pages that the newest took.
-    pub pages: u64,
-    /// Bytes that it added to the store.
-    pub bytes: u64,
-    /// How long the program stood still for it, nanoseconds.
-    pub pause_ns: u64,
-    /// How long at most, nanoseconds.
-    pub longest_pause_ns: u64,
-    /// How long at all, nanoseconds.
-    pub all_pauses_ns: u64,
-    /// When the newest was taken, by the host's clock.
-    pub taken: Option<SystemTime>,
-    /// How often the program was rolled back.
-    pub rollbacks: u64,
-    /// How long the last time took, from the request to the program's run, nanoseconds.
-    pub rollback_ns: u64,
-}
-
-impl Figures {
-    /// Every figure with its name.
-    pub fn named(self) -> impl Iterator<Item = (&'static str, u64)> {
-        let Self {
-            checkpoints, failed, newest, pages, bytes, pause_ns, longest_pause_ns, all_pauses_ns, ..
-        } = self;
-        let Self { taken, rollbacks, rollback_ns, .. } = self;
-        // By a clock that was set back it may be yet to come.
-        let age = taken.map(|taken| nanoseconds(taken.elapsed().unwrap_or_default()));
-        let figures = [
-            ("whole_checkpoints", checkpoints),
-            ("whole_failed", failed),
-            ("whole_newest", newest),
-            ("whole_newest_pages", pages),
-            ("whole_newest_bytes", bytes),
-            ("whole_newest_pause_ns", pause_ns),
-            ("whole_longest_pause_ns", longest_pause_ns),
-            ("whole_pause_ns", all_pauses_ns),
-            ("whole_rollbacks", rollbacks),
-            ("whole_newest_rollback_ns", rollback_ns),
-        ];
-        figures.into_iter().chain(age.map(|age| ("whole_newest_age_ns", age)))
-    }
-}
 
 /// Why a checkpoint isn't there.
 #[derive(Debug, thiserror::Error)]
@@ -85,9 +37,23 @@ pub(super) enum Failed {
     /// It couldn't be put together.
     #[error(transparent)]
     Saved(#[from] SavedError),
+    /// It couldn't be signed.
+    #[error("the checkpoint can't be signed")]
+    Sign(#[from] SignError),
     /// It couldn't be written, as the log says.
     #[error("the store failed")]
-    Store,
+    Store(#[source] Option<Errno>),
+}
+
+impl Failed {
+    /// The store's refusal.
+    fn store(error: SinkError) -> Self {
+        let number = match error {
+            SinkError::Failed(number) => i32::try_from(number).unwrap_or(0),
+            SinkError::NoCheckpoint => 0,
+        };
+        Self::Store((number != 0).then(|| Errno::from_raw(number)))
+    }
 }
 
 impl From<Gone> for Failed {
@@ -98,13 +64,35 @@ impl From<Gone> for Failed {
 
 /// What the thread is told.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(crate) enum Order {
     /// To take a checkpoint now.
-    Take(Sender<Result<CheckpointId, Refused>>),
+    Take(Wanted),
     /// To end the program's run here, as it goes on from a checkpoint.
     GoBack(Arc<Comeback>, Sender<Result<CheckpointId, Refused>>),
     /// To end.
     Stop,
+}
+
+/// Who wants a checkpoint.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// A thread of the monitor.
+    Monitor(Sender<Result<CheckpointId, Refused>>),
+    /// The program itself.
+    Program(Request),
+}
+
+impl Wanted {
+    fn answer(self, outcome: Result<CheckpointId, Refused>) {
+        match self {
+            // Whoever asked may have gone.
+            Self::Monitor(tell) => drop(tell.send(outcome)),
+            Self::Program(request) => match outcome {
+                Ok(id) => request.answer(Ok(id)),
+                Err(Refused(text)) => request.answer(Err(&text)),
+            },
+        }
+    }
 }
 
 /// Why there is no checkpoint, as a text.
@@ -116,8 +104,11 @@ pub(crate) struct Refused(String);
 #[derive(Clone, Debug)]
 pub(crate) struct Asker(Sender<Order>);
 
+/// Where the thread is told.
+pub(crate) type Orders = Receiver<Order>;
+
 /// The two ends of what the thread is told.
-pub(super) fn orders() -> (Asker, Receiver<Order>) {
+pub(crate) fn orders() -> (Asker, Orders) {
     let (sender, receiver) = mpsc::channel();
     (Asker(sender), receiver)
 }
@@ -136,9 +127,14 @@ impl Asker {
     /// the program has ended.
     pub(crate) fn begin(&self) -> Receiver<Result<CheckpointId, Refused>> {
         let (tell, told) = mpsc::channel();
-        // With a thread that has ended, the other end of the answer goes too.
-        let _ = self.0.send(Order::Take(tell));
+        self.order(Wanted::Monitor(tell));
         told
+    }
+
+    /// Has a checkpoint taken for somebody.
+    pub(super) fn order(&self, wanted: Wanted) {
+        // With a thread that has ended, who wants it goes too, and so learns it.
+        let _ = self.0.send(Order::Take(wanted));
     }
 
     /// Ends the program's run here, as it goes on from `comeback`, and answers what that is in the store: the
@@ -167,6 +163,8 @@ pub(super) struct Checkpointer {
     pub(super) figures: Arc<Mutex<Figures>>,
     /// What the next checkpoint is a change to, once the memory is followed.
     pub(super) parent: Option<CheckpointId>,
+    /// Signs each.
+    pub(super) signer: Option<Signer>,
     /// Buffers for the next one.
     pub(super) pages: Pages,
     /// Whether pages of files were taken for a checkpoint that didn't come to be.
@@ -177,7 +175,7 @@ pub(super) struct Checkpointer {
 
 impl Checkpointer {
     /// Checkpoints until the program has ended or [`Asker::stop`] is called.
-    pub(super) fn run(mut self, orders: &Receiver<Order>) {
+    pub(super) fn run(mut self, orders: &Orders) {
         let every = self.config.every();
         // From the beginning of one to that of the next; what was missed isn't made up for.
         let after = || every.map(|every| Instant::now() + every);
@@ -187,9 +185,9 @@ impl Checkpointer {
                 Some(next) => orders.recv_timeout(next.saturating_duration_since(Instant::now())),
                 None => orders.recv().map_err(RecvTimeoutError::from),
             };
-            let answer = match order {
+            let wanted = match order {
                 Err(RecvTimeoutError::Timeout) => None,
-                Ok(Order::Take(answer)) => Some(answer),
+                Ok(Order::Take(wanted)) => Some(wanted),
                 Ok(Order::GoBack(comeback, answer)) => {
                     let left = self.go_back(&comeback);
                     let has_left = matches!(left, Ok(_) | Err(Failed::Gone));
@@ -209,9 +207,8 @@ impl Checkpointer {
                 Err(Failed::Gone) => {}
                 Err(failed) => self.tell(failed),
             }
-            if let Some(answer) = answer {
-                // Whoever asked may have gone.
-                let _ = answer.send(taken.map_err(|failed| Refused(chain(&failed))));
+            if let Some(wanted) = wanted {
+                wanted.answer(taken.map_err(|failed| Refused(chain(&failed))));
             }
             if gone {
                 return;
@@ -296,7 +293,7 @@ impl Checkpointer {
 
     /// Begins to follow the memory, and copies all of it while the program runs.
     fn take_all(&self, pages: &mut Pages) -> Result<(), Failed> {
-        let mapped = self.source.begin()?;
+        let mapped = self.source.begin(&self.door)?;
         let tracker = &self.source.tracker;
         let all = tracker.all(&mapped);
         pages.take(tracker.memory(), tracker.pagemap(), &all.content);
@@ -313,9 +310,9 @@ impl Checkpointer {
         if sink.newest() != Some(comeback.id) {
             goes_on_from = self.next_id();
             let mut batch = sink.batch(goes_on_from, Some(comeback.id));
-            if let Err(error) = comeback.repeat(&mut batch, &self.config) {
+            if let Err(error) = self.repeat(comeback, &mut batch) {
                 sink.give_back(batch);
-                return Err(error.into());
+                return Err(error);
             }
             repetition = Some(batch);
         }
@@ -329,18 +326,45 @@ impl Checkpointer {
         self.door.at_stop(move |_| leave())?.0
     }
 
+    fn repeat(&self, comeback: &Comeback, batch: &mut Batch) -> Result<(), Failed> {
+        comeback.repeat(batch, &self.config)?;
+        let key = self.signer.as_ref().map(Signer::key);
+        self.sign(comeback.signer(key).0.as_ref(), batch)?;
+        Ok(())
+    }
+
     fn next_id(&self) -> CheckpointId {
-        CheckpointId(self.sink.newest().map_or(0, |id| id.0) + 1)
+        // One that failed is never used again: the sink would say of the new one that it failed.
+        let failed = self.sink.figures().failed;
+        CheckpointId(self.sink.newest().map_or(0, |id| id.0).max(failed) + 1)
     }
 
     /// Has a checkpoint committed, and answers how many bytes the store has got.
-    fn write(&self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
+    fn write(&mut self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
         let mut batch = self.sink.batch(id, self.parent);
         if let Err(error) = saved::write(&mut batch, &self.config, taken) {
             self.sink.give_back(batch);
             return Err(error.into());
         }
-        commit(&self.sink, batch, self.level)
+        let staged = match self.sign(self.signer.as_ref(), &mut batch) {
+            Ok(staged) => staged,
+            Err(error) => {
+                self.sink.give_back(batch);
+                return Err(error.into());
+            }
+        };
+        let bytes = commit(&self.sink, batch, self.level)?;
+        if let (Some(signer), Some(staged)) = (&mut self.signer, staged) {
+            signer.accept(staged);
+        }
+        Ok(bytes)
+    }
+
+    /// Signs a batch that is a change to what `signer` signed last.
+    fn sign(&self, signer: Option<&Signer>, batch: &mut Batch) -> Result<Option<Staged>, SignError> {
+        let parent = batch.parent();
+        let parent = || self.sink.snapshot(parent?, PATIENCE).ok()?;
+        signer.map(|signer| signer.stage(batch, saved::comes_lazily, parent)).transpose()
     }
 
     /// Tells a failure once for as long as it's the same.
@@ -359,13 +383,9 @@ fn commit(sink: &Sink, batch: Batch, level: Level) -> Result<u64, Failed> {
     let id = batch.id();
     let before = sink.figures().bytes_written;
     // Nobody else has the store, so that nothing has failed since.
-    sink.submit(batch, level, sink.base()).map_err(|_| Failed::Store)?;
-    while sink.level_of(id, Some(level), PATIENCE).map_err(|_| Failed::Store)? < Some(level) {}
+    sink.submit(batch, level, sink.base()).map_err(|_| Failed::Store(None))?;
+    while sink.level_of(id, Some(level), PATIENCE).map_err(Failed::store)? < Some(level) {}
     Ok(sink.figures().bytes_written - before)
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// An error with its causes.

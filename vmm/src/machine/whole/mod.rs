@@ -9,14 +9,17 @@ mod arrival;
 mod checkpointer;
 mod comeback;
 mod door;
+mod figures;
 mod files;
 pub(crate) mod output;
 mod pages;
+mod program;
 mod saved;
 mod session;
 pub(crate) mod stdout;
 mod take;
 mod tracker;
+mod trust;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,12 +30,14 @@ use cairn_abi::CheckpointId;
 use cairn_store::Level;
 
 pub(crate) use arrival::Bringer;
-pub use checkpointer::Figures;
-pub(crate) use checkpointer::{Asker, chain};
+pub(crate) use checkpointer::{Asker, Orders, chain, orders};
 pub(crate) use comeback::Comeback;
 pub(crate) use door::Door;
+pub use figures::Figures;
+pub(crate) use program::for_program;
 pub use saved::{SavedConfig, SavedError};
 pub use stdout::StdoutError;
+pub use trust::{Consent, Rights, Untrusted};
 
 use crate::host::pagemap::Pagemap;
 use crate::kvm::slots::SlotMap;
@@ -40,6 +45,7 @@ use crate::machine::app::RunError;
 use crate::machine::calls::SharedCalls;
 use crate::machine::sandbox;
 use crate::machine::unit::SharedUnit;
+use crate::store::signature::Signer;
 use crate::store::{Owner, Sink};
 use checkpointer::Checkpointer;
 use pages::Pages;
@@ -70,8 +76,12 @@ pub(crate) struct Parts {
     pub(crate) calls: Arc<SharedCalls>,
     pub(crate) unit: Arc<SharedUnit>,
     pub(crate) slots: Arc<Mutex<SlotMap>>,
+    /// What whoever wants a checkpoint tells the thread.
+    pub(crate) orders: (Asker, Orders),
     /// The checkpoint that the program was brought back from.
     pub(crate) parent: Option<CheckpointId>,
+    /// Signs its checkpoints.
+    pub(crate) signer: Option<Signer>,
     /// What was done so far.
     pub(crate) figures: Arc<Mutex<Figures>>,
 }
@@ -86,7 +96,8 @@ impl Whole {
     /// [`RunError::Host`].
     pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
         let has_stdout = parts.config.has_stdout();
-        let Parts { config, sink, level, door, calls, unit, slots, parent, figures } = parts;
+        let Parts { config, sink, level, door, calls, unit, slots, orders, parent, signer, figures } = parts;
+        let (asker, orders) = orders;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
         if !sink.claim(OWNER) {
             return Err(host("the store")(io::Error::other("somebody else has it")));
@@ -106,11 +117,11 @@ impl Whole {
             config,
             figures,
             parent,
+            signer,
             pages: Pages::default(),
             files_lost: false,
             told: String::new(),
         };
-        let (asker, orders) = checkpointer::orders();
         let thread = thread::Builder::new().name("checkpointer".to_owned());
         let checkpoint = move || match sandbox::confine() {
             Ok(()) => checkpointer.run(&orders),

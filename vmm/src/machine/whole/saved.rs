@@ -19,9 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cairn_abi::CheckpointId;
-use cairn_store::{
-    Batch, BatchError, Level, Object, ObjectIndex, ObjectName, Options, Snapshot, StoreError, section,
-};
+use cairn_store::{Batch, BatchError, Level, Object, ObjectIndex, ObjectName, Options, StoreError, section};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -29,16 +27,19 @@ use super::files::object_name;
 use super::output::{OutputError, is_of_turn};
 use super::session as program_session;
 use super::take::Taken;
+use super::trust::Rights;
 use crate::guest::app::files::{FilesImage, Grant};
 use crate::guest::app::image::{FrozenCpu, FrozenProcess, VERSION};
 use crate::machine::app::{AppConfig, Overlay};
 use crate::machine::name::GuestName;
 use crate::machine::poll_policy::PollMode;
+use crate::machine::state::UserState;
 use crate::machine::storing::StoreConfig;
 use crate::machine::tracking::TrackerMode;
 use crate::machine::unit::UnitState;
 use crate::machine::whole::WholeConfig;
 use crate::memory::layout::{PAGE, WINDOW_SIZE};
+use crate::store::signature::{CheckedSnapshot, ReadError};
 
 /// Bytes that a section may have: 30,000 mappings with long paths are a few MiB.
 const MAX_SECTION: usize = 32 << 20;
@@ -81,6 +82,9 @@ pub enum SavedError {
     /// The store says.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A part isn't what was signed.
+    #[error(transparent)]
+    Changed(ReadError),
     /// What a checkpoint has doesn't fit one.
     #[error("the checkpoint is larger than one can be")]
     Batch(#[from] BatchError),
@@ -113,6 +117,15 @@ pub enum SavedError {
     /// Not a text.
     #[error("the checkpoint's arguments make no sense")]
     Arguments,
+}
+
+impl From<ReadError> for SavedError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Store(error) => Self::Store(error),
+            changed @ ReadError::Changed { .. } => Self::Changed(changed),
+        }
+    }
 }
 
 impl SavedConfig {
@@ -176,9 +189,17 @@ impl SavedConfig {
                 .as_ref()
                 .map(|(commit, records)| Overlay { commit: *commit, records: path(records) }),
             store: None,
+            state: UserState::default(),
             whole: None,
             stdout: None,
         })
+    }
+
+    /// What the program may do on the host.
+    pub(crate) fn rights(&self) -> Result<Rights, SavedError> {
+        let AppConfig { grants, directory, .. } = self.config()?;
+        let stdout = self.stdout.as_ref().map(|bytes| PathBuf::from(OsString::from_vec(bytes.clone())));
+        Ok(Rights { grants, directory, stdout })
     }
 
     /// Whether what was run is the same, with the same files in sight, and standard output in one or not.
@@ -251,16 +272,25 @@ pub(super) fn write(batch: &mut Batch, config: &SavedConfig, taken: &Taken) -> R
     program_session::write(batch, &taken.session, &taken.session_bytes)
 }
 
+/// Whether an object's pages are read when somebody touches them.
+pub(super) fn comes_lazily(object: &Object) -> bool {
+    object.name.as_str() == MEMORY
+}
+
 /// Puts what `snapshot` has into a batch that was begun on top of it, of a machine with this configuration.
 ///
 /// # Errors
 /// [`SavedError`].
-pub(super) fn repeat(batch: &mut Batch, config: &SavedConfig, snapshot: &Snapshot) -> Result<(), SavedError> {
+pub(super) fn repeat(
+    batch: &mut Batch,
+    config: &SavedConfig,
+    snapshot: &CheckedSnapshot,
+) -> Result<(), SavedError> {
     section(batch, PROGRAM, config)?;
-    for (name, _) in snapshot.sections().filter(|(name, _)| *name != PROGRAM && !is_of_turn(name)) {
+    for name in snapshot.sections().filter(|name| *name != PROGRAM && !is_of_turn(name)) {
         batch.section(name, snapshot.section(name)?.unwrap_or_default())?;
     }
-    for object in snapshot.objects().iter().filter(|object| !is_of_turn(object.name.as_str())) {
+    for object in snapshot.objects().filter(|object| !is_of_turn(object.name.as_str())) {
         batch.object(object.clone())?;
     }
     Ok(())
@@ -293,7 +323,7 @@ impl Saved {
     ///
     /// # Errors
     /// [`SavedError`].
-    pub(crate) fn read(id: CheckpointId, snapshot: &Snapshot) -> Result<Self, SavedError> {
+    pub(crate) fn read(id: CheckpointId, snapshot: &CheckedSnapshot) -> Result<Self, SavedError> {
         let config: SavedConfig = read(id, snapshot, PROGRAM)?;
         if config.version != VERSION {
             return Err(SavedError::Version { found: config.version });
@@ -321,7 +351,7 @@ impl Saved {
 
 fn read<T: DeserializeOwned>(
     id: CheckpointId,
-    snapshot: &Snapshot,
+    snapshot: &CheckedSnapshot,
     name: &'static str,
 ) -> Result<T, SavedError> {
     let bytes = snapshot.section(name)?.ok_or(SavedError::NotWhole { id: id.0, name })?;

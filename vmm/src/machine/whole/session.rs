@@ -5,11 +5,12 @@
 //! has changed: a session that does nothing costs no more than its values.
 
 use cairn_abi::{CheckpointId, RegionId};
-use cairn_store::{Batch, BatchError, Object, ObjectIndex, ObjectName, PAGE_SIZE, Snapshot, StoreError};
+use cairn_store::{Batch, BatchError, Object, ObjectIndex, ObjectName, PAGE_SIZE};
 
 use super::saved::SavedError;
 use crate::checkpoint::{KeeperStateError, MirrorPages, SessionBytes, SessionSource, TakePage};
 use crate::machine::unit::UnitState;
+use crate::store::signature::{CheckedSnapshot, ReadError};
 
 const MIRROR_TAG: u64 = u64::from_le_bytes(*b"mirror\0\0");
 const DELTA_TAG: u64 = u64::from_le_bytes(*b"delta\0\0\0");
@@ -59,14 +60,14 @@ fn object(batch: &mut Batch, name: &str, tag: u64, pages: u64) -> Result<ObjectI
 
 /// The session's bytes in a store.
 #[derive(Debug)]
-pub(super) struct StoredSession<'a>(pub(super) &'a Snapshot);
+pub(super) struct StoredSession<'a>(pub(super) &'a CheckedSnapshot);
 
 impl SessionSource for StoredSession<'_> {
     fn mirror(&self, region: RegionId, take: &mut TakePage<'_>) -> Result<(), KeeperStateError> {
         // A region of which there is no checkpoint yet has none.
         let Some(object) = self.0.find(&mirror_name(region)) else { return Ok(()) };
         let mut bytes = [0; PAGE_SIZE];
-        for page in self.0.present(object).flatten() {
+        for page in self.0.present(object).map_err(unreadable)?.into_iter().flatten() {
             self.0.read_page(object, page, &mut bytes).map_err(unreadable)?;
             take(page, &bytes)?;
         }
@@ -87,6 +88,6 @@ impl SessionSource for StoredSession<'_> {
     }
 }
 
-fn unreadable(error: StoreError) -> KeeperStateError {
+fn unreadable(error: ReadError) -> KeeperStateError {
     KeeperStateError::Read(Box::new(error))
 }

@@ -8,6 +8,8 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use rangemap::RangeMap;
 
+use super::checkpointer::Failed;
+use super::door::{Door, Gone};
 use super::files::TakenFiles;
 use super::pages::Pages;
 use super::tracker::{Backing, Changes, Tracker};
@@ -80,18 +82,29 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Follows all memory from now on; answers what is mapped. The program may run.
+    /// Follows all memory from now on; answers what is mapped. The program runs, but for moments.
     ///
     /// # Errors
-    /// [`TakeError::Log`].
-    pub(super) fn begin(&self) -> Result<RangeMap<u64, Backing>, TakeError> {
+    /// [`Failed::Gone`], and what [`TakeError`] says of the memory.
+    pub(super) fn begin(self: &Arc<Self>, door: &Door) -> Result<RangeMap<u64, Backing>, Failed> {
         // What isn't there yet would be taken for zeros.
-        if let Some(arriving) = self.calls.with(|process| process.space.arriving()) {
+        if let Some(arriving) = self.ask(door, AddressSpace::arriving)? {
             arriving.hasten(&(0..WINDOW_SIZE)).map_err(TakeError::Arrival)?;
         }
-        self.unit.with(|_| self.tracker.begin())?;
+        self.unit.with(|_| self.tracker.begin()).map_err(TakeError::from)?;
         // What is mapped from now on counts as changed.
-        Ok(self.calls.with(|process| backing(&process.space)))
+        Ok(self.ask(door, backing)?)
+    }
+
+    /// What the address space says. At the door, because a call that waits has the process for as long.
+    fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        door: &Door,
+        question: impl FnOnce(&AddressSpace) -> T + Send + 'static,
+    ) -> Result<T, Gone> {
+        let source = Arc::clone(self);
+        let (answer, _) = door.at_stop(move |_| source.calls.with(|process| question(&process.space)))?;
+        Ok(answer)
     }
 
     /// Takes what changed, in addition to `pages`, which were taken before. With `anew` all of the program's own
@@ -134,7 +147,9 @@ impl Source {
         // First, as an asynchronous checkpoint that is finished here lets go of pages.
         let mut session_bytes = SessionBytes::default();
         let session = unit.state(anew, &mut session_bytes)?;
-        let image = process.files.image(files)?;
+        let failed = |source| ImageError::Host { what: "what changed of a file".to_owned(), source };
+        process.space.mark_changed_files().map_err(failed)?;
+        let image = process.files.image(&process.space.own_files(), files)?;
         let stdout = if self.has_stdout { Some(position()?) } else { None };
         let pending = process.space.arriving().map(|arriving| arriving.pending()).unwrap_or_default();
         let changes = self.tracker.changes(&backing(&process.space), &pending)?;
@@ -170,6 +185,7 @@ fn backing(space: &AddressSpace) -> RangeMap<u64, Backing> {
     let of = |(range, mapping): (&Range<u64>, &crate::guest::app::mapping::Mapping)| {
         let backing = match mapping.content {
             Content::Device { .. } => return None,
+            _ if mapping.shows().is_some() => Backing::Shown,
             Content::File { bytes: FileBytes::Private | FileBytes::Shared, .. } => Backing::File,
             _ => Backing::Memory,
         };

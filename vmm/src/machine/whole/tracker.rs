@@ -20,6 +20,8 @@ pub(crate) enum Backing {
     Memory,
     /// A file: a page that doesn't exist is the file's.
     File,
+    /// A file that checkpoints have by itself.
+    Shown,
 }
 
 /// What changed, as ranges of page numbers in order.
@@ -29,6 +31,8 @@ pub(crate) struct Changes {
     pub(crate) content: Vec<Range<u64>>,
     /// Pages that are zeros, or not mapped any more.
     pub(crate) zeros: Vec<Range<u64>>,
+    /// Pages that somebody else takes.
+    pub(crate) shown: Vec<Range<u64>>,
     /// Pages that count as written in a log that has just begun, and were never touched: [`Tracker::settle`].
     pub(crate) untouched: Vec<Range<u64>>,
 }
@@ -39,6 +43,8 @@ struct SlotChanges {
     zeros: Vec<Range<u64>>,
     /// Pages that are zeros, and in KVM's log alone.
     unwritten: Vec<Range<u64>>,
+    /// Pages in KVM's log that somebody else takes.
+    shown: Vec<Range<u64>>,
 }
 
 impl Changes {
@@ -125,7 +131,8 @@ impl Tracker {
             let mut more = self.changes_of(&span, &log, mappings);
             // Only what is taken now: the others were never touched, and clearing costs for each page.
             log.fill(0);
-            more.content.iter().for_each(|run| set_bits(&mut log, span.start / PAGE, run));
+            let taken = more.content.iter().chain(&more.shown);
+            taken.for_each(|run| set_bits(&mut log, span.start / PAGE, run));
             clear(&slots, &span, &log)?;
             changes.untouched.append(&mut more.unwritten);
             changes.add(more);
@@ -155,7 +162,8 @@ impl Tracker {
         self.sort(&logged, mappings, &mut written);
         self.sort(&marked, mappings, &mut changes);
         changes.content.append(&mut written.content);
-        SlotChanges { content: changes.content, zeros: changes.zeros, unwritten: written.zeros }
+        let (unwritten, shown) = (written.zeros, written.shown);
+        SlotChanges { content: changes.content, zeros: changes.zeros, unwritten, shown }
     }
 
     /// Takes pages out of the log that count as written there and were never touched, while the program runs.
@@ -218,8 +226,10 @@ impl Tracker {
 
     /// Sorts pages of one mapping into those with content and those that were never touched.
     fn sort_piece(&self, piece: &Range<u64>, backing: Backing, changes: &mut Changes) {
-        if backing == Backing::File {
-            return changes.content.push(piece.clone());
+        match backing {
+            Backing::File => return changes.content.push(piece.clone()),
+            Backing::Shown => return changes.shown.push(piece.clone()),
+            Backing::Memory => {}
         }
         let mut at = piece.start;
         let mut runs = Vec::new();
