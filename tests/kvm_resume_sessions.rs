@@ -158,7 +158,13 @@ fn a_session_that_somebody_changed_harms_nobody_else() {
     drop(writer);
     let restore = |id: u64| {
         let mut command = Command::new("timeout");
-        command.args(["20", built("cairn-vmm", "cairn").to_str().unwrap(), "restore", "--no-checkpoints"]);
+        command.args([
+            "20",
+            built("cairn-vmm", "cairn").to_str().unwrap(),
+            "restore",
+            "--no-checkpoints",
+            "--trust",
+        ]);
         command.args(["--at", &id.to_string(), changed.to_str().unwrap()]);
         command.current_dir(place.path()).env("XDG_STATE_HOME", place.state());
         Printed::from(run(&mut command, b"").unwrap())
