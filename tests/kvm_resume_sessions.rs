@@ -7,7 +7,7 @@ use std::process::Command;
 use cairn_abi::CheckpointId;
 use cairn_store::{Batch, Level, ObjectIndex, Options, PAGE_SIZE, Snapshot, Store, Writer};
 use cairn_tests::resume::{Place, Trial, kill_and_restore, start, wait_for_checkpoint};
-use cairn_tests::{Printed, built, guest, run};
+use cairn_tests::{Printed, built, cairn_run, guest, run};
 
 /// How often a program is begun to be killed at least once.
 const ATTEMPTS: u32 = 10;
@@ -123,9 +123,11 @@ fn name_all(batch: &mut Batch, snapshot: &Snapshot) -> Vec<ObjectIndex> {
 fn a_session_that_somebody_changed_harms_nobody_else() {
     let (program, place) = (guest("guest-session"), Place::new());
     let program = [program.to_str().unwrap(), "walk", "31", "1", "300"];
-    let (mut child, mut told) = start(place.run("10ms", &["--poll", "never"]).args(program));
-    while wait_for_checkpoint(&mut told, &mut String::new()).is_some() {}
-    assert!(child.wait().unwrap().success());
+    // Without a file of standard output, of which only one store knows what became.
+    let (own, options) = (place.store(), ["--every", "10ms", "--poll", "never"]);
+    let mut command = cairn_run(&[&["--store", own.to_str().unwrap()], options.as_slice()].concat());
+    let output = run(command.args(program).current_dir(place.path()), b"").unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let store = Store::open(&place.store()).unwrap();
     let newest = store.checkpoints().last().unwrap().id;
     let snapshot = store.snapshot(newest).unwrap();
@@ -156,17 +158,25 @@ fn a_session_that_somebody_changed_harms_nobody_else() {
     drop(writer);
     let restore = |id: u64| {
         let mut command = Command::new("timeout");
-        command.args(["60", built("cairn-vmm", "cairn").to_str().unwrap(), "restore", "--no-checkpoints"]);
+        command.args([
+            "20",
+            built("cairn-vmm", "cairn").to_str().unwrap(),
+            "restore",
+            "--no-checkpoints",
+            "--trust",
+        ]);
         command.args(["--at", &id.to_string(), changed.to_str().unwrap()]);
         command.current_dir(place.path()).env("XDG_STATE_HOME", place.state());
         Printed::from(run(&mut command, b"").unwrap())
     };
-    assert_eq!(restore(newest.0).status, Some(0));
+    let whole = restore(newest.0);
+    assert_eq!(whole.status, Some(0), "{}", String::from_utf8_lossy(&whole.err));
     let mut refused = 0;
     for (id, at) in (newest.0 + 1..).zip(&places) {
         let printed = restore(id);
         let err = String::from_utf8_lossy(&printed.err).into_owned();
-        let stands = printed.status.is_some_and(|status| ![101, 124, 134].contains(&status));
+        // A program whose ring is elsewhere may wait in vain, until it's ended (124).
+        let stands = printed.status.is_some_and(|status| ![101, 134].contains(&status));
         assert!(stands && !err.contains("panicked"), "byte {at}: {:?} {err}", printed.status);
         refused += u32::from(err.contains("session"));
     }
