@@ -2,9 +2,18 @@
 //! what they print natively.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
-use cairn_tests::resume::{Place, Trial, goes_on, is_there, start, wait_for_checkpoint};
-use cairn_tests::{guest, kills, run};
+use cairn_tests::resume::{
+    ATTEMPTS, Place, Trial, goes_on, goes_on_at, is_there, start, wait_for_checkpoint,
+};
+use cairn_tests::{Printed, guest, kills, run};
+
+/// Where programs change files.
+const GRANTED: &str = "granted";
+/// What lets a program change the files in [`GRANTED`].
+const OVERLAY: [&str; 3] = ["--dir", "granted:rw", "--overlay"];
 
 /// The same of a mode of the guest that is made for it.
 fn goes_on_in(mode: &str, rounds: &str, trial: &Trial<'_>) {
@@ -13,25 +22,25 @@ fn goes_on_in(mode: &str, rounds: &str, trial: &Trial<'_>) {
 
 #[test]
 fn registers_are_what_they_were() {
-    goes_on_in("registers", "40", &Trial { every: "50ms", kills: kills(6), within: 300, options: &[] });
+    goes_on_in("registers", "40", &Trial::new("50ms", kills(6), 300));
 }
 
 #[test]
 fn memory_that_comes_and_goes_is_what_it_was() {
     // On a fast machine all kills come in the first half.
-    let trial = Trial { every: "50ms", kills: kills(6), within: 300, options: &[] };
+    let trial = Trial::new("50ms", kills(6), 300);
     goes_on_in("memory", &(40 * trial.kills).to_string(), &trial);
 }
 
 #[test]
 fn sleeps_and_clocks_go_on() {
-    goes_on_in("time", "20", &Trial { every: "60ms", kills: kills(4), within: 300, options: &[] });
+    goes_on_in("time", "20", &Trial::new("60ms", kills(4), 300));
 }
 
 /// Checkpoints fall into the time in which the memory still comes.
 #[test]
 fn memory_that_is_not_all_there_yet_is_what_it_was() {
-    let trial = Trial { every: "10ms", kills: kills(20), within: 20, options: &[] };
+    let trial = Trial::new("10ms", kills(20), 20);
     goes_on_in("memory", &(8 * trial.kills).to_string(), &trial);
 }
 
@@ -39,9 +48,72 @@ fn memory_that_is_not_all_there_yet_is_what_it_was() {
 fn files_that_are_mapped_after_a_comeback_are_the_files() {
     const FILE: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
     if is_there(FILE) {
-        let trial = Trial { every: "10ms", kills: kills(12), within: 60, options: &[] };
+        let trial = Trial::new("10ms", kills(12), 60);
         let (program, rounds) = (guest("guest-resume"), (25 * trial.kills).to_string());
         goes_on(&[program.to_str().unwrap(), "mapped", &rounds, FILE], &trial);
+    }
+}
+
+/// As [`goes_on`] for a program that changes the files in its directory [`GRANTED`], which `prepare` fills: that is one
+/// of its own natively, and an overlay in the guest.
+fn goes_on_with_files(prepare: impl Fn(&Path), program: &[&str], trial: &Trial<'_>) {
+    let made = |parent: &Path| {
+        fs::create_dir(parent.join(GRANTED)).unwrap();
+        prepare(&parent.join(GRANTED));
+    };
+    let natively = tempfile::tempdir_in("/var/tmp").unwrap();
+    made(natively.path());
+    let mut command = Command::new(program[0]);
+    let native = Printed::from(run(command.args(&program[1..]).current_dir(&natively), b"").unwrap());
+    assert_eq!(native.status, Some(0), "{native:?}");
+    for _ in 0..ATTEMPTS {
+        let place = Place::new();
+        made(place.path());
+        if 0 < goes_on_at(&place, &native, program, trial) {
+            return;
+        }
+    }
+    panic!("{program:?} ended before it was killed, always");
+}
+
+/// A file that was there, one that wasn't, and one in memory that has no name any more.
+#[test]
+fn mappings_of_files_show_what_is_written_to_them() {
+    let program = guest("guest-resume");
+    let prepare = |directory: &Path| fs::write(directory.join("there"), vec![0; 20 * 4096]).unwrap();
+    let trial = Trial { options: &OVERLAY, ..Trial::new("15ms", kills(10), 80) };
+    let private = format!("/tmp/cairn-coherent-{}", std::process::id());
+    goes_on_with_files(
+        prepare,
+        &[program.to_str().unwrap(), "coherent", "300", "granted/there", "granted/new", &private],
+        &trial,
+    );
+}
+
+/// Reads by a mapping of the database, and a write-ahead log, whose index is a mapping that is written to.
+#[test]
+fn sqlite_goes_on_with_a_mapped_database() {
+    if !is_there("/usr/bin/sqlite3") {
+        return;
+    }
+    for mode in ["delete", "wal"] {
+        let work: String = (0..120)
+            .map(|round| {
+                format!(
+                    "UPDATE t SET b = hex(a * {round}) WHERE a % 97 = {round} % 97;\
+                     INSERT INTO t SELECT a + 100000 * {round} + 20000, b FROM t WHERE a % 1009 = {round};\
+                     SELECT count(*), sum(length(b)), max(b) FROM t;"
+                )
+            })
+            .collect();
+        let statements = format!(
+            "PRAGMA mmap_size = 268435456; PRAGMA journal_mode = {mode};\
+             CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT);\
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) \
+             INSERT INTO t SELECT i, hex(i * 7919) FROM n;{work}PRAGMA integrity_check;"
+        );
+        let trial = Trial { options: &OVERLAY, ..Trial::new("60ms", kills(6), 250) };
+        goes_on_with_files(|_| (), &["/usr/bin/sqlite3", "granted/base", &statements], &trial);
     }
 }
 
@@ -53,10 +125,7 @@ fn python_computes_on() {
     let program = "import hashlib\nh = b'seed'; kept = []\nfor i in range(1500000):\n h = hashlib.sha256(h).digest()\n \
                    if i % 1000 == 0: kept.append(h.hex())\n if i % 50000 == 0: print(i, h.hex(), flush=True)\n\
                    print(len(kept), hash(tuple(len(k) for k in kept)), h.hex())\n";
-    goes_on(
-        &["/usr/bin/python3", "-S", "-c", program],
-        &Trial { every: "100ms", kills: kills(6), within: 300, options: &[] },
-    );
+    goes_on(&["/usr/bin/python3", "-S", "-c", program], &Trial::new("100ms", kills(6), 300));
 }
 
 #[test]
@@ -65,10 +134,7 @@ fn programs_that_replace_each_other_go_on() {
     let program = "$| = 1; my ($n, $code) = @ARGV; print \"$n\\n\"; select(undef, undef, undef, 0.01); \
                    exec '/usr/bin/perl', '-e', $code, $n - 1, $code if $n";
     if is_there(PERL) {
-        goes_on(
-            &[PERL, "-e", program, "60", program],
-            &Trial { every: "20ms", kills: 8, within: 100, options: &[] },
-        );
+        goes_on(&[PERL, "-e", program, "60", program], &Trial::new("20ms", 8, 100));
     }
 }
 
@@ -84,10 +150,7 @@ fn sqlite_goes_on_in_memory() {
         SELECT count(*), sum(length(b)), max(b) FROM t;\
         SELECT sum(x.a * y.a) FROM t x JOIN t y ON y.b = x.b WHERE x.a % 3 = 0;\
         SELECT b FROM t WHERE a % 20011 = 0 ORDER BY b;";
-    goes_on(
-        &["/usr/bin/sqlite3", ":memory:", statements],
-        &Trial { every: "100ms", kills: kills(5), within: 300, options: &[] },
-    );
+    goes_on(&["/usr/bin/sqlite3", ":memory:", statements], &Trial::new("100ms", kills(5), 300));
 }
 
 #[test]

@@ -284,6 +284,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod fork_point;
 pub mod hint;
 pub mod ids;
 pub mod pci;

@@ -203,6 +203,22 @@ pub enum Error {
     /// The session has a checkpoint already.
     #[error("recover() comes before the first checkpoint of a session")]
     RecoverLate,
+    /// Nobody takes checkpoints of the whole program.
+    #[error(
+        "nobody takes checkpoints of this whole program: start it with cairn run --store DIR --every never (or a \
+         time); outside of cairn run, and in a Linux guest, there are none"
+    )]
+    NoWholeCheckpoints {
+        /// What the system said to opening [`cairn_abi::fork_point::PATH`].
+        #[source]
+        source: io::Error,
+    },
+    /// The checkpoint of the whole program that was asked for isn't there. Those before stand.
+    #[error("there is no checkpoint of the program: {reason}")]
+    NotTaken {
+        /// What the host says.
+        reason: String,
+    },
     /// The session was made before a fork, and this is the child.
     #[error(
         "this session belongs to the process that opened it, and this is a child of it: open a session of its own"

@@ -62,6 +62,12 @@
 //! [`Session::checkpoint_durable_async`] lets the program run on while the disk is at work. One session of a
 //! guest at a time can have the store.
 //!
+//! # The whole program
+//!
+//! A session has what the program registers. [`fork_point`] has everything: it takes a checkpoint of the whole
+//! program, which `cairn restore` brings back in another process, and tells on which side of it the program goes on.
+//! It needs no session.
+//!
 //! # Engines
 //!
 //! [`Session::open`] takes the hypervisor's checkpoint device when the machine has one, else
@@ -109,6 +115,7 @@ pub mod contract;
 mod element;
 mod engines;
 mod error;
+mod fork_point;
 mod hints;
 mod kind;
 mod memory;
@@ -122,6 +129,7 @@ pub use cairn_abi::reply::{CheckpointFigures, SessionFigures, StoreFigures};
 pub use cairn_abi::{CheckpointId, Level};
 pub use element::Element;
 pub use error::{Error, Stored};
+pub use fork_point::{ForkPoint, fork_point};
 pub use hints::RegionMode;
 pub use kind::{ENGINE_VARIABLE, EngineKind, UnknownEngine};
 pub use options::{DEFAULT_HISTORY, MAX_HISTORY, Options};

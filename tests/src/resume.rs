@@ -11,7 +11,7 @@ use crate::random::Random;
 use crate::{Printed, built, cairn_run, run};
 
 /// How often a program is begun to be killed at least once.
-const ATTEMPTS: u32 = 10;
+pub const ATTEMPTS: u32 = 10;
 /// What `cairn -v` says of each checkpoint.
 const TAKEN: &str = "a checkpoint of the program";
 
@@ -121,6 +121,14 @@ pub struct Trial<'a> {
     pub options: &'a [&'a str],
 }
 
+impl Trial<'_> {
+    /// Without further options.
+    #[must_use]
+    pub const fn new(every: &str, kills: u32, within: u64) -> Trial<'_> {
+        Trial { every, kills, within, options: &[] }
+    }
+}
+
 /// Runs a program under `--every`, kills it at random moments, and brings it back each time. What it printed, how it
 /// ended, and how often it was killed.
 ///
@@ -156,16 +164,19 @@ pub fn goes_on(program: &[&str], trial: &Trial<'_>) {
     assert_eq!(native.status, Some(0), "{native:?}");
     // Where the machine is busy with others, a program may have ended before its first checkpoint is told.
     for _ in 0..ATTEMPTS {
-        if 0 < goes_on_as(&native, program, trial) {
+        if 0 < goes_on_at(&Place::new(), &native, program, trial) {
             return;
         }
     }
     panic!("{program:?} ended before it was killed, always");
 }
 
-/// One attempt; how often it was killed.
-fn goes_on_as(native: &Printed, program: &[&str], trial: &Trial<'_>) -> u32 {
-    let (printed, killed) = kill_and_restore(&Place::new(), trial, program);
+/// One attempt, beside what was printed natively; how often it was killed.
+///
+/// # Panics
+/// When it doesn't print the same.
+pub fn goes_on_at(place: &Place, native: &Printed, program: &[&str], trial: &Trial<'_>) -> u32 {
+    let (printed, killed) = kill_and_restore(place, trial, program);
     let told = String::from_utf8_lossy(&printed.err).into_owned();
     let same = printed.status == Some(0) && printed.out == native.out;
     assert!(same, "{program:?}, killed {killed} times: {}\n{told}", native.difference(&printed));

@@ -1,6 +1,7 @@
 //! A program that is killed and brought back while it runs, and must not notice: each mode prints lines that depend on
 //! all that it has done, and ends with 1 when something isn't as it left it.
 
+mod coherent;
 mod mapped;
 mod tree;
 
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Some("memory") => memory(rounds),
         Some("time") => time(rounds),
         Some("mapped") => mapped::run(rounds),
+        Some("coherent") => coherent::run(rounds),
         Some("tree") => tree::run(rounds),
         _ => false,
     };

@@ -199,6 +199,7 @@ impl Image {
         let source = FileSource {
             path: self.path.as_str().into(),
             offset: load.file_start - (load.data_start - load.start),
+            own: None,
         };
         if start < file_end {
             // The tail of the last page is written below, so it must be writable until then.

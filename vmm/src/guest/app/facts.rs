@@ -127,7 +127,7 @@ impl ProcessFacts for Facts<'_> {
                 Content::Stack => (false, 0, "[stack]"),
                 Content::Vdso => (false, 0, "[vdso]"),
                 Content::Device { .. } => (true, 0, "[device]"),
-                Content::File { path, delta, bytes } => {
+                Content::File { path, delta, bytes, .. } => {
                     (*bytes == FileBytes::Shared, delta.wrapping_add(range.start), &**path)
                 }
             };

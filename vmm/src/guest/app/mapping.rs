@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use crate::guest::app::files::OpenFile;
 use crate::kvm::slots::SlotError;
 use crate::memory::rights::Rights;
 
@@ -60,6 +61,19 @@ pub enum Place {
     Anywhere(u64),
 }
 
+impl Place {
+    /// Bytes of what goes there.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Exactly(range) | Self::IfFree(range) | Self::Near(range) => {
+                range.end.saturating_sub(range.start)
+            }
+            Self::Anywhere(len) => *len,
+        }
+    }
+}
+
 /// Which file a mapping shows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FileSource {
@@ -67,7 +81,22 @@ pub struct FileSource {
     pub path: Arc<str>,
     /// The offset of the mapping's first byte, a whole number of pages.
     pub offset: u64,
+    /// The program's own file that it is, if so.
+    pub own: Option<OwnFile>,
 }
+
+/// A file that belongs to the program and may be changed by it, held open by a mapping as Linux does.
+#[derive(Clone, Debug)]
+pub struct OwnFile(pub Arc<OpenFile>);
+
+/// The same open file.
+impl PartialEq for OwnFile {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for OwnFile {}
 
 /// Whose the bytes of a file's mapping are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,6 +128,8 @@ pub enum Content {
         delta: u64,
         /// Whose its bytes are.
         bytes: FileBytes,
+        /// The program's own file that it is, if so.
+        own: Option<OwnFile>,
     },
     /// Anonymous memory of MAP_SHARED. With one process it differs from private memory only in name.
     Shared,
@@ -125,6 +156,15 @@ impl Mapping {
         let mut mapping = Self { rights, content, charged: false };
         mapping.charged = mapping.is_private() && rights.write;
         mapping
+    }
+
+    /// The program's own file, if its bytes are those at any time (MAP_SHARED): a checkpoint has them with the file.
+    #[must_use]
+    pub fn shows(&self) -> Option<&OwnFile> {
+        match &self.content {
+            Content::File { bytes: FileBytes::Shared, own, .. } => own.as_ref(),
+            _ => None,
+        }
     }
 
     pub(super) fn is_memory(&self) -> bool {

@@ -8,6 +8,7 @@ mod arriving;
 mod devices;
 mod frozen;
 mod moves;
+mod own_files;
 
 pub use arriving::{Arrival, Arriving};
 pub use frozen::UnfreezableError;
@@ -176,7 +177,8 @@ impl AddressSpace {
         let range = self.place(place, PAGE)?;
         let delta = source.offset.wrapping_sub(range.start);
         let bytes = if shared { FileBytes::Shared } else { FileBytes::Private };
-        let mapping = Mapping::new(rights, Content::File { path: source.path, delta, bytes });
+        let mapping =
+            Mapping::new(rights, Content::File { path: source.path, delta, bytes, own: source.own });
         let offset = i64::try_from(source.offset).map_err(|_| SpaceError::Range)?;
         self.admit(&range, &mapping)?;
         self.release(&range)?;
@@ -296,13 +298,8 @@ impl AddressSpace {
         rights: Rights,
         content: Content,
     ) -> Result<Range<u64>, SpaceError> {
-        let len = match &place {
-            Place::Exactly(range) | Place::IfFree(range) | Place::Near(range) => {
-                range.end.saturating_sub(range.start)
-            }
-            Place::Anywhere(len) => *len,
-        };
-        let range = self.place(place, align_for(len))?;
+        let align = align_for(place.length());
+        let range = self.place(place, align)?;
         let mapping = Mapping::new(rights, content);
         self.admit(&range, &mapping)?;
         self.release(&range)?;

@@ -14,7 +14,7 @@ use crate::devices::bus::Bus;
 use crate::devices::checkpoint::device::IDENTITY;
 use crate::devices::checkpoint::{AddressSpace as SpaceId, CheckpointDevice, Limits};
 use crate::guest::app::cpu::Cpu;
-use crate::guest::app::files::{Descriptors, Files, Layout, SharedPci, resume};
+use crate::guest::app::files::{Descriptors, Files, Layout, SharedPci, WholeCheckpoints, resume};
 use crate::guest::app::process::Process;
 use crate::kvm::system::System;
 use crate::machine::bare::Bare;
@@ -24,7 +24,7 @@ use crate::machine::poll_policy::PollPolicy;
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::tracking::{TrackerMode, Tracking};
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegions, UnitRegisters};
-use crate::machine::whole::{Comeback, stdout};
+use crate::machine::whole::{self, Comeback, stdout};
 use crate::machine::{copier, helpers, poller, random, storing};
 use crate::store::{Owner, SAVER_PATIENCE, Saver, Sink};
 use crate::virtio::PciFunction;
@@ -76,8 +76,10 @@ impl Machine {
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         space.set_region_owner(Box::new(UnitRegions(Arc::clone(&unit))));
+        let orders = config.whole.as_ref().map(|_| whole::orders());
+        let asker = orders.as_ref().map(|(asker, _)| asker.clone());
         let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(&unit))));
-        let files = files(config, vec![function])?;
+        let files = files(config, vec![function], whole::for_program(asker, comeback.is_some()))?;
         let process = match comeback {
             Some(comeback) => comeback.process(space, files, &mut cpu)?,
             None => {
@@ -87,7 +89,7 @@ impl Machine {
         };
         let policy = PollPolicy::new(config.poll, poller::has_spare_core());
         let calls = SharedCalls::new(process, cpu.call_page(), policy, Arc::clone(&unit));
-        Ok(Self { slots, cpu, calls: Arc::new(calls), unit, bus, freezer, store, bringer })
+        Ok(Self { slots, cpu, calls: Arc::new(calls), unit, bus, freezer, store, bringer, orders })
     }
 }
 
@@ -101,12 +103,16 @@ fn open_store(config: &AppConfig, comeback: Option<&Comeback>) -> Result<Option<
     Ok(store)
 }
 
-/// The program's view of files, with these PCI functions in its sysfs. What an earlier run left undone in its
-/// directories is done first.
+/// The program's view of files, with these PCI functions in its sysfs, and who takes checkpoints of it when it asks.
+/// What an earlier run left undone in its directories is done first.
 ///
 /// # Errors
 /// [`RunError`].
-pub(super) fn files(config: &AppConfig, functions: Vec<SharedPci>) -> Result<Files, RunError> {
+pub(super) fn files(
+    config: &AppConfig,
+    functions: Vec<SharedPci>,
+    checkpoints: Option<Arc<dyn WholeCheckpoints>>,
+) -> Result<Files, RunError> {
     raise_descriptor_limit();
     if let Some(overlay) = &config.overlay {
         for grant in config.grants.iter().filter(|grant| grant.writable) {
@@ -124,6 +130,7 @@ pub(super) fn files(config: &AppConfig, functions: Vec<SharedPci>) -> Result<Fil
         private_bytes: config.memory / PRIVATE_FILES,
         functions,
         overlay: config.overlay.is_some(),
+        checkpoints,
     };
     let (view, directory) = layout.build()?;
     let mut files = Files::new(view, Descriptors::standard(), &directory)

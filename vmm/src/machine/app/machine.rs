@@ -43,6 +43,8 @@ pub(super) struct Machine {
     /// Brings the memory of a program that was brought back.
     pub(super) bringer: Option<Bringer>,
     pub(super) store: Option<Arc<Sink>>,
+    /// Where whoever wants checkpoints of the whole asks for them.
+    pub(super) orders: Option<(whole::Asker, whole::Orders)>,
 }
 
 impl Machine {
@@ -56,10 +58,10 @@ impl Machine {
         parent: Parent,
         started: impl FnOnce(),
     ) -> Result<Way, RunError> {
-        let Self { slots, cpu, calls, unit, bus, freezer, bringer: _bringer, store } = self;
+        let Self { slots, cpu, calls, unit, bus, freezer, bringer: _bringer, store, orders } = self;
         let config = lives.config;
-        let whole = match (&config.whole, &store) {
-            (Some(wanted), Some(sink)) => {
+        let whole = match (&config.whole, &store, orders) {
+            (Some(wanted), Some(sink), Some(orders)) => {
                 let door = Arc::new(Door::new(&cpu)?);
                 let parts = whole::Parts {
                     config: SavedConfig::new(config, wanted),
@@ -68,6 +70,7 @@ impl Machine {
                     door: Arc::clone(&door),
                     calls: Arc::clone(&calls),
                     slots,
+                    orders,
                     parent: parent.id,
                     signer: parent.signer,
                     figures: Arc::clone(&lives.figures),

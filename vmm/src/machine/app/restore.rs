@@ -119,7 +119,7 @@ impl Trusted {
         let Self { comeback, config } = self;
         let Some(Overlay { records, .. }) = &config.overlay else { return Ok(None) };
         let _alone = comeback.lock()?;
-        let mut files = build::files(&config, Vec::new())?;
+        let mut files = build::files(&config, Vec::new(), None)?;
         comeback.files(&mut files)?;
         Ok(Some(files.publish(records)?))
     }

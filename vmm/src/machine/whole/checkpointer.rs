@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use cairn_abi::CheckpointId;
 use cairn_store::{Batch, Level};
+use nix::errno::Errno;
 
 use super::comeback::Comeback;
 use super::door::{Door, Gone};
@@ -16,8 +17,9 @@ use super::files::TakenFiles;
 use super::pages::Pages;
 use super::saved::{self, SavedConfig, SavedError};
 use super::take::{Source, TakeError, Taken, Untaken};
-use crate::store::Sink;
+use crate::guest::app::files::Request;
 use crate::store::signature::{SignError, Signer, Staged};
+use crate::store::{Sink, SinkError};
 
 /// Between two looks at whether a checkpoint is committed; being told of it ends the wait.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -91,7 +93,18 @@ pub(super) enum Failed {
     Sign(#[from] SignError),
     /// It couldn't be written, as the log says.
     #[error("the store failed")]
-    Store,
+    Store(#[source] Option<Errno>),
+}
+
+impl Failed {
+    /// The store's refusal.
+    fn store(error: SinkError) -> Self {
+        let number = match error {
+            SinkError::Failed(number) => i32::try_from(number).unwrap_or(0),
+            SinkError::NoCheckpoint => 0,
+        };
+        Self::Store((number != 0).then(|| Errno::from_raw(number)))
+    }
 }
 
 impl From<Gone> for Failed {
@@ -102,13 +115,35 @@ impl From<Gone> for Failed {
 
 /// What the thread is told.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(crate) enum Order {
     /// To take a checkpoint now.
-    Take(Sender<Result<CheckpointId, Refused>>),
+    Take(Wanted),
     /// To end the program's run here, as it goes on from a checkpoint.
     GoBack(Arc<Comeback>, Sender<Result<CheckpointId, Refused>>),
     /// To end.
     Stop,
+}
+
+/// Who wants a checkpoint.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// A thread of the monitor.
+    Monitor(Sender<Result<CheckpointId, Refused>>),
+    /// The program itself.
+    Program(Request),
+}
+
+impl Wanted {
+    fn answer(self, outcome: Result<CheckpointId, Refused>) {
+        match self {
+            // Whoever asked may have gone.
+            Self::Monitor(tell) => drop(tell.send(outcome)),
+            Self::Program(request) => match outcome {
+                Ok(id) => request.answer(Ok(id)),
+                Err(Refused(text)) => request.answer(Err(&text)),
+            },
+        }
+    }
 }
 
 /// Why there is no checkpoint, as a text.
@@ -120,8 +155,11 @@ pub(crate) struct Refused(String);
 #[derive(Clone, Debug)]
 pub(crate) struct Asker(Sender<Order>);
 
+/// Where the thread is told.
+pub(crate) type Orders = Receiver<Order>;
+
 /// The two ends of what the thread is told.
-pub(super) fn orders() -> (Asker, Receiver<Order>) {
+pub(crate) fn orders() -> (Asker, Orders) {
     let (sender, receiver) = mpsc::channel();
     (Asker(sender), receiver)
 }
@@ -140,9 +178,14 @@ impl Asker {
     /// the program has ended.
     pub(crate) fn begin(&self) -> Receiver<Result<CheckpointId, Refused>> {
         let (tell, told) = mpsc::channel();
-        // With a thread that has ended, the other end of the answer goes too.
-        let _ = self.0.send(Order::Take(tell));
+        self.order(Wanted::Monitor(tell));
         told
+    }
+
+    /// Has a checkpoint taken for somebody.
+    pub(super) fn order(&self, wanted: Wanted) {
+        // With a thread that has ended, who wants it goes too, and so learns it.
+        let _ = self.0.send(Order::Take(wanted));
     }
 
     /// Ends the program's run here, as it goes on from `comeback`, and answers what that is in the store: the
@@ -183,7 +226,7 @@ pub(super) struct Checkpointer {
 
 impl Checkpointer {
     /// Checkpoints until the program has ended or [`Asker::stop`] is called.
-    pub(super) fn run(mut self, orders: &Receiver<Order>) {
+    pub(super) fn run(mut self, orders: &Orders) {
         let every = self.config.every();
         // From the beginning of one to that of the next; what was missed isn't made up for.
         let after = || every.map(|every| Instant::now() + every);
@@ -193,9 +236,9 @@ impl Checkpointer {
                 Some(next) => orders.recv_timeout(next.saturating_duration_since(Instant::now())),
                 None => orders.recv().map_err(RecvTimeoutError::from),
             };
-            let answer = match order {
+            let wanted = match order {
                 Err(RecvTimeoutError::Timeout) => None,
-                Ok(Order::Take(answer)) => Some(answer),
+                Ok(Order::Take(wanted)) => Some(wanted),
                 Ok(Order::GoBack(comeback, answer)) => {
                     let left = self.go_back(&comeback);
                     let has_left = matches!(left, Ok(_) | Err(Failed::Gone));
@@ -215,9 +258,8 @@ impl Checkpointer {
                 Err(Failed::Gone) => {}
                 Err(failed) => self.tell(failed),
             }
-            if let Some(answer) = answer {
-                // Whoever asked may have gone.
-                let _ = answer.send(taken.map_err(|failed| Refused(chain(&failed))));
+            if let Some(wanted) = wanted {
+                wanted.answer(taken.map_err(|failed| Refused(chain(&failed))));
             }
             if gone {
                 return;
@@ -299,7 +341,7 @@ impl Checkpointer {
 
     /// Begins to follow the memory, and copies all of it while the program runs.
     fn take_all(&self, pages: &mut Pages) -> Result<(), Failed> {
-        let mapped = self.source.begin()?;
+        let mapped = self.source.begin(&self.door)?;
         let tracker = &self.source.tracker;
         let all = tracker.all(&mapped);
         pages.take(tracker.memory(), tracker.pagemap(), &all.content);
@@ -340,7 +382,9 @@ impl Checkpointer {
     }
 
     fn next_id(&self) -> CheckpointId {
-        CheckpointId(self.sink.newest().map_or(0, |id| id.0) + 1)
+        // One that failed is never used again: the sink would say of the new one that it failed.
+        let failed = self.sink.figures().failed;
+        CheckpointId(self.sink.newest().map_or(0, |id| id.0).max(failed) + 1)
     }
 
     /// Has a checkpoint committed, and answers how many bytes the store has got.
@@ -387,8 +431,8 @@ fn commit(sink: &Sink, batch: Batch, level: Level) -> Result<u64, Failed> {
     let id = batch.id();
     let before = sink.figures().bytes_written;
     // Nobody else has the store, so that nothing has failed since.
-    sink.submit(batch, level, sink.base()).map_err(|_| Failed::Store)?;
-    while sink.level_of(id, Some(level), PATIENCE).map_err(|_| Failed::Store)? < Some(level) {}
+    sink.submit(batch, level, sink.base()).map_err(|_| Failed::Store(None))?;
+    while sink.level_of(id, Some(level), PATIENCE).map_err(Failed::store)? < Some(level) {}
     Ok(sink.figures().bytes_written - before)
 }
 

@@ -188,7 +188,9 @@ impl Comeback {
         let [fs, gs] = self.saved.cpu.bases;
         let mut process = Process::thaw(space, files, clock, Segments { fs, gs }, &self.saved.process);
         let (files, facts) = process.files_and_facts();
-        files.restore(&facts, self.saved.files.clone(), &StoredFiles(&self.snapshot))?;
+        let pages = StoredFiles(&self.snapshot);
+        let mapped = files.restore(&facts, self.saved.files.clone(), &pages, self.id)?;
+        process.space.show_own_files(&self.saved.process.space, &mapped)?;
         Ok(process)
     }
 }

@@ -12,6 +12,7 @@ mod door;
 mod files;
 pub(crate) mod output;
 mod pages;
+mod program;
 mod saved;
 pub(crate) mod stdout;
 mod take;
@@ -28,9 +29,10 @@ use cairn_store::Level;
 
 pub(crate) use arrival::Bringer;
 pub use checkpointer::Figures;
-pub(crate) use checkpointer::{Asker, chain};
+pub(crate) use checkpointer::{Asker, Orders, chain, orders};
 pub(crate) use comeback::Comeback;
 pub(crate) use door::Door;
+pub(crate) use program::for_program;
 pub use saved::{SavedConfig, SavedError};
 pub use stdout::StdoutError;
 pub use trust::{Consent, Rights, Untrusted};
@@ -70,6 +72,8 @@ pub(crate) struct Parts {
     pub(crate) door: Arc<Door>,
     pub(crate) calls: Arc<SharedCalls>,
     pub(crate) slots: Arc<Mutex<SlotMap>>,
+    /// What whoever wants a checkpoint tells the thread.
+    pub(crate) orders: (Asker, Orders),
     /// The checkpoint that the program was brought back from.
     pub(crate) parent: Option<CheckpointId>,
     /// Signs its checkpoints.
@@ -88,7 +92,8 @@ impl Whole {
     /// [`RunError::Host`].
     pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
         let has_stdout = parts.config.has_stdout();
-        let Parts { config, sink, level, door, calls, slots, parent, signer, figures } = parts;
+        let Parts { config, sink, level, door, calls, slots, orders, parent, signer, figures } = parts;
+        let (asker, orders) = orders;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
         if !sink.claim(OWNER) {
             return Err(host("the store")(io::Error::other("somebody else has it")));
@@ -113,7 +118,6 @@ impl Whole {
             files_lost: false,
             told: String::new(),
         };
-        let (asker, orders) = checkpointer::orders();
         let thread = thread::Builder::new().name("checkpointer".to_owned());
         let checkpoint = move || match sandbox::confine() {
             Ok(()) => checkpointer.run(&orders),

@@ -7,6 +7,8 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use rangemap::RangeMap;
 
+use super::checkpointer::Failed;
+use super::door::{Door, Gone};
 use super::files::TakenFiles;
 use super::pages::Pages;
 use super::tracker::{Backing, Changes, Tracker};
@@ -68,18 +70,29 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Follows all memory from now on; answers what is mapped. The program may run.
+    /// Follows all memory from now on; answers what is mapped. The program runs, but for moments.
     ///
     /// # Errors
-    /// [`TakeError::Log`].
-    pub(super) fn begin(&self) -> Result<RangeMap<u64, Backing>, TakeError> {
+    /// [`Failed::Gone`], and what [`TakeError`] says of the memory.
+    pub(super) fn begin(self: &Arc<Self>, door: &Door) -> Result<RangeMap<u64, Backing>, Failed> {
         // What isn't there yet would be taken for zeros.
-        if let Some(arriving) = self.calls.with(|process| process.space.arriving()) {
+        if let Some(arriving) = self.ask(door, AddressSpace::arriving)? {
             arriving.hasten(&(0..WINDOW_SIZE)).map_err(TakeError::Arrival)?;
         }
-        self.tracker.begin()?;
+        self.tracker.begin().map_err(TakeError::from)?;
         // What is mapped from now on counts as changed.
-        Ok(self.calls.with(|process| backing(&process.space)))
+        Ok(self.ask(door, backing)?)
+    }
+
+    /// What the address space says. At the door, because a call that waits has the process for as long.
+    fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        door: &Door,
+        question: impl FnOnce(&AddressSpace) -> T + Send + 'static,
+    ) -> Result<T, Gone> {
+        let source = Arc::clone(self);
+        let (answer, _) = door.at_stop(move |_| source.calls.with(|process| question(&process.space)))?;
+        Ok(answer)
     }
 
     /// Takes what changed, in addition to `pages`, which were taken before.
@@ -97,7 +110,9 @@ impl Source {
             if self.tracker.has_regions() {
                 return Err(FreezeError::from(UnfreezableError::Device).into());
             }
-            let image = process.files.image(&mut files)?;
+            let failed = |source| ImageError::Host { what: "what changed of a file".to_owned(), source };
+            process.space.mark_changed_files().map_err(failed)?;
+            let image = process.files.image(&process.space.own_files(), &mut files)?;
             let stdout = if self.has_stdout { Some(position()?) } else { None };
             let pending = process.space.arriving().map(|arriving| arriving.pending()).unwrap_or_default();
             let changes = self.tracker.changes(&backing(&process.space), &pending)?;
@@ -125,6 +140,7 @@ fn backing(space: &AddressSpace) -> RangeMap<u64, Backing> {
     let of = |(range, mapping): (&Range<u64>, &crate::guest::app::mapping::Mapping)| {
         let backing = match mapping.content {
             Content::Device { .. } => return None,
+            _ if mapping.shows().is_some() => Backing::Shown,
             Content::File { bytes: FileBytes::Private | FileBytes::Shared, .. } => Backing::File,
             _ => Backing::Memory,
         };

@@ -20,6 +20,8 @@ pub(crate) enum Backing {
     Memory,
     /// A file: a page that doesn't exist is the file's.
     File,
+    /// A file that checkpoints have by itself.
+    Shown,
 }
 
 /// What changed, as ranges of page numbers in order.
@@ -29,6 +31,8 @@ pub(crate) struct Changes {
     pub(crate) content: Vec<Range<u64>>,
     /// Pages that are zeros, or not mapped any more.
     pub(crate) zeros: Vec<Range<u64>>,
+    /// Pages that somebody else takes.
+    pub(crate) shown: Vec<Range<u64>>,
     /// Pages that count as written in a log that has just begun, and were never touched: [`Tracker::settle`].
     pub(crate) untouched: Vec<Range<u64>>,
 }
@@ -114,7 +118,7 @@ impl Tracker {
             self.sort(&marked, mappings, &mut changes);
             // Only what is taken now: the others were never touched, and clearing costs for each page.
             log.fill(0);
-            for run in written.content.iter().chain(&changes.content) {
+            for run in written.content.iter().chain(&written.shown).chain(&changes.content) {
                 set_bits(&mut log, first, run);
             }
             clear(&slots, &span, &log)?;
@@ -187,8 +191,10 @@ impl Tracker {
 
     /// Sorts pages of one mapping into those with content and those that were never touched.
     fn sort_piece(&self, piece: &Range<u64>, backing: Backing, changes: &mut Changes) {
-        if backing == Backing::File {
-            return changes.content.push(piece.clone());
+        match backing {
+            Backing::File => return changes.content.push(piece.clone()),
+            Backing::Shown => return changes.shown.push(piece.clone()),
+            Backing::Memory => {}
         }
         let mut at = piece.start;
         let mut runs = Vec::new();

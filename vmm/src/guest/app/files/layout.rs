@@ -17,7 +17,7 @@ use super::{
     memory::{Budget, MemoryTree},
     open::{Object, OpenFile},
     path::{GuestPath, parts},
-    synthetic::{DevSource, ProcSource, SharedPci, SyntheticTree, SysSource},
+    synthetic::{DevSource, ProcSource, SharedPci, SyntheticTree, SysSource, WholeCheckpoints},
     view::{At, End, FileView, Place},
 };
 
@@ -64,6 +64,8 @@ pub struct Layout {
     /// Whether writable grants are overlays: what the guest changes stays in memory, beside the private files,
     /// and the host's directories are as they were until it is published.
     pub overlay: bool,
+    /// Who takes the checkpoints that the program asks for by /dev/cairn, which isn't there without.
+    pub checkpoints: Option<Arc<dyn WholeCheckpoints>>,
 }
 
 /// Why a file tree can't be made.
@@ -121,7 +123,7 @@ impl Layout {
         }
 
         let at = |path: &str| GuestPath::from_clean(path.as_bytes());
-        let dev = SyntheticTree::new(DevSource, at("/dev"), device(), 0);
+        let dev = SyntheticTree::new(DevSource::new(self.checkpoints), at("/dev"), device(), 0);
         view.mount_at(&at("/dev"), Box::new(dev))?;
         let proc = SyntheticTree::new(ProcSource, at("/proc"), device(), 0);
         view.mount_at(&at("/proc"), Box::new(proc))?;

@@ -41,7 +41,7 @@ pub use operations::check_owner;
 pub use path::{GuestPath, NAME_MAX, PATH_MAX};
 pub use publish::{Conflict, PublishError, Published, resume};
 pub use status::{STAT_BYTES, STATX_BYTES, Status, Time};
-pub use synthetic::{Bar, PciIds, PciSysfs, SharedPci, random_uuid};
+pub use synthetic::{Bar, PciIds, PciSysfs, Request, SharedPci, WholeCheckpoints, random_uuid};
 pub use view::{At, FileView, MAX_LINKS};
 
 /// The mode creation mask that a guest starts with.

@@ -18,7 +18,7 @@ use super::{
     memory::MemoryHandle,
     path::GuestPath,
     status::Status,
-    synthetic::Bar,
+    synthetic::{Bar, ForkPoint},
 };
 
 /// An open file: what dup and a second descriptor share.
@@ -110,6 +110,11 @@ pub(super) trait SynthesizedFile: Debug + Send + Sync {
 
     /// Where the file ends, for `SEEK_END`.
     fn size(&self) -> u64;
+
+    /// The file as /dev/cairn, if that is what it is.
+    fn fork_point(&self) -> Option<&ForkPoint> {
+        None
+    }
 }
 
 impl OpenFile {
@@ -177,6 +182,16 @@ impl OpenFile {
             Object::Directory(handle) => handle.directory.host(),
             Object::Epoll(epoll) => Some(epoll.0.as_fd()),
             Object::Synthesized(_) | Object::PciBar(_) => None,
+        }
+    }
+
+    /// The host's descriptor that can be waited for instead of it, as poll does; none where nobody ever waits.
+    #[must_use]
+    pub fn pollable(&self) -> Option<BorrowedFd<'_>> {
+        match &self.object {
+            Object::Directory(_) => None,
+            Object::Synthesized(handle) => handle.fork_point().map(ForkPoint::answered),
+            _ => self.host(),
         }
     }
 
@@ -298,6 +313,10 @@ impl SynthesizedHandle {
             let count = self.file.write(offset, bytes)?;
             Ok((count, count))
         })
+    }
+
+    pub(super) fn fork_point(&self) -> Option<&ForkPoint> {
+        self.file.fork_point()
     }
 
     /// lseek.

@@ -49,4 +49,14 @@ pub enum FrozenContent {
         /// File offset minus address.
         delta: u64,
     },
+    /// A file of the program's own, mapped shared. Its bytes are with the file.
+    OwnFile {
+        /// The path in the guest.
+        path: String,
+        /// File offset minus address.
+        delta: u64,
+        /// Which one, of those that [`AddressSpace::own_files`](crate::guest::app::space::AddressSpace::own_files)
+        /// gave.
+        file: u32,
+    },
 }

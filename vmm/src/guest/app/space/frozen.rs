@@ -1,12 +1,14 @@
 //! The address space as values and back.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use nix::sys::mman::MmapAdvise;
 
 use super::{AddressSpace, MAX_MAPPINGS};
+use crate::guest::app::files::OpenFile;
 use crate::guest::app::image::{FrozenContent, FrozenMapping, FrozenSpace, ThawError};
-use crate::guest::app::mapping::{Content, FileBytes, Mapping, SpaceError};
+use crate::guest::app::mapping::{Content, FileBytes, Mapping, OwnFile, SpaceError};
 use crate::memory::layout::{LARGE_PAGE, PAGE, is_program};
 use crate::memory::rights::Rights;
 
@@ -34,7 +36,8 @@ impl AddressSpace {
     /// # Errors
     /// [`UnfreezableError`].
     pub fn freeze(&self) -> Result<FrozenSpace, UnfreezableError> {
-        let mappings = self.mappings.iter().map(|(range, mapping)| frozen(range, mapping));
+        let own = self.own_files();
+        let mappings = self.mappings.iter().map(|(range, mapping)| frozen(range, mapping, &own));
         Ok(FrozenSpace {
             mappings: mappings.collect::<Result<_, _>>()?,
             heap: [self.heap.start, self.heap.end],
@@ -42,7 +45,8 @@ impl AddressSpace {
         })
     }
 
-    /// Makes the mappings of `frozen` in an address space without any. They have no content yet.
+    /// Makes the mappings of `frozen` in an address space without any. They have no content yet, and those of the
+    /// program's own files wait for [`show_own_files`](Self::show_own_files).
     ///
     /// # Errors
     /// [`ThawError`]; the address space is of no use then.
@@ -75,12 +79,19 @@ impl AddressSpace {
             FrozenContent::Stack => Content::Stack,
             FrozenContent::Vdso => Content::Vdso,
             FrozenContent::Shared => Content::Shared,
-            FrozenContent::File { path, delta } => {
-                Content::File { path: path.as_str().into(), delta: *delta, bytes: FileBytes::Copied }
+            FrozenContent::File { path, delta } | FrozenContent::OwnFile { path, delta, .. } => {
+                Content::File {
+                    path: path.as_str().into(),
+                    delta: *delta,
+                    bytes: FileBytes::Copied,
+                    own: None,
+                }
             }
         };
         let mut mapping = Mapping::new(rights, content);
-        mapping.charged |= frozen.charged;
+        // What a file of the program's own will replace is only a place.
+        mapping.charged =
+            mapping.charged && !matches!(frozen.content, FrozenContent::OwnFile { .. }) || frozen.charged;
         self.admit(&range, &mapping)?;
         let window = self.memory.window();
         window.place_anonymous(range.clone(), rights.host()).map_err(SpaceError::Host)?;
@@ -92,7 +103,11 @@ impl AddressSpace {
     }
 }
 
-fn frozen(range: &Range<u64>, mapping: &Mapping) -> Result<FrozenMapping, UnfreezableError> {
+fn frozen(
+    range: &Range<u64>,
+    mapping: &Mapping,
+    own: &[Arc<OpenFile>],
+) -> Result<FrozenMapping, UnfreezableError> {
     let Rights { read, write, execute } = mapping.rights;
     let content = match &mapping.content {
         Content::Anonymous => FrozenContent::Anonymous,
@@ -100,6 +115,11 @@ fn frozen(range: &Range<u64>, mapping: &Mapping) -> Result<FrozenMapping, Unfree
         Content::Stack => FrozenContent::Stack,
         Content::Vdso => FrozenContent::Vdso,
         Content::Shared => FrozenContent::Shared,
+        Content::File { path, delta, bytes: FileBytes::Shared, own: Some(OwnFile(file)) } => {
+            let number = own.iter().position(|known| Arc::ptr_eq(known, file)).unwrap_or(usize::MAX);
+            let file = u32::try_from(number).unwrap_or(u32::MAX);
+            FrozenContent::OwnFile { path: path.to_string(), delta: *delta, file }
+        }
         Content::File { path, bytes: FileBytes::Shared, .. } if write => {
             return Err(UnfreezableError::SharedFile { path: path.to_string() });
         }

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::mman::MapFlags;
 
 use crate::guest::app::files::Object;
-use crate::guest::app::mapping::{FileSource, Place, SpaceError};
+use crate::guest::app::mapping::{FileSource, OwnFile, Place, SpaceError};
 use crate::guest::app::process::Process;
 use crate::guest::app::syscalls::{Answer, Arguments, int};
 use crate::memory::layout::{PAGE, WINDOW_SIZE, round_up};
@@ -46,22 +47,21 @@ fn map_file(process: &mut Process, place: Place, rights: Rights, shared: bool, f
         return Err(Errno::EINVAL);
     }
     let file = process.files.descriptors().get(int(fd))?;
+    let path = || String::from_utf8_lossy(file.path().as_bytes()).into();
+    let source = |own| FileSource { path: path(), offset, own };
     let range = match file.object() {
         Object::Host(fd) => {
-            let source = FileSource { path: String::from_utf8_lossy(file.path().as_bytes()).into(), offset };
+            let source = source(None);
             process.space.map_file(place, rights, shared, fd.as_fd(), source)
         }
         Object::Memory(handle) => {
-            let source = FileSource { path: String::from_utf8_lossy(file.path().as_bytes()).into(), offset };
-            let bytes = offset..offset.saturating_add(length(&place));
-            let space = &mut process.space;
-            // Linux mmap has no ENOSPC.
-            handle
-                .map(&bytes, shared, |fd| space.map_file(place, rights, shared, fd, source))
-                .map_err(|error| if error == Errno::ENOSPC { Errno::ENOMEM } else { error })?
+            // The mapping will hold the file open when its descriptors are closed.
+            handle.check_descriptors()?;
+            let source = source(Some(OwnFile(Arc::clone(&file))));
+            process.space.map_own_file(place, rights, shared, &file, source)
         }
         Object::PciBar(handle) if shared => {
-            let len = length(&place);
+            let len = place.length();
             let start = handle.bar.address.checked_add(offset).ok_or(Errno::EINVAL)?;
             let end = start.checked_add(len).ok_or(Errno::EINVAL)?;
             if handle.bar.address + round_up(handle.bar.size, PAGE).ok_or(Errno::EINVAL)? < end {
@@ -157,14 +157,6 @@ fn place(address: u64, len: u64, flags: MapFlags) -> Result<Place, Errno> {
         (false, false, 0) => Place::Anywhere(len),
         (false, false, _) => Place::Near(range),
     })
-}
-
-/// Bytes of what is to be mapped.
-fn length(place: &Place) -> u64 {
-    match place {
-        Place::Exactly(range) | Place::IfFree(range) | Place::Near(range) => range.end - range.start,
-        Place::Anywhere(len) => *len,
-    }
 }
 
 /// The pages of an address, which must be a page's, and a length, which is rounded up.

@@ -1,6 +1,5 @@
 //! Waiting for descriptors: poll, select, epoll.
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +65,7 @@ fn wait(process: &mut Process, polls: &mut [Poll], timeout: Option<Duration>) ->
     let mut ready = false;
     for (index, (poll, file)) in polls.iter_mut().zip(&files).enumerate() {
         poll.found = 0;
-        match file.as_deref().map(pollable) {
+        match file.as_deref().map(OpenFile::pollable) {
             Some(Some(fd)) => {
                 waiting.push(PollFd::new(fd, PollFlags::from_bits_retain(poll.events)));
                 indices.push(index);
@@ -177,7 +176,7 @@ pub(super) fn epoll_ctl(process: &mut Process, &[epoll, operation, number, event
     let table = process.files.descriptors();
     let (epoll, file) = (table.get(int(epoll))?, table.get(int(number))?);
     let Object::Epoll(epoll) = epoll.object() else { return Err(Errno::EINVAL) };
-    let fd = pollable(&file).ok_or(Errno::EPERM)?;
+    let fd = file.pollable().ok_or(Errno::EPERM)?;
     let read = || -> Result<EpollEvent, Errno> {
         let event: Event = process.memory().read(event)?;
         Ok(EpollEvent::new(EpollFlags::from_bits_retain(event.events.cast_signed()), event.data))
@@ -215,14 +214,6 @@ pub(super) fn epoll_wait(process: &mut Process, &[epoll, to, count, timeout, ..]
         .collect();
     process.memory().write(to, answer.as_slice())?;
     Ok(found as u64)
-}
-
-/// The host's descriptor of what the host can wait for.
-pub(super) fn pollable(file: &OpenFile) -> Option<BorrowedFd<'_>> {
-    match file.object() {
-        Object::Directory(_) => None,
-        _ => file.host(),
-    }
 }
 
 fn read_timeout(process: &Process, address: u64) -> Result<Option<Duration>, Errno> {

@@ -9,7 +9,6 @@ use syscalls::Sysno;
 
 use crate::guest::app::process::Process;
 use crate::guest::app::syscalls::files::read_spans;
-use crate::guest::app::syscalls::poll::pollable;
 use crate::guest::app::syscalls::{Arguments, int, time};
 
 /// Bytes that a pipe takes at once when it can be written to (Linux: PIPE_BUF).
@@ -155,7 +154,7 @@ fn is_ready(process: &Process, descriptor: u64, wanted: PollFlags, bytes: u64) -
     let Ok(file) = process.files.descriptors().get(int(descriptor)) else {
         return true;
     };
-    let Some(fd) = pollable(&file) else {
+    let Some(fd) = file.pollable() else {
         return true;
     };
     let mut polls = [PollFd::new(fd, wanted)];

@@ -13,6 +13,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
+use cairn_abi::CheckpointId;
 use nix::{errno::Errno, fcntl::OFlag};
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,8 @@ pub struct FilesImage {
     open: Vec<OpenImage>,
     /// The descriptors: index in `open` and `FD_CLOEXEC`.
     slots: Vec<Option<(u32, bool)>>,
+    /// Indices in `open` of the files that a mapping shows.
+    mapped: Vec<u32>,
     /// The trees, each with the place where it is mounted; the last one has files without names.
     trees: Vec<(Vec<u8>, TreeImage)>,
 }
@@ -170,12 +173,16 @@ impl OpenTable {
 impl Files {
     /// Puts everything into an image, and the bytes of files that belong to the guest into `pages`.
     ///
-    /// What can't come back, such as a pipe to another process, is marked in the image and named in the log.
+    /// The files `mapped` come back in this order, whether or not a descriptor has them. What can't come back, such as a pipe to another process, is marked in the image and named in the log.
     ///
     /// # Errors
     /// What `pages` says, and the host's refusals. The next image must then be complete: what this one took
     /// no longer counts as changed.
-    pub fn image(&mut self, pages: &mut dyn FilePages) -> Result<FilesImage, ImageError> {
+    pub fn image(
+        &mut self,
+        mapped: &[Arc<OpenFile>],
+        pages: &mut dyn FilePages,
+    ) -> Result<FilesImage, ImageError> {
         let mut table = OpenTable::default();
         let directory = table.number(&self.directory);
         let slots: Vec<Option<(u32, bool)>> = self
@@ -183,6 +190,7 @@ impl Files {
             .slots()
             .map(|slot| slot.map(|(file, close_on_exec)| (table.number(file), close_on_exec)))
             .collect();
+        let mapped = mapped.iter().map(|file| table.number(file)).collect();
         let memory: Vec<Arc<MemoryFile>> =
             table.files.iter().filter_map(|file| memory_of(file)).map(Arc::clone).collect();
         let mut trees = Vec::new();
@@ -194,10 +202,12 @@ impl Files {
         for path in open.iter().filter_map(OpenImage::lost) {
             self.tell_lost(path);
         }
-        Ok(FilesImage { umask: self.umask, limit: self.descriptors.limit(), directory, open, slots, trees })
+        let (umask, limit) = (self.umask, self.descriptors.limit());
+        Ok(FilesImage { umask, limit, directory, open, slots, mapped, trees })
     }
 
-    /// Takes everything back from an image, into files that were built from the same grants.
+    /// Takes everything back from an image, which is that of the checkpoint `from`, into files that were built from
+    /// the same grants. Answers the files that were mapped.
     ///
     /// # Errors
     /// [`ImageError`]; these files are of no use then.
@@ -206,9 +216,10 @@ impl Files {
         facts: &dyn ProcessFacts,
         image: FilesImage,
         pages: &dyn FilePagesSource,
-    ) -> Result<(), ImageError> {
+        from: CheckpointId,
+    ) -> Result<Vec<Option<Arc<OpenFile>>>, ImageError> {
         let files = self.trees(image.trees, pages)?;
-        let restored = objects::restore(self, facts, &image.open, &files)?;
+        let restored = objects::restore(self, facts, &image.open, &files, from)?;
         let file = |number: u32| {
             let index = usize::try_from(number).unwrap_or(usize::MAX);
             restored.get(index).ok_or(ImageError::Invalid("a descriptor of no file"))
@@ -230,7 +241,7 @@ impl Files {
             _ => tracing::warn!("the program's working directory was removed; it has / instead"),
         }
         self.umask = image.umask & 0o777;
-        Ok(())
+        image.mapped.iter().map(|number| Ok(file(*number)?.clone())).collect()
     }
 
     /// As [`restore`](Self::restore), but for what is open: that is of no interest where no program goes on.

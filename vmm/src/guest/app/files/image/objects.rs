@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cairn_abi::CheckpointId;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl, open},
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::guest::app::files::{
     OpenFile, facts::ProcessFacts, memory::MemoryHandle, open::Object, path::GuestPath,
+    synthetic::ForkPointImage,
 };
 
 /// An open file: its path and what it is.
@@ -55,6 +57,8 @@ pub(super) enum ObjectImage {
     Epoll(Vec<Watch>),
     /// Something that leads to another process, or to a directory that was removed.
     Lost,
+    /// /dev/cairn.
+    ForkPoint { flags: i32, state: ForkPointImage },
 }
 
 /// The flags that an open file keeps.
@@ -124,10 +128,15 @@ fn object(
                 _ => ObjectImage::Lost,
             }
         }
-        Object::Synthesized(handle) => ObjectImage::Again {
-            flags: handle.flags().bits(),
-            offset: handle.seek(0, libc::SEEK_CUR).map_err(failed())?,
-        },
+        Object::Synthesized(handle) => {
+            let flags = handle.flags().bits();
+            match handle.fork_point() {
+                Some(fork_point) => ObjectImage::ForkPoint { flags, state: fork_point.image() },
+                None => {
+                    ObjectImage::Again { flags, offset: handle.seek(0, libc::SEEK_CUR).map_err(failed())? }
+                }
+            }
+        }
         Object::PciBar(_) => ObjectImage::Again { flags: OFlag::O_RDWR.bits(), offset: 0 },
         Object::Epoll(epoll) => ObjectImage::Epoll(pipes::watches(epoll, open).map_err(failed())?),
     })
@@ -139,6 +148,7 @@ pub(super) fn restore(
     facts: &dyn ProcessFacts,
     images: &[OpenImage],
     trees: &[TreeFiles],
+    from: CheckpointId,
 ) -> Result<Vec<Option<Arc<OpenFile>>>, ImageError> {
     let mut ends = pipes::restore(images.iter().filter_map(|image| match &image.object {
         ObjectImage::Pipe(pipe) => Some(pipe),
@@ -169,6 +179,15 @@ pub(super) fn restore(
                 Some(host(files, facts, (&path, *flags), *offset, identity)?)
             }
             ObjectImage::Again { flags, offset } => Some(again(files, facts, (&path, *flags), *offset)?),
+            ObjectImage::ForkPoint { flags, state } => {
+                let file = files.reopen(facts, &path, OFlag::from_bits_retain(*flags) & kept())?;
+                let fork_point = match file.object() {
+                    Object::Synthesized(handle) => handle.fork_point(),
+                    _ => None,
+                };
+                fork_point.ok_or(ImageError::Invalid("a file that isn't /dev/cairn"))?.restore(state, from);
+                Some(file)
+            }
             ObjectImage::Directory { flags, position } => {
                 let file =
                     files.reopen(facts, &path, OFlag::from_bits_retain(*flags) | OFlag::O_DIRECTORY)?;

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io::Read,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::Arc,
 };
 
@@ -210,7 +210,7 @@ pub(super) fn watches(epoll: &Epoll, open: &[Arc<OpenFile>]) -> Answer<Vec<Watch
         let &[_, number, _, events, _, data, ..] = &words[..] else { return Err(Errno::EIO) };
         let number: i32 = number.parse().map_err(|_| Errno::EIO)?;
         let hexadecimal = |text: &str| u64::from_str_radix(text, 16).map_err(|_| Errno::EIO);
-        let is_it = |file: &Arc<OpenFile>| file.host().is_some_and(|fd| fd.as_raw_fd() == number);
+        let is_it = |file: &Arc<OpenFile>| file.pollable().is_some_and(|fd| fd.as_raw_fd() == number);
         let Some(index) = open.iter().position(is_it) else { continue };
         watches.push(Watch {
             file: u32::try_from(index).map_err(|_| Errno::EIO)?,
@@ -236,19 +236,11 @@ pub(super) fn watch(
     for watch in watches {
         let file = usize::try_from(watch.file).ok().and_then(|index| files.get(index));
         let file = file.ok_or(ImageError::Invalid("an epoll instance waits for no file"))?;
-        let Some(fd) = file.as_ref().and_then(|file| pollable(file)) else { continue };
+        let Some(fd) = file.as_ref().and_then(|file| file.pollable()) else { continue };
         let event = EpollEvent::new(EpollFlags::from_bits_retain(watch.events.cast_signed()), watch.data);
         epoll.add(fd, event).map_err(ImageError::host("an epoll instance can't be made again"))?;
     }
     Ok(())
-}
-
-/// The host's descriptor of what the host can wait for.
-fn pollable(file: &OpenFile) -> Option<BorrowedFd<'_>> {
-    match file.object() {
-        Object::Directory(_) => None,
-        _ => file.host(),
-    }
 }
 
 /// What the host's kernel tells of one of the monitor's descriptors.

@@ -19,6 +19,7 @@ use super::{
         host::reopen,
         status::Status,
     },
+    BLOCK_BYTES,
     file::{MemoryFile, Part, Reserved},
     space,
 };
@@ -158,6 +159,24 @@ impl MemoryHandle {
             blocks.modified = true;
         }
         Ok(map(self.fd.as_fd()))
+    }
+
+    /// Whether the monitor has descriptors left, should this one be held for longer than the guest has it open.
+    ///
+    /// # Errors
+    /// `ENFILE`.
+    pub fn check_descriptors(&self) -> Answer<()> {
+        if self.file.budget().leaves_descriptors(&self.fd) { Ok(()) } else { Err(Errno::ENFILE) }
+    }
+
+    /// The bytes that changed since they were last given to an image, or may have by a mapping.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn changed(&self) -> Answer<Vec<Range<u64>>> {
+        let size = self.file.size()?;
+        let news = self.file.blocks().news(size);
+        Ok(news.into_iter().map(|blocks| blocks.start * BLOCK_BYTES..blocks.end * BLOCK_BYTES).collect())
     }
 
     /// lseek.

@@ -1,6 +1,6 @@
 //! /dev: a handful of named devices, opened from the host by name.
 
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, sync::Arc};
 
 use nix::{
     errno::Errno,
@@ -14,7 +14,8 @@ use super::{
         backend::{Answer, OpenRequest},
         status::Status,
     },
-    Node, Source,
+    Node, Source, WholeCheckpoints,
+    fork_point::ForkPointNode,
 };
 
 /// A device that every guest may use.
@@ -42,9 +43,27 @@ const LINKS: [(&str, &str); 4] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
+/// The name of what is there where checkpoints of the whole program are taken.
+const FORK_POINT: &str = "cairn";
+
 /// The nodes of /dev.
 #[derive(Debug)]
-pub(in crate::guest::app::files) struct DevSource;
+pub(in crate::guest::app::files) struct DevSource {
+    fork_point: Option<ForkPointNode>,
+}
+
+impl DevSource {
+    pub(in crate::guest::app::files) fn new(checkpoints: Option<Arc<dyn WholeCheckpoints>>) -> Self {
+        Self { fork_point: checkpoints.map(ForkPointNode::new) }
+    }
+
+    fn listing(&self) -> Vec<(Vec<u8>, u8)> {
+        let devices = DEVICES.iter().map(|(name, _)| (name.as_bytes().to_vec(), libc::DT_CHR));
+        let links = LINKS.iter().map(|(name, _)| (name.as_bytes().to_vec(), libc::DT_LNK));
+        let fork_point = self.fork_point.iter().map(|_| (FORK_POINT.as_bytes().to_vec(), libc::DT_CHR));
+        devices.chain(links).chain(fork_point).collect()
+    }
+}
 
 impl Source for DevSource {
     /// For /dev/shm.
@@ -54,8 +73,11 @@ impl Source for DevSource {
 
     fn node(&self, _caller: &Caller<'_>, names: &[&[u8]]) -> Option<Node> {
         let [name] = names else {
-            return names.is_empty().then(|| Node::Directory(listing()));
+            return names.is_empty().then(|| Node::Directory(self.listing()));
         };
+        if let (b"cairn", Some(node)) = (*name, &self.fork_point) {
+            return Some(Node::ForkPoint(node.clone()));
+        }
         if let Some((_, device)) = DEVICES.iter().find(|(known, _)| known.as_bytes() == *name) {
             return Some(Node::Device(device));
         }
@@ -85,10 +107,4 @@ impl DeviceNode {
         let is_this = mode & libc::S_IFMT == libc::S_IFCHR && number == libc::makedev(self.major, self.minor);
         if is_this { Ok(()) } else { Err(Errno::ENXIO) }
     }
-}
-
-fn listing() -> Vec<(Vec<u8>, u8)> {
-    let devices = DEVICES.iter().map(|(name, _)| (name.as_bytes().to_vec(), libc::DT_CHR));
-    let links = LINKS.iter().map(|(name, _)| (name.as_bytes().to_vec(), libc::DT_LNK));
-    devices.chain(links).collect()
 }

@@ -2,6 +2,7 @@
 //! /proc and /sys, which would show and change the monitor.
 
 mod dev;
+mod fork_point;
 mod pci;
 mod proc;
 mod process;
@@ -15,6 +16,8 @@ use std::{
 use nix::{errno::Errno, fcntl::OFlag};
 
 pub(super) use dev::DevSource;
+pub(super) use fork_point::{ForkPoint, ForkPointImage};
+pub use fork_point::{Request, WholeCheckpoints};
 pub use pci::{Bar, PciIds, PciSysfs, SharedPci};
 pub(super) use proc::ProcSource;
 pub(super) use sys::SysSource;
@@ -28,6 +31,7 @@ use super::{
     status::{Status, Time},
 };
 use dev::DeviceNode;
+use fork_point::ForkPointNode;
 use pci::PciFile;
 
 /// The text of a new random UUID, such as a machine's boot id.
@@ -61,6 +65,7 @@ pub(super) enum Node {
     Descriptor(i32),
     Device(&'static DeviceNode),
     Pci(PciFile),
+    ForkPoint(ForkPointNode),
 }
 
 /// A synthesized tree.
@@ -112,6 +117,7 @@ impl<S: Source> SyntheticTree<S> {
             Node::Descriptor(_) => (libc::S_IFLNK | 0o700, 1, 64),
             Node::Device(device) => return device.status(),
             Node::Pci(file) => (libc::S_IFREG | file.mode(), 1, file.size()),
+            Node::ForkPoint(_) => (libc::S_IFCHR | 0o666, 1, 0),
         };
         let owner = caller.facts.owner();
         Ok(Status {
@@ -211,6 +217,10 @@ impl<S: Source> Backend for SyntheticTree<S> {
             Node::Pci(file) => {
                 let status = self.status_of(caller, at, &node)?;
                 return Ok(Opened::New(file.open(status, request)?));
+            }
+            Node::ForkPoint(node) => {
+                let status = self.status_of(caller, at, &Node::ForkPoint(node.clone()))?;
+                return Ok(Opened::New(node.open(status, request)?));
             }
             Node::Text(_) | Node::Fixed(_) if request.writes() => return Err(Errno::EACCES),
             Node::Text(_) | Node::Fixed(_) => {}

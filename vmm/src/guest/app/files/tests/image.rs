@@ -2,6 +2,7 @@
 
 use std::{cell::Cell, collections::BTreeMap, os::fd::AsFd, sync::Arc};
 
+use cairn_abi::CheckpointId;
 use nix::{errno::Errno, fcntl::OFlag};
 use proptest::prelude::*;
 
@@ -9,6 +10,9 @@ use super::super::{
     FILE_PAGE, FilePages, FilePagesSource, FilesImage, ImageError, Object, OpenFile, facts::NoProcess,
 };
 use super::{Follow, Removal, World, list_all, read_all, read_at, write_to};
+
+/// The checkpoint that images are said to be of.
+const FROM: CheckpointId = CheckpointId(7);
 
 /// Pages as a store keeps them: of all images, by name.
 #[derive(Default)]
@@ -48,7 +52,7 @@ impl Pages {
     /// An image, as it would be read from a store, and how many pages it took.
     pub(super) fn take(&mut self, world: &mut World) -> (FilesImage, usize) {
         let before = self.given.get();
-        let image = world.files.image(self).unwrap();
+        let image = world.files.image(&[], self).unwrap();
         self.incremental = true;
         (image, self.given.get() - before)
     }
@@ -57,7 +61,7 @@ impl Pages {
 /// The same host's directories, seen by a guest that starts anew from an image.
 pub(super) fn restored(world: &World, image: FilesImage, pages: &Pages) -> Result<World, ImageError> {
     let mut new = world.again();
-    new.files.restore(&NoProcess, image, pages)?;
+    new.files.restore(&NoProcess, image, pages, FROM)?;
     Ok(new)
 }
 
@@ -335,6 +339,6 @@ proptest! {
         let _ = new.make_directory("/rw/other");
         let records = tempfile::tempdir().unwrap();
         let _ = new.files.publish(records.path());
-        let _ = new.files.image(&mut Pages::default());
+        let _ = new.files.image(&[], &mut Pages::default());
     }
 }

@@ -18,8 +18,14 @@ fn started_in(directory: &str, grants: impl FnOnce(&Path) -> Vec<Grant>) -> Worl
         relative => host.path().join(relative),
     };
     let grants = grants(host.path());
-    let layout =
-        Layout { grants, working_directory, private_bytes: 1 << 20, functions: Vec::new(), overlay: false };
+    let layout = Layout {
+        grants,
+        working_directory,
+        private_bytes: 1 << 20,
+        functions: Vec::new(),
+        overlay: false,
+        checkpoints: None,
+    };
     let (view, start) = layout.build().unwrap();
     let files = Files::new(view, Descriptors::empty(), &start).unwrap();
     World { host: host.into(), grants: Vec::new(), overlay: false, files }

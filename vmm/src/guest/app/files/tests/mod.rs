@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod escapes;
+mod fork_point;
 mod hostile;
 mod image;
 mod layout;
@@ -187,6 +188,7 @@ fn files(grants: &[Grant], overlay: bool) -> Files {
         private_bytes: PRIVATE_BYTES,
         functions: Vec::new(),
         overlay,
+        checkpoints: None,
     };
     let (view, start) = layout.build().unwrap();
     Files::new(view, Descriptors::empty(), &start).unwrap()
