@@ -81,7 +81,7 @@ pub enum SignError {
 /// The checkpoint before, which is opened when a page of it is needed.
 enum Parent<F> {
     Closed(F),
-    Open(CheckedSnapshot),
+    Open(Box<CheckedSnapshot>),
     Lost,
 }
 
@@ -93,7 +93,7 @@ impl<F: FnOnce() -> Option<Arc<Snapshot>>> Parent<F> {
         {
             let snapshot = open().ok_or(SignError::Parent)?;
             let checked = CheckedSnapshot::open(snapshot, key).map_err(ReadError::from)?;
-            *self = Self::Open(checked.map_err(SignError::Changed)?);
+            *self = Self::Open(Box::new(checked.map_err(SignError::Changed)?));
         }
         let Self::Open(parent) = self else { return Err(SignError::Parent) };
         let mut bytes = [0; PAGE_SIZE];
