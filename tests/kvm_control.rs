@@ -279,7 +279,8 @@ fn what_cant_be_done_leaves_the_program_as_it_is() {
             fs::write(&path, bytes).unwrap();
         }
     }
-    assert!(place.refused(&["rollback", "job", &ids[1].to_string()]).contains("segment"));
+    let told = place.refused(&["rollback", "job", &ids[1].to_string()]);
+    assert!(told.contains("segment") || told.contains("no checkpoint"), "{told}");
     for bad in [&["rollback", "job"][..], &["rollback", "job", "-1"], &["rollback", "job", "x"]] {
         assert_eq!(place.cairn(bad).status, Some(2), "{bad:?}");
     }

@@ -76,6 +76,9 @@ impl Machine {
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         space.set_region_owner(Box::new(UnitRegions(Arc::clone(&unit))));
+        if let Some(comeback) = comeback {
+            comeback.session(&unit, config.whole.is_some())?;
+        }
         let orders = config.whole.as_ref().map(|_| whole::orders());
         let asker = orders.as_ref().map(|(asker, _)| asker.clone());
         let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(&unit))));
@@ -156,11 +159,13 @@ fn unit(
     root: SpaceId,
     store: Option<Arc<Sink>>,
 ) -> Result<Unit, RunError> {
+    // A store has one owner. With checkpoints of the whole program, sessions have none.
+    let sessions_store = store.clone().filter(|_| config.whole.is_none());
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
     let optional = |feature, there| if there { feature } else { 0 };
     let features = FEATURE_HINT
         | optional(FEATURE_ASYNC, parts.freezer.is_some())
-        | optional(FEATURE_DURABLE, store.is_some());
+        | optional(FEATURE_DURABLE, sessions_store.is_some());
     let limits = Limits { max_regions: MAX_REGIONS, max_bytes: config.memory, history, features };
     let keys = random::keys().map_err(|source| RunError::Host { what: "random bytes", source })?;
     let device = CheckpointDevice::new(limits, keys);
@@ -172,11 +177,12 @@ fn unit(
         // What a guest can make its host keep stays in proportion to what it was given.
         max_history_bytes: config.history_memory.unwrap_or(config.memory),
         costs: parts.costs,
+        // The session's, or the session as a part of the whole.
         stores: store.is_some(),
     };
     let memory = Arc::clone(&parts.memory);
     let keeper = Keeper::new(parts, keeping, helpers::start(config.threads)?);
     let policy = PollPolicy::new(poller::mode_for_requests(config.poll), poller::has_spare_core());
-    let saver = Saver::new(store, Owner(0), SAVER_PATIENCE);
+    let saver = Saver::new(sessions_store, Owner(0), SAVER_PATIENCE);
     Ok(Unit::new(function, keeper, saver, memory, root, policy))
 }

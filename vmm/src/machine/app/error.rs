@@ -15,6 +15,7 @@ use crate::machine::bare::BareError;
 use crate::machine::helpers::HelperError;
 use crate::machine::sandbox::SandboxError;
 use crate::machine::storing::StoringError;
+use crate::machine::unit::UnitStateError;
 use crate::machine::whole::{SavedError, StdoutError, Untrusted};
 use crate::virtio::pci::FunctionError;
 
@@ -126,6 +127,9 @@ pub enum RunError {
     /// A checkpoint can't be gone on with here.
     #[error("the program can't go on here")]
     Thaw(#[from] ThawError),
+    /// The program's own checkpoint session can't be brought back.
+    #[error("the program's own checkpoint session can't be brought back")]
+    Session(#[from] UnitStateError),
     /// Its files aren't as they were.
     #[error("the program can't go on with the files that it had")]
     Image(#[from] ImageError),

@@ -98,6 +98,7 @@ pub(super) fn run(kvm: &System, config: &AppConfig, comeback: Option<Comeback>) 
 impl Lives<'_> {
     fn run(&self, first: Next) -> Result<(Ended, Arc<SharedCalls>), RunError> {
         let (mut next, mut number) = (Box::new(first), 0);
+        let mut remains = None;
         loop {
             let Next { machine, parent, back } = *next;
             let output = back.as_ref().and_then(|back| back.output.as_ref());
@@ -105,9 +106,13 @@ impl Lives<'_> {
                 stdout::turn_own(path, output)?;
             }
             let calls = Arc::clone(&machine.calls);
-            match machine.run(self, number, parent, || back.into_iter().for_each(|back| self.tell(&back)))? {
+            let started = || {
+                back.into_iter().for_each(|back| self.tell(&back));
+                drop(remains.take());
+            };
+            match machine.run(self, number, parent, started)? {
                 Way::Ended(ended) => return Ok((ended, calls)),
-                Way::On(other) => (next, number) = (other, number + 1),
+                Way::On(other, left) => (next, number, remains) = (other, number + 1, Some(left)),
             }
         }
     }
@@ -122,7 +127,7 @@ impl Lives<'_> {
                 Event::Stopped(_) => continue,
             };
             let begun = Instant::now();
-            match self.go_back(life, to) {
+            match self.go_back(life, to, begun) {
                 Ok((machine, parent, signer, output)) => {
                     let back = Back { to, parent, begun, output, answer };
                     let parent = Parent { id: Some(parent), signer };
@@ -144,15 +149,20 @@ impl Lives<'_> {
         &self,
         life: &Life,
         to: CheckpointId,
+        begun: Instant,
     ) -> Result<(Machine, CheckpointId, Option<Signer>, Option<Output>), String> {
         let (machine, comeback) = self.prepare(life, to).map_err(|error| chain(&error))?;
+        tracing::debug!(after = ?begun.elapsed(), "the next machine is built");
         let output = comeback.output.clone();
         let (signer, _) = comeback.signer(self.config.state.key.as_ref());
         let asker = life.asker.as_ref().ok_or("nobody takes its checkpoints")?;
         // Who asks for a checkpoint meanwhile waits for what comes of this.
         self.front.set_life(None);
         match asker.go_back(Arc::new(comeback)) {
-            Ok(parent) => Ok((machine, parent, signer, output)),
+            Ok(parent) => {
+                tracing::debug!(after = ?begun.elapsed(), "the program has left this machine");
+                Ok((machine, parent, signer, output))
+            }
             Err(refused) => {
                 self.front.set_life(Some(life.clone()));
                 Err(refused.to_string())

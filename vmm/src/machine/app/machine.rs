@@ -58,7 +58,7 @@ impl Machine {
         parent: Parent,
         started: impl FnOnce(),
     ) -> Result<Way, RunError> {
-        let Self { slots, cpu, calls, unit, bus, freezer, bringer: _bringer, store, orders } = self;
+        let Self { slots, cpu, calls, unit, bus, freezer, bringer, store, orders } = self;
         let config = lives.config;
         let whole = match (&config.whole, &store, orders) {
             (Some(wanted), Some(sink), Some(orders)) => {
@@ -69,6 +69,7 @@ impl Machine {
                     level: config.store.as_ref().and_then(|store| store.level_of_all),
                     door: Arc::clone(&door),
                     calls: Arc::clone(&calls),
+                    unit: Arc::clone(&unit),
                     slots,
                     orders,
                     parent: parent.id,
@@ -84,7 +85,7 @@ impl Machine {
         lives.front.set_life(Some(life.clone()));
         let host = |what| move |source| RunError::Host { what, source };
         // Before those that would wait for it, and longer than they.
-        let _copier = freezer.map(Copier::start).transpose()?;
+        let copier = freezer.map(Copier::start).transpose()?;
         let (polled, posted) = (Arc::clone(&unit), Arc::clone(&calls));
         let poller =
             thread::Builder::new().name("poller".to_owned()).spawn(move || -> Result<(), SandboxError> {
@@ -116,7 +117,14 @@ impl Machine {
         polled?;
         match (ended, next) {
             (Some(ended), _) => Ok(Way::Ended(ended)),
-            (None, Some(next)) => Ok(Way::On(next)),
+            (None, Some(next)) => {
+                // Ends the thread that takes checkpoints: the next machine has its own.
+                drop(whole);
+                Ok(Way::On(
+                    next,
+                    Remains { _copier: copier, _bringer: bringer, _calls: life.calls, _unit: unit },
+                ))
+            }
             (None, None) => Err(RunError::Host {
                 what: "to go on",
                 source: io::Error::other("the guest's thread left the program"),
@@ -130,7 +138,15 @@ pub(super) enum Way {
     /// The program has ended.
     Ended(Ended),
     /// It goes on in another machine.
-    On(Box<Next>),
+    On(Box<Next>, Remains),
+}
+
+/// What is left of a machine in which nothing runs any more. To drop it takes a while: its memory goes with it.
+pub(super) struct Remains {
+    _copier: Option<Copier>,
+    _bringer: Option<Bringer>,
+    _calls: Arc<SharedCalls>,
+    _unit: Arc<SharedUnit>,
 }
 
 /// Tells that the vCPU has stopped for good, however it did.

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 
 use super::comeback::Comeback;
 use super::door::{Door, Gone};
+use super::figures::{Figures, nanoseconds};
 use super::files::TakenFiles;
 use super::pages::Pages;
 use super::saved::{self, SavedConfig, SavedError};
@@ -23,58 +24,6 @@ use crate::store::{Sink, SinkError};
 
 /// Between two looks at whether a checkpoint is committed; being told of it ends the wait.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// What has been done so far.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Figures {
-    /// Checkpoints in the store by this process.
-    pub checkpoints: u64,
-    /// Those that couldn't be taken or written.
-    pub failed: u64,
-    /// The newest one's id.
-    pub newest: u64,
-    /// Pages that the newest took.
-    pub pages: u64,
-    /// Bytes that it added to the store.
-    pub bytes: u64,
-    /// How long the program stood still for it, nanoseconds.
-    pub pause_ns: u64,
-    /// How long at most, nanoseconds.
-    pub longest_pause_ns: u64,
-    /// How long at all, nanoseconds.
-    pub all_pauses_ns: u64,
-    /// When the newest was taken, by the host's clock.
-    pub taken: Option<SystemTime>,
-    /// How often the program was rolled back.
-    pub rollbacks: u64,
-    /// How long the last time took, from the request to the program's run, nanoseconds.
-    pub rollback_ns: u64,
-}
-
-impl Figures {
-    /// Every figure with its name.
-    pub fn named(self) -> impl Iterator<Item = (&'static str, u64)> {
-        let Self {
-            checkpoints, failed, newest, pages, bytes, pause_ns, longest_pause_ns, all_pauses_ns, ..
-        } = self;
-        let Self { taken, rollbacks, rollback_ns, .. } = self;
-        // By a clock that was set back it may be yet to come.
-        let age = taken.map(|taken| nanoseconds(taken.elapsed().unwrap_or_default()));
-        let figures = [
-            ("whole_checkpoints", checkpoints),
-            ("whole_failed", failed),
-            ("whole_newest", newest),
-            ("whole_newest_pages", pages),
-            ("whole_newest_bytes", bytes),
-            ("whole_newest_pause_ns", pause_ns),
-            ("whole_longest_pause_ns", longest_pause_ns),
-            ("whole_pause_ns", all_pauses_ns),
-            ("whole_rollbacks", rollbacks),
-            ("whole_newest_rollback_ns", rollback_ns),
-        ];
-        figures.into_iter().chain(age.map(|age| ("whole_newest_age_ns", age)))
-    }
-}
 
 /// Why a checkpoint isn't there.
 #[derive(Debug, thiserror::Error)]
@@ -281,6 +230,7 @@ impl Checkpointer {
             Ok(bytes) => bytes,
             Err(error) => {
                 self.source.tracker.mark_again(&changes);
+                self.source.told(false);
                 self.files_lost = true;
                 if self.sink.base().parent.is_none() {
                     // Nothing to be a change to any more.
@@ -290,6 +240,7 @@ impl Checkpointer {
             }
         };
         self.parent = Some(id);
+        self.source.told(true);
         self.files_lost = false;
         if let Err(error) = self.source.tracker.settle(&changes.untouched) {
             // What was written is in doubt: the next one has everything.
@@ -316,13 +267,14 @@ impl Checkpointer {
     /// Takes what the next one has, and how long the program stood still.
     fn take(&mut self) -> Result<(Taken, Duration), Failed> {
         let mut pages = std::mem::take(&mut self.pages);
-        if self.parent.is_none() {
+        let anew = self.parent.is_none();
+        if anew {
             self.take_all(&mut pages)?;
         }
-        let incremental = self.parent.is_some() && !self.files_lost;
+        let incremental = !anew && !self.files_lost;
         let files = TakenFiles { incremental, ..TakenFiles::default() };
         let source = Arc::clone(&self.source);
-        let (taken, pause) = self.door.at_stop(move |cpu| source.take(cpu, pages, files))?;
+        let (taken, pause) = self.door.at_stop(move |cpu| source.take(cpu, anew, pages, files))?;
         match taken {
             Ok(taken) => Ok((taken, pause)),
             Err(untaken) => {
@@ -434,10 +386,6 @@ fn commit(sink: &Sink, batch: Batch, level: Level) -> Result<u64, Failed> {
     sink.submit(batch, level, sink.base()).map_err(|_| Failed::Store(None))?;
     while sink.level_of(id, Some(level), PATIENCE).map_err(Failed::store)? < Some(level) {}
     Ok(sink.figures().bytes_written - before)
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// An error with its causes.

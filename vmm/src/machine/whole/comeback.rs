@@ -12,6 +12,7 @@ use super::arrival::{Bringer, Incoming};
 use super::files::StoredFiles;
 use super::output::Output;
 use super::saved::{self, Saved, SavedConfig, SavedError};
+use super::session::StoredSession;
 use crate::guest::app::cpu::Cpu;
 use crate::guest::app::files::Files;
 use crate::guest::app::image::ThawError;
@@ -19,6 +20,7 @@ use crate::guest::app::process::{Process, Segments};
 use crate::guest::app::program::Entry;
 use crate::guest::app::space::AddressSpace;
 use crate::machine::app::RunError;
+use crate::machine::unit::SharedUnit;
 use crate::memory::layout::PAGE;
 use crate::memory::program::ProgramMemory;
 use crate::memory::rights::Rights;
@@ -140,7 +142,7 @@ impl Comeback {
         let present = self.snapshot.present(self.saved.memory).map_err(SavedError::from)?;
         let present: RangeSet<u64> = present.into_iter().collect();
         let mut bytes = [0; PAGE_SIZE];
-        for mapping in &self.saved.process.space.mappings {
+        for mapping in self.saved.process.space.mappings.iter().filter(|mapping| !mapping.is_device()) {
             let range = mapping.start..mapping.end;
             let pages = range.start / PAGE..range.end / PAGE;
             let [read, write, execute] = mapping.rights;
@@ -170,6 +172,16 @@ impl Comeback {
     /// [`RunError::Image`].
     pub(crate) fn files(&self, files: &mut Files) -> Result<(), RunError> {
         Ok(files.restore_trees(self.saved.files.clone(), &StoredFiles(&self.snapshot))?)
+    }
+
+    /// The program's own session, once its memory is mapped. `kept` says that further checkpoints are changes to this
+    /// one.
+    ///
+    /// # Errors
+    /// [`RunError::Session`].
+    pub(crate) fn session(&self, unit: &SharedUnit, kept: bool) -> Result<(), RunError> {
+        let source = StoredSession(&self.snapshot);
+        Ok(unit.with(|unit| unit.bring_back(&self.saved.session, &source, kept))?)
     }
 
     /// The process, with its memory, in files that were built from the same grants; the vCPU gets its registers.

@@ -9,11 +9,13 @@ mod arrival;
 mod checkpointer;
 mod comeback;
 mod door;
+mod figures;
 mod files;
 pub(crate) mod output;
 mod pages;
 mod program;
 mod saved;
+mod session;
 pub(crate) mod stdout;
 mod take;
 mod tracker;
@@ -28,10 +30,10 @@ use cairn_abi::CheckpointId;
 use cairn_store::Level;
 
 pub(crate) use arrival::Bringer;
-pub use checkpointer::Figures;
 pub(crate) use checkpointer::{Asker, Orders, chain, orders};
 pub(crate) use comeback::Comeback;
 pub(crate) use door::Door;
+pub use figures::Figures;
 pub(crate) use program::for_program;
 pub use saved::{SavedConfig, SavedError};
 pub use stdout::StdoutError;
@@ -42,6 +44,7 @@ use crate::kvm::slots::SlotMap;
 use crate::machine::app::RunError;
 use crate::machine::calls::SharedCalls;
 use crate::machine::sandbox;
+use crate::machine::unit::SharedUnit;
 use crate::store::signature::Signer;
 use crate::store::{Owner, Sink};
 use checkpointer::Checkpointer;
@@ -71,6 +74,7 @@ pub(crate) struct Parts {
     pub(crate) level: Option<Level>,
     pub(crate) door: Arc<Door>,
     pub(crate) calls: Arc<SharedCalls>,
+    pub(crate) unit: Arc<SharedUnit>,
     pub(crate) slots: Arc<Mutex<SlotMap>>,
     /// What whoever wants a checkpoint tells the thread.
     pub(crate) orders: (Asker, Orders),
@@ -92,7 +96,7 @@ impl Whole {
     /// [`RunError::Host`].
     pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
         let has_stdout = parts.config.has_stdout();
-        let Parts { config, sink, level, door, calls, slots, orders, parent, signer, figures } = parts;
+        let Parts { config, sink, level, door, calls, unit, slots, orders, parent, signer, figures } = parts;
         let (asker, orders) = orders;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
         if !sink.claim(OWNER) {
@@ -107,7 +111,7 @@ impl Whole {
         }
         let checkpointer = Checkpointer {
             door,
-            source: Arc::new(Source { calls, tracker, has_stdout }),
+            source: Arc::new(Source { calls, unit, tracker, has_stdout }),
             sink,
             level: level.unwrap_or(Level::Written),
             config,

@@ -6,9 +6,11 @@
 //! | section `cpu` | [`FrozenCpu`] |
 //! | section `process` | [`FrozenProcess`] |
 //! | section `files` | [`FilesImage`] |
+//! | section `session` | [`UnitState`]: the checkpoint device, and the program's own session if it has one |
 //! | section `stdout` | where the file of standard output stood, if there is one |
 //! | object `memory` | the program's address space, all of it; what isn't mapped is of no interest |
 //! | objects `file:...` | files that the program has in memory |
+//! | objects `session:...` | the bytes of the program's own session ([`session`](super::session)) |
 
 use std::ffi::{CString, OsString};
 use std::num::NonZeroUsize;
@@ -23,16 +25,18 @@ use serde::{Deserialize, Serialize};
 
 use super::files::object_name;
 use super::output::{OutputError, is_of_turn};
+use super::session as program_session;
 use super::take::Taken;
 use super::trust::Rights;
 use crate::guest::app::files::{FilesImage, Grant};
 use crate::guest::app::image::{FrozenCpu, FrozenProcess, VERSION};
-use crate::machine::app::{AppConfig, DEFAULT_HISTORY, Overlay};
+use crate::machine::app::{AppConfig, Overlay};
 use crate::machine::name::GuestName;
 use crate::machine::poll_policy::PollMode;
 use crate::machine::state::UserState;
 use crate::machine::storing::StoreConfig;
 use crate::machine::tracking::TrackerMode;
+use crate::machine::unit::UnitState;
 use crate::machine::whole::WholeConfig;
 use crate::memory::layout::{PAGE, WINDOW_SIZE};
 use crate::store::signature::{CheckedSnapshot, ReadError};
@@ -55,6 +59,10 @@ pub struct SavedConfig {
     arguments: Vec<Vec<u8>>,
     environment: Vec<Vec<u8>>,
     memory: u64,
+    /// What the program's own sessions were told that they have: checkpoints, and bytes of them.
+    history: NonZeroUsize,
+    history_memory: Option<u64>,
+    poll: PollMode,
     /// Host, guest, writable.
     grants: Vec<(Vec<u8>, Vec<u8>, bool)>,
     directory: Vec<u8>,
@@ -132,6 +140,9 @@ impl SavedConfig {
             arguments: texts(&config.arguments),
             environment: texts(&config.environment),
             memory: config.memory,
+            history: config.history,
+            history_memory: config.history_memory,
+            poll: config.poll,
             grants: config.grants.iter().map(grant).collect(),
             directory: bytes(&config.directory),
             every: whole.every.map(|every| u64::try_from(every.as_nanos()).unwrap_or(u64::MAX)),
@@ -167,11 +178,11 @@ impl SavedConfig {
             memory: self.memory,
             grants: self.grants.iter().map(grant).collect(),
             directory: path(&self.directory),
-            poll: PollMode::Auto,
-            history: NonZeroUsize::new(DEFAULT_HISTORY).unwrap_or(NonZeroUsize::MIN),
+            poll: self.poll,
+            history: self.history,
             tracker: TrackerMode::Auto,
             ring_entries: None,
-            history_memory: None,
+            history_memory: self.history_memory,
             threads: None,
             overlay: self
                 .overlay
@@ -234,6 +245,7 @@ pub(super) fn write(batch: &mut Batch, config: &SavedConfig, taken: &Taken) -> R
     section(batch, "cpu", &taken.cpu)?;
     section(batch, "process", &taken.process)?;
     section(batch, "files", &taken.image)?;
+    section(batch, "session", &taken.session)?;
     section(batch, "stdout", &taken.stdout)?;
     let memory = named(batch, MEMORY, MEMORY_TAG, WINDOW_SIZE / PAGE)?;
     for (page, bytes) in taken.pages.iter() {
@@ -257,7 +269,7 @@ pub(super) fn write(batch: &mut Batch, config: &SavedConfig, taken: &Taken) -> R
             batch.page(*object, *page, bytes)?;
         }
     }
-    Ok(())
+    program_session::write(batch, &taken.session, &taken.session_bytes)
 }
 
 /// Whether an object's pages are read when somebody touches them.
@@ -301,6 +313,7 @@ pub(crate) struct Saved {
     pub(crate) cpu: FrozenCpu,
     pub(crate) process: FrozenProcess,
     pub(crate) files: FilesImage,
+    pub(crate) session: UnitState,
     pub(crate) memory: ObjectIndex,
     stdout: Option<u64>,
 }
@@ -321,6 +334,7 @@ impl Saved {
             cpu: read(id, snapshot, "cpu")?,
             process: read(id, snapshot, "process")?,
             files: read(id, snapshot, "files")?,
+            session: read(id, snapshot, "session")?,
             stdout: read(id, snapshot, "stdout")?,
             memory: snapshot.find(MEMORY).ok_or(missing)?,
         })
