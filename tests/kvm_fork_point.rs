@@ -229,3 +229,19 @@ fn a_warm_start_is_made_once_and_used_often() {
         assert!(err.contains("the table is there") && !err.contains("numbers took"), "{err}");
     }
 }
+
+/// The process stays, and the program in it goes on from its fork point.
+#[test]
+fn a_rollback_resumes_at_the_fork_point_too() {
+    let place = Place::new();
+    let mut command = cairn_run(&["--store", "store", "--every", "never", "--name", "forked"]);
+    command.arg(guest("guest-fork-point")).arg("once").env("XDG_RUNTIME_DIR", place.0.path());
+    let (mut child, mut lines) = start(command.current_dir(place.0.path()));
+    assert_eq!(line(&mut lines), "taken 1");
+    let mut rollback = Command::new(built("cairn-vmm", "cairn"));
+    rollback.args(["rollback", "forked", "1"]).env("XDG_RUNTIME_DIR", place.0.path());
+    printed(&mut rollback, b"");
+    child.stdin.take().unwrap().write_all(b"3").unwrap();
+    assert_eq!(line(&mut lines), "resumed 1 9");
+    assert!(child.wait().unwrap().success());
+}

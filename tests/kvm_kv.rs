@@ -51,7 +51,8 @@ impl Model {
                 (format!("DEL {key}"), if gone { "OK" } else { "NONE" })
             }
             _ => {
-                let value = "v".repeat(1 + random.below(60) as usize) + &random.bits().to_string();
+                let value =
+                    format!("{}{:x}", "v".repeat(usize::try_from(random.below(60)).unwrap()), random.bits());
                 let line = format!("SET {key} {value}");
                 self.now.insert(key, value);
                 (line, "OK")

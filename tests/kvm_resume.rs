@@ -2,157 +2,22 @@
 //! what they print natively.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::Path;
+use std::process::Command;
 
-use cairn_tests::random::Random;
-use cairn_tests::{Printed, built, cairn_run, guest, kills, run};
+use cairn_tests::resume::{
+    ATTEMPTS, Place, Trial, goes_on, goes_on_at, is_there, start, wait_for_checkpoint,
+};
+use cairn_tests::{Printed, guest, kills, run};
 
-/// How often a program is begun so that it's killed at least once.
-const ATTEMPTS: u32 = 10;
-/// What `cairn -v` says of each checkpoint.
-const TAKEN: &str = "a checkpoint of the program";
-
+/// Where programs change files.
+const GRANTED: &str = "granted";
 /// What lets a program change the files in [`GRANTED`].
 const OVERLAY: [&str; 3] = ["--dir", "granted:rw", "--overlay"];
-
-/// A store, the file of standard output, and the directory that both are in.
-struct Place {
-    directory: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self { directory: tempfile::tempdir_in("/var/tmp").unwrap() }
-    }
-
-    fn store(&self) -> PathBuf {
-        self.directory.path().join("store")
-    }
-
-    fn output(&self) -> PathBuf {
-        self.directory.path().join("out")
-    }
-
-    /// `cairn run` with a checkpoint every `every`.
-    fn run(&self, every: &str, options: &[&str]) -> Command {
-        let (store, output) = (self.store(), self.output());
-        let mut all = vec!["-v", "--store", store.to_str().unwrap(), "--every", every];
-        all.extend(["--stdout", output.to_str().unwrap()]);
-        all.extend(options);
-        let mut command = cairn_run(&all);
-        command.current_dir(self.directory.path());
-        command
-    }
-
-    fn restore(&self, options: &[&str]) -> Command {
-        let mut command = Command::new(built("cairn-vmm", "cairn"));
-        command.arg("restore").arg("-v").args(options).arg(self.store());
-        command.env_remove("RUST_LOG").current_dir(self.directory.path());
-        command
-    }
-}
-
-fn start(command: &mut Command) -> (Child, BufReader<ChildStderr>) {
-    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let told = BufReader::new(child.stderr.take().unwrap());
-    (child, told)
-}
-
-/// Reads what is told until a checkpoint was taken; its id, or None at the program's end.
-fn wait_for_checkpoint(told: &mut BufReader<ChildStderr>, all: &mut String) -> Option<u64> {
-    loop {
-        let before = all.len();
-        if told.read_line(all).unwrap() == 0 {
-            return None;
-        }
-        if let Some((_, rest)) = all[before..].split_once(TAKEN) {
-            let id = rest.split_whitespace().find_map(|word| word.strip_prefix("id="));
-            return Some(id.unwrap().parse().unwrap());
-        }
-    }
-}
-
-/// What is done to a program.
-struct Trial<'a> {
-    /// Between two checkpoints.
-    every: &'a str,
-    /// How often it's killed, if it runs for so long.
-    kills: u32,
-    /// Each time this long after a checkpoint at most, milliseconds.
-    within: u64,
-    /// Further options of `cairn run`.
-    options: &'a [&'a str],
-}
-
-impl<'a> Trial<'a> {
-    const fn new(every: &'a str, kills: u32, within: u64) -> Self {
-        Self { every, kills, within, options: &[] }
-    }
-}
-
-/// Runs a program under `--every`, kills it at random moments, and brings it back each time. What it printed, how it
-/// ended, and how often it was killed.
-fn kill_and_restore(place: &Place, trial: &Trial<'_>, program: &[&str]) -> (Printed, u32) {
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
-    let mut random = Random(u64::from(seed) << 8 | 1);
-    let mut all = format!("seed {seed}\n");
-    let (mut child, mut told) = start(place.run(trial.every, trial.options).args(program));
-    let mut killed = 0;
-    while killed < trial.kills && wait_for_checkpoint(&mut told, &mut all).is_some() {
-        // Any moment will do: between checkpoints, in the midst of one, before the memory is all there.
-        std::thread::sleep(Duration::from_millis(random.below(trial.within)));
-        child.kill().unwrap();
-        if child.wait().unwrap().code().is_some() {
-            break;
-        }
-        killed += 1;
-        (child, told) = start(&mut place.restore(&[]));
-    }
-    while wait_for_checkpoint(&mut told, &mut all).is_some() {}
-    let status = child.wait().unwrap().code();
-    (Printed { status, out: fs::read(place.output()).unwrap(), err: all.into_bytes() }, killed)
-}
-
-/// Checks that a program prints natively and through kills the same.
-fn goes_on(program: &[&str], trial: &Trial<'_>) {
-    let native = Printed::from(run(Command::new(program[0]).args(&program[1..]), b"").unwrap());
-    assert_eq!(native.status, Some(0), "{native:?}");
-    // Where the machine is busy with others, a program may have ended before its first checkpoint is told.
-    for _ in 0..ATTEMPTS {
-        if 0 < goes_on_as(&native, program, trial) {
-            return;
-        }
-    }
-    panic!("{program:?} ended before it was killed, always");
-}
-
-/// One attempt; how often it was killed.
-fn goes_on_as(native: &Printed, program: &[&str], trial: &Trial<'_>) -> u32 {
-    goes_on_at(&Place::new(), native, program, trial)
-}
-
-fn goes_on_at(place: &Place, native: &Printed, program: &[&str], trial: &Trial<'_>) -> u32 {
-    let (printed, killed) = kill_and_restore(place, trial, program);
-    let told = String::from_utf8_lossy(&printed.err).into_owned();
-    let same = printed.status == Some(0) && printed.out == native.out;
-    assert!(same, "{program:?}, killed {killed} times: {}\n{told}", native.difference(&printed));
-    killed
-}
 
 /// The same of a mode of the guest that is made for it.
 fn goes_on_in(mode: &str, rounds: &str, trial: &Trial<'_>) {
     goes_on(&[guest("guest-resume").to_str().unwrap(), mode, rounds], trial);
-}
-
-fn is_there(program: &str) -> bool {
-    let there = Path::new(program).exists();
-    if !there {
-        eprintln!("skipped: there is no {program}");
-    }
-    there
 }
 
 #[test]
@@ -189,9 +54,6 @@ fn files_that_are_mapped_after_a_comeback_are_the_files() {
     }
 }
 
-/// Where programs change files.
-const GRANTED: &str = "granted";
-
 /// As [`goes_on`] for a program that changes the files in its directory [`GRANTED`], which `prepare` fills: that is one
 /// of its own natively, and an overlay in the guest.
 fn goes_on_with_files(prepare: impl Fn(&Path), program: &[&str], trial: &Trial<'_>) {
@@ -206,7 +68,7 @@ fn goes_on_with_files(prepare: impl Fn(&Path), program: &[&str], trial: &Trial<'
     assert_eq!(native.status, Some(0), "{native:?}");
     for _ in 0..ATTEMPTS {
         let place = Place::new();
-        made(place.directory.path());
+        made(place.path());
         if 0 < goes_on_at(&place, &native, program, trial) {
             return;
         }
@@ -327,7 +189,7 @@ fn what_cant_go_on_says_why() {
         assert!(ended && told, "{options:?}: {}\n{err}\nexpected {expected:?}", output.status);
     };
     refused(&[], &["store"]);
-    let granted = place.directory.path().join("granted");
+    let granted = place.path().join("granted");
     fs::create_dir(&granted).unwrap();
     let options = ["--dir", granted.to_str().unwrap()];
     let (mut child, mut told) = start(place.run("50ms", &options).args([program, "time", "1000"]));

@@ -43,6 +43,7 @@ const UNSAFE_FILES: &[&str] = &[
     "guest-lib/src/session.rs",
     "guest-lib/tests/process.rs",
     "vmm/init/sys.rs",
+    "vmm/src/checkpoint/freeze_tests.rs",
     "vmm/src/checkpoint/keeper.rs",
     "vmm/src/checkpoint/linux/tracked.rs",
     "vmm/src/host/calls.rs",

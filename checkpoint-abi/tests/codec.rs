@@ -446,3 +446,24 @@ fn unknown_statuses_are_refused() {
     bytes[..2].copy_from_slice(&21_u16.to_le_bytes());
     assert_eq!(Reply::decode(&bytes), Err(DecodeError::UnknownStatus(21)));
 }
+
+#[test]
+fn answers_of_a_fork_point_are_lines() {
+    use cairn_abi::fork_point::Answer;
+    let answers = [
+        Answer::Taken(CheckpointId(1)),
+        Answer::Resumed(CheckpointId(u64::MAX)),
+        Answer::Failed("no room: it's full"),
+        Answer::Failed(""),
+    ];
+    for answer in answers {
+        let line = answer.to_string();
+        assert_eq!(Answer::parse(&line), Some(answer));
+        assert_eq!(Answer::parse(&(line + "\n")), Some(answer));
+    }
+    for nonsense in
+        ["", "taken", "taken ", "taken 0", "taken -1", "taken 1 2", "resumed x", "Taken 1", "maybe 1"]
+    {
+        assert_eq!(Answer::parse(nonsense), None, "{nonsense}");
+    }
+}

@@ -14,7 +14,8 @@ pub trait ChangeSink {
     /// Why it can't take more.
     type Error;
 
-    /// What follows is about this region of so many pages. Every region is named once, in ascending order.
+    /// What follows is about this region of so many pages, also what other calls of one gathering tell. Every region is
+    /// named once, in ascending order.
     ///
     /// # Errors
     /// The sink's.
@@ -98,30 +99,51 @@ impl Changes {
         self.pages.bytes() + size_of_val(self.masks.as_slice())
     }
 
-    /// Tells `sink` what `mirror` has where there are changes.
-    pub(crate) fn tell<S: ChangeSink>(&self, mirror: &Mirror, sink: &mut S) -> Result<(), S::Error> {
+    /// Tells `sink` what `mirror` has where there are changes, from page `from` on, until it has told of `budget` pages
+    /// with content, which become fewer by those. Where to go on, if there is more.
+    ///
+    /// # Errors
+    /// The sink's.
+    pub(crate) fn tell<S: ChangeSink>(
+        &self,
+        mirror: &Mirror,
+        from: usize,
+        budget: &mut u64,
+        sink: &mut S,
+    ) -> Result<Option<usize>, S::Error> {
+        let next = |at: usize| {
+            if self.all { (at < mirror.pages()).then_some(at) } else { self.pages.next_page(at) }
+        };
         let mut told = Telling { sink, zeros: 0..0 };
-        if self.all {
-            for page in 0..mirror.pages() {
-                told.page(page, mirror.bytes(page), u64::MAX)?;
-            }
-        } else {
-            for page in &self.pages {
-                told.page(page, mirror.bytes(page), self.masks[page])?;
-            }
+        let mut rest = next(from);
+        while let Some(page) = rest.filter(|_| 0 < *budget) {
+            let (bytes, mask) = (mirror.bytes(page), if self.all { u64::MAX } else { self.masks[page] });
+            told.page(page, bytes, mask)?;
+            *budget -= u64::from(bytes.is_some());
+            rest = next(page + 1);
         }
-        told.end_zeros()
+        told.end_zeros()?;
+        Ok(rest)
     }
 }
 
-/// Tells `sink` all that `mirror` has but zeros.
-pub(crate) fn tell_all<S: ChangeSink>(mirror: &Mirror, sink: &mut S) -> Result<(), S::Error> {
-    for page in 0..mirror.pages() {
+/// As [`Changes::tell`], all that `mirror` has but zeros.
+pub(crate) fn tell_all<S: ChangeSink>(
+    mirror: &Mirror,
+    from: usize,
+    budget: &mut u64,
+    sink: &mut S,
+) -> Result<Option<usize>, S::Error> {
+    for page in from..mirror.pages() {
         if let Some(bytes) = mirror.bytes(page) {
+            if *budget == 0 {
+                return Ok(Some(page));
+            }
             sink.page(page, bytes)?;
+            *budget -= 1;
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Joins pages of zeros.

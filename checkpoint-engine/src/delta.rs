@@ -1,5 +1,6 @@
 //! The bytes in which one version differs from another.
 
+mod image;
 mod merge;
 mod segment;
 
@@ -220,12 +221,12 @@ mod tests {
     const REGION: RegionId = RegionId(1);
 
     /// A delta of (region, page, chunk index, byte), ascending.
-    fn delta(entries: &[(u32, usize, usize, u8)]) -> Delta {
+    pub(super) fn delta(entries: &[(u32, usize, usize, u8)]) -> Delta {
         divided(&[entries])
     }
 
     /// The same in several segments.
-    fn divided(segments: &[&[(u32, usize, usize, u8)]]) -> Delta {
+    pub(super) fn divided(segments: &[&[(u32, usize, usize, u8)]]) -> Delta {
         let mut delta = Delta::default();
         for (segment, entries) in delta.open(segments.len()).unwrap().iter_mut().zip(segments) {
             fill(segment, entries);
@@ -244,7 +245,7 @@ mod tests {
         }
     }
 
-    fn entries(delta: &Delta) -> Vec<(u32, usize, usize, u8)> {
+    pub(super) fn entries(delta: &Delta) -> Vec<(u32, usize, usize, u8)> {
         let mut chunks = delta.segments().iter().flat_map(|segment| &segment.chunks);
         let mut entries = Vec::new();
         for page in delta.segments().iter().flat_map(|segment| &segment.pages) {

@@ -3,6 +3,7 @@
 mod checks;
 mod figures;
 mod hints;
+mod image;
 mod operation;
 mod saving;
 mod ticket;
@@ -19,7 +20,9 @@ use crate::region::Region;
 use crate::versions::{Lookup, Member, RegionSet, Versions};
 use crate::{Config, EngineError, LiveMemory, Pool, TrackError, Tracker};
 
+pub use image::{EngineImage, ImageError, RegionImage};
 use operation::mirrors;
+pub use saving::GatherPlace;
 use ticket::Started;
 pub use ticket::Ticket;
 

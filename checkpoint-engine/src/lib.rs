@@ -98,13 +98,14 @@ pub use asynchronous::Copying;
 pub use changes::ChangeSink;
 pub use config::{Config, MAX_REGION_BYTES, MAX_REGIONS, Rule};
 pub use costs::HostCosts;
-pub use engine::{Engine, Ticket};
+pub use engine::{Engine, EngineImage, GatherPlace, ImageError, RegionImage, Ticket};
 pub use error::{EngineError, SetSide};
 pub use live::LiveMemory;
 pub use page_set::PageSet;
 pub use places::{PagePlaces, Place};
 pub use pool::{MAX_HELPERS, Pool};
 pub use tracker::{FrozenPages, TrackError, Tracker};
+pub use versions::{VersionImage, VersionsImage};
 
 /// Bytes in a page: the unit of tracking.
 pub const PAGE_SIZE: usize = 4096;

@@ -4,6 +4,7 @@ mod asynchronous;
 mod elsewhere;
 mod failures;
 mod guest;
+mod image;
 pub(crate) mod memory;
 mod model;
 mod oracle;

@@ -91,6 +91,10 @@ pub trait Tracker {
     fn before_restore(&mut self, _region: RegionId, _pages: &PageSet) -> Result<(), TrackError> {
         Ok(())
     }
+
+    /// The engine is about to write `pages` of live memory in one piece that [isn't watched](Self::attach_hinted). For
+    /// trackers that tell somebody else what was written.
+    fn before_unwatched_restore(&mut self, _region: RegionId, _pages: &PageSet) {}
 }
 
 /// Pages of one region that nobody can write, until they are thawed.

@@ -9,6 +9,11 @@ use cairn_abi::{CheckpointId, RegionId, RegionName};
 
 use crate::delta::Delta;
 
+mod image;
+
+pub(crate) use image::MOST;
+pub use image::{VersionImage, VersionsImage};
+
 /// A region as a checkpoint knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Member {
@@ -68,6 +73,20 @@ pub(crate) struct Node {
     children: usize,
     /// Whether a program can ask for it. If not, it is here for its children's sake.
     named: bool,
+    /// Who else has `delta`.
+    kept: Kept,
+}
+
+/// Whether whoever keeps the engine elsewhere has a version's delta as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Kept {
+    /// No: it changed since.
+    #[default]
+    No,
+    /// It was told.
+    Handed,
+    /// Yes.
+    Yes,
 }
 
 /// What became of an id.
@@ -147,10 +166,8 @@ impl Versions {
     /// [`reserve`](Self::reserve).
     pub(crate) fn import(&mut self, id: CheckpointId, set: RegionSet, pages_changed: u64) {
         self.skip_to(id);
+        let root = self.insert(Node::new(id, None, set, pages_changed));
         self.imported = id;
-        let (delta, next) = (Delta::default(), None);
-        let root =
-            self.insert(Node { id, parent: None, set, pages_changed, delta, next, children: 0, named: true });
         self.named.push_back((id, root));
         self.root = Some(root);
     }
@@ -169,12 +186,17 @@ impl Versions {
         }
     }
 
+    /// Whether an id was ever one of ours, also of a checkpoint that failed.
+    pub(crate) fn was_given(&self, id: CheckpointId) -> bool {
+        let is_left_out = self.left_out.iter().any(|span| span.contains(&id.0));
+        0 < id.0 && id.0 <= self.last && (id == self.imported || !is_left_out)
+    }
+
     /// Whether it was one of ours, and a later one was evicted, or as many as are retained were taken after it: had nobody
     /// released any, it would be gone.
     fn is_past(&self, id: CheckpointId) -> bool {
-        let is_left_out = |id: &CheckpointId| self.left_out.iter().any(|span| span.contains(&id.0));
-        let was_ours = 0 < id.0 && id.0 <= self.last && (id == self.imported || !is_left_out(&id));
-        was_ours && (id <= self.evicted || self.history.get() as u64 <= self.taken_after(id))
+        let enough_after = || self.history.get() as u64 <= self.taken_after(id);
+        self.was_given(id) && (id <= self.evicted || enough_after())
     }
 
     /// How many of ours have greater ids than `id`, which is at most the last.
@@ -248,13 +270,12 @@ impl Versions {
         let id = self.last_id();
         let parent = self.root().map(|root| root.id);
         let children = usize::from(self.root.is_some());
-        let (delta, next) = (Delta::default(), None);
-        let new = self.insert(Node { id, parent, set, pages_changed, delta, next, children, named: true });
+        let new = self.insert(Node { children, ..Node::new(id, parent, set, pages_changed) });
         self.named.push_back((id, new));
         match self.root.replace(new) {
             Some(former) => {
                 let node = self.node_mut(former);
-                node.delta = old;
+                node.set_delta(old);
                 node.next = Some(new);
                 self.collapse(former);
             }
@@ -305,12 +326,12 @@ impl Versions {
         let mut root = former;
         for &next in path.iter().rev() {
             let new = self.node_mut(next);
-            let mut delta = std::mem::take(&mut new.delta);
+            let mut delta = new.set_delta(Delta::default());
             new.next = None;
             new.children += 1;
             swap(&mut delta);
             let old = self.node_mut(root);
-            old.delta = delta;
+            old.set_delta(delta);
             old.next = Some(next);
             old.children -= 1;
             root = next;
@@ -329,6 +350,7 @@ impl Versions {
     pub(crate) fn purge(&mut self, region: RegionId) {
         for node in self.nodes.iter_mut().flatten() {
             node.delta.purge(region);
+            node.kept = Kept::No;
         }
     }
 
@@ -375,7 +397,7 @@ impl Versions {
         let Ok(merged) = self.node(child).delta.merge(&self.node(node).delta) else { return };
         let child = self.node_mut(child);
         child.next = Some(next);
-        let replaced = std::mem::replace(&mut child.delta, merged);
+        let replaced = child.set_delta(merged);
         self.give_spare(replaced);
         self.remove(node);
     }
@@ -384,6 +406,20 @@ impl Versions {
         if let Some(node) = self.nodes[node].take() {
             self.give_spare(node.delta);
         }
+    }
+}
+
+impl Node {
+    /// A version that can be asked for, and is the root.
+    fn new(id: CheckpointId, parent: Option<CheckpointId>, set: RegionSet, pages_changed: u64) -> Self {
+        let (delta, kept) = (Delta::default(), Kept::No);
+        Self { id, parent, set, pages_changed, delta, next: None, children: 0, named: true, kept }
+    }
+
+    /// Gives it another delta; the one that it had.
+    fn set_delta(&mut self, delta: Delta) -> Delta {
+        self.kept = Kept::No;
+        std::mem::replace(&mut self.delta, delta)
     }
 }
 

@@ -114,6 +114,17 @@ pub(crate) struct Entry {
     pub(crate) content: Content,
 }
 
+/// What a batch says of an object's pages, to be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change<'a> {
+    /// From the first page so many are zero.
+    Zero(u64, u64),
+    /// The page's new content.
+    Page(u64, &'a [u8; PAGE_SIZE]),
+    /// Some chunks of the page are new: which, and their bytes.
+    Chunks(u64, u64, &'a [u8]),
+}
+
 /// What one checkpoint adds. Appending copies into buffers that are kept for the next batch; nothing is hashed,
 /// compressed or sorted before [`crate::Writer::commit`].
 #[derive(Debug)]
@@ -324,8 +335,31 @@ impl Batch {
         self.time_ms
     }
 
-    pub(crate) fn objects(&self) -> &[Object] {
+    /// The objects that were named, in that order.
+    #[must_use]
+    pub fn objects(&self) -> &[Object] {
         &self.objects
+    }
+
+    /// The sections' names and bytes, in the order in which they were added.
+    pub fn named_sections(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.sections.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+    }
+
+    /// What it says of pages, each with its object's place in [`objects`](Self::objects), in the order in which it was
+    /// said.
+    pub fn changes(&self) -> impl Iterator<Item = (usize, Change<'_>)> {
+        self.entries.iter().map(|entry| {
+            let change = match entry.content {
+                Content::Zero { count } => Change::Zero(entry.page, count),
+                Content::Page(place) => Change::Page(entry.page, self.kept_page(place)),
+                Content::Chunks { mask, place } => {
+                    let len = mask.count_ones() as usize * CHUNK_SIZE;
+                    Change::Chunks(entry.page, mask, self.kept(place, len))
+                }
+            };
+            (entry.object as usize, change)
+        })
     }
 
     pub(crate) fn sections(&self) -> &[(ObjectName, Vec<u8>)] {

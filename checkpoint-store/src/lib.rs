@@ -38,7 +38,7 @@ mod writer;
 
 pub mod section;
 
-pub use batch::{Batch, BatchError};
+pub use batch::{Batch, BatchError, Change};
 pub use compaction::Progress;
 pub use error::{Damage, StoreError};
 pub use lock::Lock;

@@ -94,6 +94,11 @@ impl Snapshot {
         &self.objects
     }
 
+    /// The same, each with what it's named by in reads.
+    pub fn indexed(&self) -> impl Iterator<Item = (ObjectIndex, &Object)> {
+        (0..).map(ObjectIndex).zip(&self.objects)
+    }
+
     /// The object of this name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<ObjectIndex> {

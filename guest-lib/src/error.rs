@@ -151,7 +151,8 @@ pub enum Error {
     /// Nothing can be put on disk: the engine keeps checkpoints in memory, or the guest was started without a
     /// store.
     #[error(
-        "there is no store for checkpoints: start {} with cairn run --store DIR",
+        "there is no store for checkpoints: start {} with cairn run --store DIR, and without --every, with which \
+         the store has checkpoints of the whole program",
         Start { engine: *.engine, device: *.device }
     )]
     NoStore {

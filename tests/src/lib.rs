@@ -6,6 +6,7 @@ pub mod nonsense;
 pub mod pages;
 pub mod random;
 pub mod registers;
+pub mod resume;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -6,11 +6,22 @@ use super::{Engine, Region};
 use crate::changes::{self, ChangeSink};
 use crate::{EngineError, PAGE_SIZE, Tracker};
 
+/// How far a gathering has come: a new one begins with the default.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct GatherPlace {
+    /// The region that is being told of, and its next page.
+    at: Option<(RegionId, usize)>,
+}
+
 impl<T: Tracker> Engine<T> {
     /// Tells `sink` what the newest version has that those didn't have which were gathered before: the version
     /// that memory derives from, which after a checkpoint is that. With `from_nothing`, all that it has but zeros.
     ///
-    /// What was gathered counts as *handed over* then. Who took it says what became of it:
+    /// Returns whether that is all: one call tells of `pages` pages with content at most, which aren't 0. The next one
+    /// goes on at `place`, with the same sink, as long as no other call changes the version or what is known of it:
+    /// else the gathering must begin anew.
+    ///
+    /// What was gathered counts as *handed over* in the end. Who took it says what became of it:
     /// [`saved`](Self::saved) or [`not_saved`](Self::not_saved). Until then it may be told more than is needed
     /// after a failure, but never less.
     ///
@@ -19,14 +30,34 @@ impl<T: Tracker> Engine<T> {
     ///
     /// # Errors
     /// The sink's; nothing counts as handed over.
-    pub fn gather<S: ChangeSink>(&mut self, from_nothing: bool, sink: &mut S) -> Result<(), S::Error> {
+    pub fn gather<S: ChangeSink>(
+        &mut self,
+        from_nothing: bool,
+        place: &mut GatherPlace,
+        pages: u64,
+        sink: &mut S,
+    ) -> Result<bool, S::Error> {
         // The mirrors may be elsewhere, or hold what isn't committed.
         self.abandon();
+        let mut budget = pages;
         for region in self.regions.iter().filter(|region| region.in_root) {
-            sink.region(region.id, region.live.pages())?;
-            match &region.unsaved {
-                Some(saving) if !from_nothing => saving.unsaved.tell(&region.mirror, sink)?,
-                _ => changes::tell_all(&region.mirror, sink)?,
+            let from = match place.at {
+                Some((done, _)) if region.id < done => continue,
+                Some((id, page)) if region.id == id => page,
+                _ => {
+                    sink.region(region.id, region.live.pages())?;
+                    0
+                }
+            };
+            let rest = match &region.unsaved {
+                Some(saving) if !from_nothing => {
+                    saving.unsaved.tell(&region.mirror, from, &mut budget, sink)?
+                }
+                _ => changes::tell_all(&region.mirror, from, &mut budget, sink)?,
+            };
+            if let Some(page) = rest {
+                place.at = Some((region.id, page));
+                return Ok(false);
             }
         }
         for region in &mut self.regions {
@@ -34,11 +65,12 @@ impl<T: Tracker> Engine<T> {
                 saving.handed.take_from(&mut saving.unsaved);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// All that was handed over is kept now.
     pub fn saved(&mut self) {
+        self.versions.gathered(true);
         for saving in self.regions.iter_mut().filter_map(|region| region.unsaved.as_mut()) {
             saving.handed.clear();
         }
@@ -46,6 +78,7 @@ impl<T: Tracker> Engine<T> {
 
     /// Some of what was handed over isn't kept: all of it counts as changed again.
     pub fn not_saved(&mut self) {
+        self.versions.gathered(false);
         for saving in self.regions.iter_mut().filter_map(|region| region.unsaved.as_mut()) {
             saving.unsaved.take_from(&mut saving.handed);
         }

@@ -10,7 +10,7 @@ use crate::asynchronous::{Copying, FrozenRegion, Work};
 use crate::{EngineError, Tracker};
 
 /// Failed checkpoints of which the engine knows that they failed. An older one is taken for one that never was.
-const MAX_FAILED: usize = 64;
+pub(super) const MAX_FAILED: usize = 64;
 
 /// What became of [`Engine::checkpoint_async`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,7 +34,12 @@ impl Started {
         &self.copying
     }
 
-    fn note_failed(&mut self, id: CheckpointId, error: EngineError) {
+    /// Those that are known.
+    pub(super) fn failed(&self) -> impl Iterator<Item = CheckpointId> + '_ {
+        self.failed.iter().map(|(id, _)| *id)
+    }
+
+    pub(super) fn note_failed(&mut self, id: CheckpointId, error: EngineError) {
         if self.failed.len() == MAX_FAILED {
             self.failed.pop_front();
         }
@@ -98,7 +103,7 @@ impl<T: Tracker> Engine<T> {
         }
         match self.started.failed.iter().find(|(failed, _)| *failed == id) {
             Some((_, EngineError::NoMemory)) => Err(EngineError::NoMemory),
-            None if id.0 != 0 && id <= self.versions.last_id() => Ok(Ticket { id, done: true }),
+            None if self.versions.was_given(id) => Ok(Ticket { id, done: true }),
             _ => Err(EngineError::NoCheckpoint(id)),
         }
     }

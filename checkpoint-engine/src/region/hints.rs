@@ -41,7 +41,7 @@ impl Hints {
     }
 
     /// Adds the hinted pages to `set`.
-    pub(super) fn add_to(&self, set: &mut PageSet) {
+    pub(crate) fn add_to(&self, set: &mut PageSet) {
         if self.any {
             set.union_with(&self.pages);
         }

@@ -49,8 +49,12 @@ impl Region {
             self.mark_differing(access, budget);
         }
         let pages = if self.is_scattered() { &self.tries.marked } else { &self.restore };
+        if pages.is_empty() {
+            return Ok(());
+        }
         // Memory in one piece that goes by hints isn't watched, and so not protected.
-        if pages.is_empty() || (self.hints.rule() && !self.is_scattered()) {
+        if self.hints.rule() && !self.is_scattered() {
+            tracker.before_unwatched_restore(self.id, pages);
             return Ok(());
         }
         tracker.before_restore(self.id, pages)

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use cairn_abi::{CheckpointId, RegionId, RegionMode, RegionName};
 
-use super::elsewhere::Elsewhere;
+use super::elsewhere::{Elsewhere, HistoryElsewhere};
 use super::memory::Memory;
 use super::tracker::{FakeTracker, assert_protected_is_unchanged};
-use crate::{Config, Engine, EngineError, PAGE_SIZE, Pool, Rule, Ticket};
+use crate::{Config, Engine, EngineError, GatherPlace, PAGE_SIZE, Pool, Rule, Ticket};
 
 /// All regions' bytes.
 pub(super) type Copies = BTreeMap<RegionId, Vec<u8>>;
@@ -40,6 +40,8 @@ pub(super) struct World {
     given: BTreeSet<CheckpointId>,
     /// What somebody else keeps.
     pub(super) elsewhere: Elsewhere,
+    pub(super) history_elsewhere: HistoryElsewhere,
+    config: Config,
 }
 
 impl World {
@@ -75,6 +77,8 @@ impl World {
             newest: 0,
             given: BTreeSet::new(),
             elsewhere: Elsewhere::default(),
+            history_elsewhere: HistoryElsewhere::default(),
+            config,
         }
     }
 
@@ -236,11 +240,55 @@ impl World {
     pub(super) fn save(&mut self) {
         self.settle();
         let from_nothing = self.elsewhere.is_empty();
-        self.engine.gather(from_nothing, &mut self.elsewhere.begin(from_nothing)).unwrap();
+        let (mut place, mut making) = (GatherPlace::default(), self.elsewhere.begin(from_nothing));
+        // Few at a time: what was told before isn't told again.
+        while !self.engine.gather(from_nothing, &mut place, 3, &mut making).unwrap() {}
+        let Self { engine, history_elsewhere, .. } = self;
+        engine.gather_history(from_nothing, |id, delta| history_elsewhere.take(id, delta)).unwrap();
         if let Some((_, copies)) = &self.current {
             let wanted = copies.iter().filter(|(id, _)| self.regions.iter().any(|(other, ..)| other == *id));
             assert!(self.elsewhere.newest().eq(wanted), "what is elsewhere isn't the checkpoint");
         }
+        self.check();
+    }
+
+    /// The engine ends, and another one is built of its image over the same memory. Whoever keeps it elsewhere goes on
+    /// with what is `kept`, or begins anew.
+    pub(super) fn be_reborn(&mut self, kept: bool) {
+        self.settle();
+        let before = self.read();
+        // The tracker may fail.
+        let Ok(image) = self.engine.image() else { return };
+        let mut mirrors = Elsewhere::default();
+        self.engine.gather(true, &mut GatherPlace::default(), u64::MAX, &mut mirrors.begin(true)).unwrap();
+        mirrors.kept();
+        let Self { engine, history_elsewhere, .. } = self;
+        engine.gather_history(false, |id, delta| history_elsewhere.take(id, delta)).unwrap();
+        self.engine = Engine::new(engine.tracker().reborn(), self.config);
+        for region in &image.regions {
+            let (.., memory) = self.regions.iter().find(|(id, ..)| *id == region.id).unwrap();
+            self.engine.rebuild_region(region, memory.live()).unwrap();
+        }
+        for (id, bytes) in mirrors.newest() {
+            for (page, bytes) in bytes.as_chunks().0.iter().enumerate() {
+                self.engine.rebuild_page(*id, page, bytes).unwrap();
+            }
+        }
+        let history = &self.history_elsewhere;
+        let read = |id, len| {
+            let delta = history.delta(id);
+            assert_eq!(delta.len() as u64, len);
+            Ok::<_, crate::ImageError>(delta)
+        };
+        self.engine.rebuild_history(&image, kept, read).unwrap();
+        self.history_elsewhere.kept();
+        self.elsewhere = mirrors;
+        if !kept {
+            (self.elsewhere, self.history_elsewhere) = Default::default();
+        }
+        assert!(self.read() == before, "being reborn changed memory");
+        let again = self.engine.image();
+        assert!(again.is_err() || again.unwrap().versions == image.versions);
         self.check();
     }
 

@@ -37,6 +37,8 @@ enum Step {
     Save,
     /// What became of that.
     Saved(bool),
+    /// The engine is built anew, of what somebody else keeps or not.
+    Reborn(bool),
     /// Leaves so many ids out.
     Skip(u64),
 }
@@ -65,6 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::RefuseProtect),
         12 => Just(Step::Save),
         8 => prop::bool::weighted(0.7).prop_map(Step::Saved),
+        4 => any::<bool>().prop_map(Step::Reborn),
         2 => (0..5u64).prop_map(Step::Skip),
     ]
 }
@@ -110,12 +113,15 @@ fn run(world: &mut World, step: &Step) {
         Step::Save => world.save(),
         Step::Saved(true) => {
             world.elsewhere.kept();
+            world.history_elsewhere.kept();
             world.engine.saved();
         }
         Step::Saved(false) => {
             world.elsewhere.lost();
+            world.history_elsewhere.lost();
             world.engine.not_saved();
         }
+        Step::Reborn(kept) => world.be_reborn(*kept),
         Step::Skip(ids) => world.skip_ids(CheckpointId(world.newest + ids)),
         Step::RefuseProtect(refuse) => world.engine.tracker_mut().refuse_protect = *refuse,
     }

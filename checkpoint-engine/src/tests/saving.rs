@@ -119,6 +119,8 @@ fn ids_are_left_out() {
     // However old: they were never evicted here.
     for left_out in [1, 3, 40] {
         assert!(matches!(world.rollback(CheckpointId(left_out)), Err(EngineError::NoCheckpoint(_))));
+        let ticket = world.engine.ticket(CheckpointId(left_out), false);
+        assert!(matches!(ticket, Err(EngineError::NoCheckpoint(_))));
     }
     // Nor do they count as taken after one of ours.
     world.skip_ids(CheckpointId(100));

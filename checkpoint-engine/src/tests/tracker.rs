@@ -73,6 +73,12 @@ impl FrozenPages for Frozen {
 }
 
 impl FakeTracker {
+    /// One of the same kind, without regions.
+    pub(super) fn reborn(&self) -> Self {
+        let Self { noise, random, refuse_protect, protects_engine, never_freezes, .. } = *self;
+        Self { noise, random, refuse_protect, protects_engine, never_freezes, ..Self::default() }
+    }
+
     /// A byte of `page` is about to be written by the program.
     pub(super) fn wrote(&mut self, region: RegionId, page: usize) {
         assert!(!self.holds(region, page), "whoever writes page {page} waits");

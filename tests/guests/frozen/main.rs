@@ -12,7 +12,9 @@ use cairn_guest::Error;
 use scene::Scene;
 
 /// Rounds of each story, at most. Whether one comes before the copying is done is up to the host's cores, so it is told
-/// and not demanded; the engine's own tests copy some batches, or none, before each of its calls.
+/// and not demanded. That it does is seen to where a test can hold the copier: the monitor's tests of held writers
+/// (checkpoint/freeze_tests.rs) take every order of writers, batches and discarding, and the engine's own tests copy some
+/// batches, or none, before each of its calls.
 const ROUNDS: usize = 12;
 /// Rounds that came before the copying was done, and are enough.
 const ENOUGH: usize = 2;

@@ -3,6 +3,7 @@
 
 mod coherent;
 mod mapped;
+mod tree;
 
 use std::arch::asm;
 use std::io::Write;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Some("time") => time(rounds),
         Some("mapped") => mapped::run(rounds),
         Some("coherent") => coherent::run(rounds),
+        Some("tree") => tree::run(rounds),
         _ => false,
     };
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -187,6 +187,10 @@ impl Tracker for AppTracker {
         self.log().before_restore(region, pages)
     }
 
+    fn before_unwatched_restore(&mut self, region: RegionId, pages: &PageSet) {
+        self.log().before_unwatched_restore(region, pages);
+    }
+
     /// Not where a region is compared whole, as then all of it would be held, nor with the ring, which protects no
     /// page by itself.
     fn freeze(

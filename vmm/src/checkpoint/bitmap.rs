@@ -4,6 +4,11 @@
 //! everything as it is: so the bits that are set are the open pages, always all of them, whether they
 //! were just written or left open on purpose. CLEAR protects just the pages that it names, in one
 //! system call for a region. What the VMM writes itself is marked beside KVM's bitmap.
+//!
+//! Where whole programs are checkpointed, two read one log, and each clears it when it has what it wants. So each tells
+//! the other before: what is cleared here counts as changed for the whole
+//! ([`ProgramMemory::renew_pages`]), and what is cleared there counts as written here
+//! ([`ProgramMemory::touch_pages`]).
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -69,8 +74,18 @@ impl BitmapTracker {
 impl Tracker for BitmapTracker {
     fn attach(&mut self, region: RegionId, memory: &LiveMemory) -> Result<(), TrackError> {
         let range = region_slot::range(region, memory, &self.memory)?;
-        region_slot::set_logged(&self.slots(), region, &range, true)?;
-        self.regions.push((region, self.memory.watch(range)));
+        let written = self.memory.watch(range);
+        let slots = self.slots();
+        if let Err(error) = region_slot::set_logged(&slots, region, written.range(), true) {
+            self.memory.unwatch(&written);
+            return Err(error);
+        }
+        if slots.logs_all() {
+            // The log isn't new, and who follows all memory may have cleared some of it.
+            written.mark(written.range());
+        }
+        drop(slots);
+        self.regions.push((region, written));
         Ok(())
     }
 
@@ -107,10 +122,23 @@ impl Tracker for BitmapTracker {
         let last = words.iter().rposition(|word| *word != 0).unwrap_or(first);
         let by_host = self.written(region)?;
         let span = &words[first..=last];
+        self.memory.renew_pages(by_host.range().start, first, span);
         let cleared = self.slots().clear_dirty_log(by_host.range(), first as u64, span);
         cleared.map_err(refused("KVM_CLEAR_DIRTY_LOG", region))?;
         by_host.take_back(first, span);
         Ok(())
+    }
+
+    /// Nothing here hinders a write, but whoever follows all memory has to know of it.
+    fn before_restore(&mut self, region: RegionId, pages: &PageSet) -> Result<(), TrackError> {
+        self.memory.renew_pages(self.written(region)?.range().start, 0, pages.words());
+        Ok(())
+    }
+
+    fn before_unwatched_restore(&mut self, region: RegionId, pages: &PageSet) {
+        if let Ok(written) = self.written(region) {
+            self.memory.renew_pages(written.range().start, 0, pages.words());
+        }
     }
 
     fn freeze(
@@ -127,6 +155,8 @@ impl Tracker for BitmapTracker {
             freezer.register(&span).map_err(os("UFFDIO_REGISTER"))?;
             self.freezable.push(region);
         }
+        // All that is forgotten when pages are taken.
+        self.memory.renew_pages(written.range().start, 0, pages.words());
         let frozen = freezer.freeze(span.start, held, &written, &self.slots);
         let frozen = frozen.map_err(os("UFFDIO_WRITEPROTECT"))?;
         // A system call marks pages before it writes them: marks until now are in `pages`, later ones are about the

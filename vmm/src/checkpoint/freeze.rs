@@ -238,3 +238,7 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "freeze_tests.rs"]
+mod writers;

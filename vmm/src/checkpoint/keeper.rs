@@ -172,17 +172,22 @@ impl Keeper {
         (name, mode): (RegionName, RegionMode),
         view: &View<'_>,
     ) -> Result<Outcome, Failure> {
+        let memory = self.live(span, view)?;
+        let added = effects::add_region(&mut self.engine, name, memory, mode);
+        let added = added.map_err(|error| effects::failure(&error))?;
+        self.prepared = None;
+        Ok(added)
+    }
+
+    /// The memory of a region.
+    pub(super) fn live(&self, span: RegionSpan, view: &View<'_>) -> Result<LiveMemory, Failure> {
         let range = span.address()..span.end();
         let base = view.pointer(&range).ok_or(Failure::NotMapped)?;
         let pages = usize::try_from(span.len() / PAGE).map_err(|_| Failure::Limit)?;
         // SAFETY: `range` is plain memory, mapped for reading and writing and aligned as the window is.
         // It stays so until the address space, which takes it from the plain spans first, has had
         // `vacate` end the region. The VMM never makes Rust references to guest memory.
-        let memory = unsafe { LiveMemory::new(base, pages) };
-        let added = effects::add_region(&mut self.engine, name, memory, mode);
-        let added = added.map_err(|error| effects::failure(&error))?;
-        self.prepared = None;
-        Ok(added)
+        Ok(unsafe { LiveMemory::new(base, pages) })
     }
 
     fn drop_all(&mut self) {
@@ -206,7 +211,7 @@ impl Keeper {
         }
     }
 
-    fn slots(&self) -> std::sync::MutexGuard<'_, SlotMap> {
+    pub(super) fn slots(&self) -> std::sync::MutexGuard<'_, SlotMap> {
         self.parts.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

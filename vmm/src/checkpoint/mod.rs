@@ -11,9 +11,11 @@ pub mod linux;
 mod region_slot;
 mod ring;
 mod scan;
+mod state;
 
 pub use app_tracker::{Scanning, TrackerParts};
 pub use freeze::Freezer;
 pub use keeper::{Keeper, KeeperConfig};
 pub use keeping::Keeping;
 pub use scan::LogCosts;
+pub use state::{KeeperState, KeeperStateError, MirrorPages, SessionBytes, SessionSource, TakePage};

@@ -121,38 +121,39 @@ impl SlotMap {
         self.set_logged(region, true)
     }
 
-    /// Ends the dirty log of `region`'s own slot, without which KVM may use large mappings in it again.
+    /// Ends the dirty log of `region`'s own slot, without which KVM may use large mappings in it again; unless all
+    /// memory is logged.
     ///
     /// # Errors
     /// [`SlotError`].
     pub fn stop_log(&self, region: &Range<u64>) -> Result<(), SlotError> {
-        self.set_logged(region, false)
+        if self.logs_all { Ok(()) } else { self.set_logged(region, false) }
     }
 
-    /// Logs all memory from now on, that of slots to come too: every page of a slot counts as written until its
-    /// bit is cleared. Regions are left to whoever follows them. No vCPU may run.
+    /// Logs all memory from now on, that of slots to come too, regions or not: every page of a slot counts as written
+    /// until its bit is cleared. A log that was begun before goes on. No vCPU may run.
     ///
     /// # Errors
     /// [`SlotError`].
     pub fn log_all(&mut self) -> Result<(), SlotError> {
         self.logs_all = true;
-        for span in self.unclaimed() {
+        for (span, _) in self.spans() {
             self.set_logged(&span, true)?;
         }
         Ok(())
     }
 
-    /// Whether there are regions, which somebody else follows.
+    /// Whether all memory is logged, so that somebody clears the log of regions beside whoever follows them.
     #[must_use]
-    pub fn has_regions(&self) -> bool {
-        !self.regions.is_empty()
+    pub fn logs_all(&self) -> bool {
+        self.logs_all
     }
 
-    /// The spans of all slots that aren't regions, in order. Without regions they are whole extents.
+    /// The spans of all slots in order, and whether each is a region. Without regions they are whole extents.
     #[must_use]
-    pub fn unclaimed(&self) -> Vec<Range<u64>> {
-        let slots = self.slots.iter().filter(|(start, _)| !self.regions.contains_key(start));
-        slots.map(|(start, slot)| *start..slot.end).collect()
+    pub fn spans(&self) -> Vec<(Range<u64>, bool)> {
+        let span = |(start, slot): (&u64, &Slot)| (*start..slot.end, self.regions.contains_key(start));
+        self.slots.iter().map(span).collect()
     }
 
     fn set_logged(&self, region: &Range<u64>, logged: bool) -> Result<(), SlotError> {
@@ -254,9 +255,8 @@ impl SlotMap {
             self.next += 1;
             self.next - 1
         });
-        let logged = self.logs_all && !self.regions.contains_key(&range.start);
         // SAFETY: the window is reserved for this guest and lives in an Arc beside the VM.
-        if let Err(source) = unsafe { self.vm.set_slot(number, &range, memory, logged) } {
+        if let Err(source) = unsafe { self.vm.set_slot(number, &range, memory, self.logs_all) } {
             self.free.push(number);
             return Err(fail(source));
         }

@@ -15,14 +15,15 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 pub use error::{DeviceError, RunError};
-pub use restore::Restore;
+pub use restore::{Restore, Trusted};
 
-pub use crate::guest::app::files::Grant;
+pub use crate::guest::app::files::{Grant, Published};
 use crate::kvm::system::System;
 use crate::machine::end::Ended;
 use crate::machine::name::GuestName;
 use crate::machine::poll_policy::PollMode;
 use crate::machine::script;
+use crate::machine::state::UserState;
 use crate::machine::storing::StoreConfig;
 use crate::machine::tracking::TrackerMode;
 use crate::machine::whole::WholeConfig;
@@ -64,8 +65,10 @@ pub struct AppConfig {
     pub ring_entries: Option<u32>,
     /// Bytes that they may have together, beside the newest's own copy; by default as many as `memory`.
     pub history_memory: Option<u64>,
-    /// Threads that work on a large checkpoint; by default [as many as are of use](helpers::start).
+    /// Threads that work on a large checkpoint; by default [as many as are of use](crate::machine::helpers::start).
     pub threads: Option<NonZeroUsize>,
+    /// What the monitor keeps for its user.
+    pub state: UserState,
     /// Whether checkpoints of the whole program go there.
     pub whole: Option<WholeConfig>,
     /// Where checkpoints go that shall survive.

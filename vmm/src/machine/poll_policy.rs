@@ -13,6 +13,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 /// Without a request for so long, polling ends.
 pub const IDLE: Duration = Duration::from_millis(10);
 /// How long polling stays off after the poller was found without a core; doubles each time in a row.
@@ -27,7 +29,7 @@ pub const SHORT_BACK_OFF: Duration = Duration::from_millis(1);
 pub const PAID: u32 = 64;
 
 /// What the user asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum PollMode {
     /// While requests come and a core is spare.
     #[default]

@@ -1,6 +1,10 @@
 //! The checkpoint device with the engine behind it, shared by the thread that runs the vCPU and the
 //! one that polls.
 
+mod state;
+
+pub use state::{UnitState, UnitStateError};
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

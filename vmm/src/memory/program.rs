@@ -252,6 +252,34 @@ impl ProgramMemory {
         }
     }
 
+    /// Counts pages of a region as changed, where all memory is watched, because whoever follows the region is about
+    /// to forget that they were written: bit i of word w is page `64 * (first + w) + i` of what begins at `start`.
+    pub fn renew_pages(&self, start: u64, first: usize, words: &[u64]) {
+        if self.whole.get().is_none() {
+            return;
+        }
+        for (word, bits) in (first as u64..).zip(words) {
+            let mut left = *bits;
+            while left != 0 {
+                let page = u64::from(left.trailing_zeros());
+                let count = u64::from((left >> page).trailing_ones());
+                let at = start + (64 * word + page) * PAGE;
+                self.renew(&(at..at + count * PAGE));
+                left &= u64::MAX.checked_shl(u32::try_from(page + count).unwrap_or(u32::MAX)).unwrap_or(0);
+            }
+        }
+    }
+
+    /// Counts pages of the region that is just `region` as written, because whoever follows all memory is about to
+    /// clear their log: bit i of word w is page `64 * w + i` of it.
+    pub fn touch_pages(&self, region: &Range<u64>, words: &[u64]) {
+        for region in self.regions().iter().filter(|watched| watched.range() == region) {
+            for (word, bits) in words.iter().enumerate().filter(|(_, bits)| **bits != 0) {
+                region.mark_word(word, *bits);
+            }
+        }
+    }
+
     fn regions(&self) -> RwLockReadGuard<'_, Vec<Arc<WrittenPages>>> {
         self.regions.read().unwrap_or_else(PoisonError::into_inner)
     }

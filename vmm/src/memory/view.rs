@@ -10,7 +10,8 @@ use vm_memory::{Address, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions
 
 use crate::memory::program::ProgramMemory;
 
-/// The plain memory, which can't go away while this value lives. Addresses are the program's virtual
+/// The plain memory, which can't go away while this value lives. What is written through it counts as written by the
+/// VMM. Addresses are the program's virtual
 /// ones; memory that isn't plain (files, read-only pages) isn't there.
 #[derive(Debug)]
 pub struct View<'a> {
@@ -54,12 +55,15 @@ impl GuestMemory for View<'_> {
         &'a self,
         address: GuestAddress,
         count: usize,
-        _access: Permissions,
+        access: Permissions,
     ) -> Result<impl GuestMemorySliceIterator<'a, ()>> {
         if count == 0 {
             return Ok(Slices(None));
         }
         let range = self.range(address, count)?;
+        if matches!(access, Permissions::Write | Permissions::ReadWrite) {
+            self.memory.touch(&range);
+        }
         let start = self.memory.window().pointer(&range).ok_or(Error::InvalidGuestAddress(address))?;
         // SAFETY: `range` is plain memory: mapped, readable and writable, and it stays so while
         // `self.plain`, which the slice's lifetime borrows through `self`, holds the lock.

@@ -107,10 +107,10 @@ impl WrittenPages {
         }
     }
 
-    /// Takes all marks of one word back; which there were. Nobody marks meanwhile.
+    /// Takes the marks in `mask` of one word back; which there were. Nobody marks meanwhile.
     #[must_use]
-    pub fn take(&self, word: usize) -> u64 {
-        let marks = self.load(word);
+    pub fn take(&self, word: usize, mask: u64) -> u64 {
+        let marks = self.load(word) & mask;
         if marks != 0 {
             self.clear(word, marks);
         }

@@ -14,6 +14,7 @@
 mod disk;
 mod loading;
 mod saver;
+pub mod signature;
 mod sink;
 
 pub use disk::Disk;

@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use cairn_abi::reply::{Durability, StoredRegion};
 use cairn_abi::{CheckpointId, Level, RegionId, RegionName, Span};
-use cairn_engine::{ChangeSink, Engine, PAGE_SIZE, Tracker};
+use cairn_engine::{ChangeSink, Engine, GatherPlace, PAGE_SIZE, Tracker};
 use cairn_store::{Batch, BatchError, Object, ObjectIndex, ObjectName, Snapshot};
 
 use super::loading::{Loading, Progress};
-use super::sink::{Owner, Sink, SinkError, from_abi, to_abi};
+use super::sink::{Base, Owner, Sink, SinkError, from_abi, to_abi};
 use crate::checkpoint::Keeping;
 use crate::devices::checkpoint::{Again, Effect, Failure, Outcome, RegionSpan};
 
 /// How long a program may be kept waiting inside a request, where nobody else has to wait for its CPU. Long for a
 /// disk, and short for a person who asks `cairn stats`.
 pub const SAVER_PATIENCE: Duration = Duration::from_millis(50);
+/// Pages that are gathered in one request where nobody may be kept waiting: as many as the engine takes in one try. Few
+/// in tests, whose regions are small.
+const PAGES_PER_TRY: u64 = if cfg!(test) { 7 } else { 65_536 };
 
 /// The store's side of one session after the other.
 #[derive(Debug)]
@@ -31,8 +34,22 @@ pub struct Saver {
     /// Failures of the sink that the engine knows of.
     failures: u64,
     loading: Option<Loading>,
+    /// A checkpoint that was taken, and is still being gathered.
+    handing: Option<Handing>,
     /// What was looked at last.
     looked: Option<(CheckpointId, Arc<Snapshot>)>,
+}
+
+/// A checkpoint of which some was gathered. Until all is, it must stay the engine's newest.
+#[derive(Debug)]
+struct Handing {
+    id: CheckpointId,
+    level: Level,
+    base: Base,
+    batch: Batch,
+    /// The region that is being gathered, in the batch.
+    object: Option<ObjectIndex>,
+    place: GatherPlace,
 }
 
 /// A region as the store is to know it.
@@ -49,8 +66,8 @@ impl Saver {
     /// where a kernel's CPU would stand still.
     #[must_use]
     pub fn new(sink: Option<Arc<Sink>>, owner: Owner, patience: Duration) -> Self {
-        let (first, loading, looked) = (None, None, None);
-        Self { sink, owner, patience, regions: Vec::new(), first, failures: 0, loading, looked }
+        let (first, loading, handing, looked) = (None, None, None, None);
+        Self { sink, owner, patience, regions: Vec::new(), first, failures: 0, loading, handing, looked }
     }
 
     /// Does the effect, if need be with the help of `act`, which does all others.
@@ -64,6 +81,10 @@ impl Saver {
         let goes_on = matches!(effect, Effect::Recover(_));
         if !goes_on && self.loading.take().is_some() {
             tracing::debug!("a checkpoint that was being recovered is given up");
+        }
+        if self.handing.is_some() {
+            let pages = if may_be_gathering(&effect) { self.pages_per_try() } else { u64::MAX };
+            self.hand_over(&sink, keeper.engine_mut(), pages);
         }
         match effect {
             Effect::DropAll => {
@@ -125,58 +146,80 @@ impl Saver {
     ) -> Result<Outcome, Failure> {
         self.claim(sink)?;
         if again == Again::No {
-            if !sink.has_room(self.patience) {
+            if self.handing.is_some() || !sink.has_room(self.patience) {
                 return Err(Failure::Busy);
             }
             self.skip_ids(sink, keeper);
         }
         let outcome = act(keeper, Effect::Checkpoint(again));
         let Outcome::Checkpoint(id) = outcome else { return Ok(outcome) };
-        if let Err(error) = self.hand_over(sink, id, level, keeper.engine_mut()) {
-            tracing::error!(error = &error as &dyn std::error::Error, %id, "a checkpoint can't be stored");
-            sink.note_failed(id);
-        }
+        self.handing = Some(self.begin_handing(sink, (id, level), keeper.engine_mut()));
+        self.hand_over(sink, keeper.engine_mut(), self.pages_per_try());
         Ok(Outcome::Durability(Durability { id, reached: None }))
     }
 
-    /// Gathers what checkpoint `id`, which was just taken, has and the store hasn't, and hands it over.
-    fn hand_over<T: Tracker>(
+    /// Pages that a request may take the time for.
+    fn pages_per_try(&self) -> u64 {
+        if self.patience.is_zero() { PAGES_PER_TRY } else { u64::MAX }
+    }
+
+    /// Begins to gather checkpoint `id`, which was just taken.
+    fn begin_handing<T: Tracker>(
         &mut self,
         sink: &Sink,
-        id: CheckpointId,
-        level: Level,
+        (id, level): (CheckpointId, Level),
         engine: &mut Engine<T>,
-    ) -> Result<(), BatchError> {
-        loop {
-            let base = sink.base();
-            if base.failures != self.failures {
-                engine.not_saved();
-                self.failures = base.failures;
-            } else if base.idle {
-                engine.saved();
-            }
-            // What another session left is of no use: its regions aren't these.
-            let parent = base.parent.filter(|parent| self.first.is_some_and(|first| first <= *parent));
-            let mut batch = sink.batch(id, parent);
-            let mut gathering = Gathering { batch: &mut batch, regions: &self.regions, object: None };
-            if let Err(error) = engine.gather(parent.is_none(), &mut gathering) {
-                sink.give_back(batch);
-                return Err(error);
-            }
-            match sink.submit(batch, from_abi(level), base) {
-                Ok(()) => {
-                    if parent.is_none() {
-                        self.first = Some(id);
-                    }
-                    return Ok(());
+    ) -> Handing {
+        let mut base = sink.base();
+        if base.failures != self.failures {
+            engine.not_saved();
+            self.failures = base.failures;
+        } else if base.idle {
+            engine.saved();
+        }
+        // What another session left is of no use: its regions aren't these.
+        base.parent = base.parent.filter(|parent| self.first.is_some_and(|first| first <= *parent));
+        let batch = sink.batch(id, base.parent);
+        Handing { id, level, base, batch, object: None, place: GatherPlace::default() }
+    }
+
+    /// Gathers as much as `pages` of what the checkpoint that is being handed over has and the store hasn't. Hands it
+    /// over when that is all.
+    fn hand_over<T: Tracker>(&mut self, sink: &Sink, engine: &mut Engine<T>, pages: u64) {
+        while let Some(mut handing) = self.handing.take() {
+            let (id, level, base) = (handing.id, handing.level, handing.base);
+            let from_nothing = base.parent.is_none();
+            let mut gathering =
+                Gathering { batch: &mut handing.batch, regions: &self.regions, object: &mut handing.object };
+            match engine.gather(from_nothing, &mut handing.place, pages, &mut gathering) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.handing = Some(handing);
+                    return;
                 }
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, %id, "a checkpoint can't be stored");
+                    sink.give_back(handing.batch);
+                    sink.note_failed(id);
+                    return;
+                }
+            }
+            match sink.submit(handing.batch, from_abi(level), base) {
+                Ok(()) if from_nothing => self.first = Some(id),
+                Ok(()) => {}
                 // The store failed meanwhile, and has nothing in hand any more.
-                Err(batch) => sink.give_back(*batch),
+                Err(batch) => {
+                    sink.give_back(*batch);
+                    self.handing = Some(self.begin_handing(sink, (id, level), engine));
+                }
             }
         }
     }
 
     fn durability(&self, sink: &Sink, id: CheckpointId, wanted: Option<Level>) -> Result<Outcome, Failure> {
+        if self.handing.as_ref().is_some_and(|handing| handing.id == id) {
+            return Ok(Outcome::Durability(Durability { id, reached: None }));
+        }
         let patience = if wanted.is_some() { self.patience } else { Duration::ZERO };
         let reached = sink.level_of(id, wanted.map(from_abi), patience).map_err(failure)?;
         Ok(Outcome::Durability(Durability { id, reached: reached.map(to_abi) }))
@@ -250,6 +293,13 @@ impl Saver {
     }
 }
 
+/// Whether a checkpoint may still be gathered when this is done. Whoever asks for durability asks again, as does whoever
+/// wants the next durable checkpoint; all else may change what is to be gathered.
+fn may_be_gathering(effect: &Effect) -> bool {
+    use Effect::{CheckpointDurable, Durability, Hint, StoreFigures, Stored};
+    matches!(effect, CheckpointDurable(..) | Durability(..) | Hint(..) | StoreFigures | Stored(..))
+}
+
 /// An object as the contract with programs says it; `None` if it can't be a region's.
 pub(super) fn stored_region(checkpoint: CheckpointId, object: &Object) -> Option<StoredRegion> {
     let name = RegionName::new(object.name.as_str().as_bytes()).ok()?;
@@ -268,7 +318,7 @@ fn failure(error: SinkError) -> Failure {
 struct Gathering<'a> {
     batch: &'a mut Batch,
     regions: &'a [SavedRegion],
-    object: Option<ObjectIndex>,
+    object: &'a mut Option<ObjectIndex>,
 }
 
 impl Gathering<'_> {
@@ -285,7 +335,7 @@ impl ChangeSink for Gathering<'_> {
         let SavedRegion { name, span, tag, .. } = known.ok_or(BatchError::NoSuchObject(region.0))?;
         let name = ObjectName::new(name.as_str())?;
         let object = Object { name, tag: *tag, address: span.address(), pages: pages as u64 };
-        self.object = Some(self.batch.object(object)?);
+        *self.object = Some(self.batch.object(object)?);
         Ok(())
     }
 

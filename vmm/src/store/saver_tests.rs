@@ -147,9 +147,15 @@ impl Run {
         self.stored = Some((id, content));
     }
 
-    fn wait(&self, id: CheckpointId, level: Level) {
-        let reached = self.sink.level_of(id, Some(from_abi(level)), Duration::from_secs(60)).unwrap();
-        assert!(Some(from_abi(level)) <= reached);
+    /// As a program does: with requests, in which what isn't gathered yet is gathered.
+    fn wait(&mut self, id: CheckpointId, level: Level) {
+        loop {
+            match self.act(Effect::Durability(id, Some(level))) {
+                Outcome::Durability(Durability { reached, .. }) if Some(level) <= reached => return,
+                Outcome::Durability(_) => std::thread::yield_now(),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     fn rollback(&mut self) {
@@ -157,6 +163,11 @@ impl Run {
         let (id, content) = self.saved[usize::try_from(self.guest.below(last + 1)).unwrap()].clone();
         assert_eq!(self.ask(|again| Effect::Rollback(id, again)), Outcome::Done);
         assert!(self.content() == content, "rollback to {id}");
+    }
+
+    /// Ends the session, and with it the run.
+    fn end(mut self) {
+        assert_eq!(self.act(Effect::DropAll), Outcome::Done);
     }
 
     fn recover(&mut self, id: Option<CheckpointId>) -> Outcome {
@@ -212,7 +223,7 @@ fn an_older_checkpoint_can_be_recovered_and_gone_on_from() {
         run.checkpoint_durable();
         versions.push(run.stored.clone().unwrap());
     }
-    drop(run);
+    run.end();
     for round in 0..2 {
         let mut run = Run::start(directory.path(), 8 + round);
         run.register("all", TAG);
@@ -224,7 +235,7 @@ fn an_older_checkpoint_can_be_recovered_and_gone_on_from() {
         run.checkpoint_durable();
         let (next, now) = run.stored.clone().unwrap();
         assert!(versions.iter().all(|(id, _)| *id < next));
-        drop(run);
+        run.end();
         let mut run = Run::start(directory.path(), 20 + round);
         run.register("all", TAG);
         assert_eq!(run.recover(None), Outcome::Checkpoint(next));
@@ -243,7 +254,7 @@ fn what_does_not_fit_is_named_and_changes_nothing() {
     assert_eq!(run.recover(None), Outcome::Failed(Failure::NotFresh));
     let unknown = CheckpointId(id.0 + 7);
     assert_eq!(run.ask(|_| Effect::Durability(unknown, None)), Outcome::Failed(Failure::NoCheckpoint));
-    drop(run);
+    run.end();
 
     let mut run = Run::start(directory.path(), 8);
     let Outcome::Failed(Failure::Mismatch { region: None, stored: Some(stored) }) = run.recover(None) else {
@@ -272,6 +283,41 @@ fn what_does_not_fit_is_named_and_changes_nothing() {
     assert_eq!(run.act(Effect::DropAll), Outcome::Done);
     run.register("all", TAG);
     assert_eq!(run.recover(None), Outcome::Checkpoint(id));
+}
+
+/// What may change the newest version has all of it gathered first.
+#[test]
+fn a_large_checkpoint_is_gathered_in_several_requests() {
+    let goes_on: [fn(&mut Run, CheckpointId); 4] = [
+        |run, id| run.wait(id, Level::Written),
+        |run, id| assert_eq!(run.ask(|again| Effect::Rollback(id, again)), Outcome::Done),
+        |run, _| run.checkpoint_durable(),
+        |run, _| run.checkpoint(),
+    ];
+    for (seed, go_on) in (1..).zip(goes_on) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut run = Run::start(directory.path(), seed);
+        run.register("all", TAG);
+        for page in 0..PAGES {
+            run.guest.write(page, 5, 7);
+        }
+        let content = run.content();
+        let taken = run.ask(|again| Effect::CheckpointDurable(Level::Written, again));
+        let Outcome::Durability(Durability { id, reached: None }) = taken else { panic!("{taken:?}") };
+        let unknown = Err(SinkError::NoCheckpoint);
+        assert_eq!(run.sink.level_of(id, None, Duration::ZERO), unknown, "all at once");
+        let busy = Outcome::Failed(Failure::Busy);
+        assert_eq!(run.act(Effect::CheckpointDurable(Level::Written, Again::No)), busy);
+        run.guest.write(3, 5, 9);
+        go_on(&mut run, id);
+        assert_ne!(run.sink.level_of(id, None, Duration::ZERO), unknown);
+        run.end();
+        let mut run = Run::start(directory.path(), 10 + seed);
+        run.register("all", TAG);
+        assert_eq!(run.recover(Some(id)), Outcome::Checkpoint(id));
+        assert_eq!(run.ask(|again| Effect::Rollback(id, again)), Outcome::Done);
+        assert!(run.content() == content, "seed {seed}");
+    }
 }
 
 #[test]

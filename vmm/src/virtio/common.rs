@@ -10,6 +10,7 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
 use super::interrupts::{Interrupts, NO_VECTOR};
+use super::state::{CommonState, QueueRegistersState, StateError};
 use super::status::{FAILED, NEEDS_RESET, Phase, Step};
 
 /// Bytes of the structure up to and with `queue_device`; what follows belongs to features that aren't
@@ -125,6 +126,51 @@ impl CommonConfig {
             interrupts,
             ..Self::new(self.offered, self.required, &[])
         };
+    }
+
+    /// The registers as values.
+    #[must_use]
+    pub fn state(&self) -> CommonState {
+        let queue = |queue: &QueueRegisters| QueueRegistersState {
+            size: queue.size,
+            enabled: queue.enabled,
+            rings: [queue.descriptors, queue.driver, queue.device],
+        };
+        CommonState {
+            feature_select: [self.device_feature_select, self.driver_feature_select],
+            accepted: self.accepted,
+            accepted_beyond: self.accepted_beyond,
+            status: self.status(false),
+            queue_select: self.queue_select,
+            queues: self.queues.iter().map(queue).collect(),
+        }
+    }
+
+    /// Gives registers after a reset these values. Answers whether the device is in use.
+    ///
+    /// # Errors
+    /// [`StateError`]; the registers are of no use then.
+    pub fn bring_back(&mut self, state: &CommonState) -> Result<bool, StateError> {
+        [self.device_feature_select, self.driver_feature_select] = state.feature_select;
+        (self.accepted, self.accepted_beyond) = (state.accepted, state.accepted_beyond);
+        self.queue_select = state.queue_select;
+        let phase = Phase::from_bits(state.status).ok_or(StateError("status"))?;
+        let agreed = Phase::Agreed <= phase;
+        if agreed && !self.features_agree() || phase < Phase::Driven && state.accepted != 0 {
+            return Err(StateError("set of features"));
+        }
+        if state.queues.len() != self.queues.len() {
+            return Err(StateError("number of queues"));
+        }
+        for (queue, state) in self.queues.iter_mut().zip(&state.queues) {
+            let fresh = *queue;
+            queue.bring_back(state).ok_or(StateError("queue"))?;
+            if !agreed && *queue != fresh {
+                return Err(StateError("queue"));
+            }
+        }
+        (self.phase, self.failed) = (phase, state.status & FAILED != 0);
+        Ok(phase == Phase::Running)
     }
 
     /// Whether the device works and its driver hasn't given up on it.
@@ -300,6 +346,17 @@ impl QueueRegisters {
         if new % align == 0 {
             *address = new;
         }
+    }
+
+    /// As if a driver had written it.
+    fn bring_back(&mut self, state: &QueueRegistersState) -> Option<()> {
+        self.set_size(state.size);
+        for (ring, address) in [Ring::Descriptors, Ring::Driver, Ring::Device].into_iter().zip(state.rings) {
+            self.set_address(ring, Part::Whole, address);
+        }
+        self.enabled = state.enabled;
+        let taken = self.size == state.size && [self.descriptors, self.driver, self.device] == state.rings;
+        (taken && (!self.enabled || self.build().is_some())).then_some(())
     }
 
     fn build(&self) -> Option<Queue> {

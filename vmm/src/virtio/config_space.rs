@@ -189,6 +189,12 @@ impl ConfigSpace {
         }
     }
 
+    /// All bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; CONFIG_LEN] {
+        &self.bytes
+    }
+
     /// The addresses at which BAR `bar` answers now; `None` while memory decode is off, or without such a BAR.
     #[must_use]
     pub fn memory(&self, bar: u8) -> Option<Range<u64>> {

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`status`] draws how a driver brings a device up, [`device`] is what a device
 //! implements, [`common`] and [`transport`] are the registers in its memory BAR, [`interrupts`] and [`msix`] are
-//! how it calls its driver, [`pci`] is the function that holds the BARs, [`chain`], [`buffers`] and
+//! how it calls its driver, [`pci`] is the function that holds the BARs, [`state`] is what all of that is at rest, [`chain`], [`buffers`] and
 //! [`queue`] are the rings in guest memory.
 //!
 //! Registers and rings are apart: nothing below [`transport`] and [`pci`] touches guest memory, so every
@@ -18,6 +18,7 @@ pub mod interrupts;
 pub mod msix;
 pub mod pci;
 pub mod queue;
+pub mod state;
 pub mod status;
 pub mod transport;
 

@@ -8,6 +8,7 @@ use super::config_space::{Bar, BarError, ConfigSpace, Identity, MSI_X, VENDOR_SP
 use super::device::VirtioDevice;
 use super::interrupts::Interrupts;
 use super::msix::{PENDING_OFFSET, REGISTERS_LEN};
+use super::state::{FunctionState, StateError};
 use super::transport::{
     BAR_LEN, COMMON_OFFSET, DEVICE_OFFSET, Event, ISR_LEN, ISR_OFFSET, NOTIFY_MULTIPLIER, NOTIFY_OFFSET,
     Transport,
@@ -168,6 +169,25 @@ impl<D: VirtioDevice> PciFunction<D> {
     /// Writes [`BAR`].
     pub fn bar_write(&mut self, offset: u64, data: &[u8]) -> Event {
         self.transport.write(offset, data)
+    }
+
+    /// What the driver made of a function without interrupts, as values.
+    #[must_use]
+    pub fn state(&self) -> FunctionState {
+        let (common, refused) = self.transport.state();
+        FunctionState { config: self.config.bytes().to_vec(), common, refused }
+    }
+
+    /// Makes that of a function that nobody has used yet.
+    ///
+    /// # Errors
+    /// [`StateError`]; the function is of no use then.
+    pub fn bring_back(&mut self, state: &FunctionState) -> Result<(), StateError> {
+        if state.config.len() != self.config.bytes().len() {
+            return Err(StateError("configuration space"));
+        }
+        self.config.write(0, &state.config);
+        self.transport.bring_back(&state.common, state.refused)
     }
 
     /// Whether an access reaches `pci_cfg_data`.

@@ -115,6 +115,12 @@ impl RequestQueue {
         self.queue.next_avail()
     }
 
+    /// Goes on where a queue with the same rings was whose requests were all finished, so many of them.
+    pub fn go_on_at(&mut self, position: u16) {
+        self.queue.set_next_avail(position);
+        self.queue.set_next_used(position);
+    }
+
     /// Reads the request at the front into `buffer`, whose length bounds it, and leaves it there: it's gone
     /// only with [`finish`](Self::finish). `None` if the queue is empty.
     ///

@@ -84,6 +84,15 @@ impl Phase {
         }
     }
 
+    /// The phase that a status register shows, whatever else it shows.
+    #[must_use]
+    pub fn from_bits(status: u8) -> Option<Self> {
+        let bits = status & !(FAILED | NEEDS_RESET);
+        [Self::Reset, Self::Found, Self::Driven, Self::Agreed, Self::Running]
+            .into_iter()
+            .find(|phase| phase.bits() == bits)
+    }
+
     /// The bits that stand in the status register in this phase.
     #[must_use]
     pub fn bits(self) -> u8 {
@@ -110,6 +119,7 @@ mod tests {
             }
             let next = phase.after(step).unwrap();
             assert_eq!(next.bits(), phase.bits() | step.bit());
+            assert_eq!(Phase::from_bits(next.bits() | NEEDS_RESET), Some(next));
             phase = next;
         }
         assert!(Step::ORDER.iter().all(|&step| phase.after(step).is_none()));

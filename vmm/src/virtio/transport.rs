@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::common::{COMMON_LEN, Change, CommonConfig};
 use super::device::VirtioDevice;
 use super::interrupts::Interrupts;
+use super::state::{CommonState, StateError};
 
 /// Bytes of the BAR.
 pub const BAR_LEN: u64 = 0x4000;
@@ -139,6 +140,26 @@ impl<D: VirtioDevice> Transport<D> {
             Some((NOTIFY_OFFSET, at)) => self.notify(at),
             _ => Event::None,
         }
+    }
+
+    /// The registers as values, and whether the device refused to be taken into use.
+    #[must_use]
+    pub fn state(&self) -> (CommonState, bool) {
+        (self.common.state(), self.refused)
+    }
+
+    /// Gives registers that nobody has used yet these values, and takes the device into use if it was.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn bring_back(&mut self, common: &CommonState, refused: bool) -> Result<(), StateError> {
+        self.refused = refused;
+        if self.common.bring_back(common)? && !refused {
+            let queues = self.common.build_queues();
+            let activated = self.device.activate(self.common.agreed_features(), queues);
+            activated.map_err(|_| StateError("set of queues"))?;
+        }
+        Ok(())
     }
 
     fn needs_reset(&self) -> bool {

@@ -4,6 +4,7 @@ mod chains;
 mod hints;
 mod polling;
 mod registers;
+mod rest;
 mod rings;
 mod sessions;
 mod support;

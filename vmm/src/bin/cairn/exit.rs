@@ -59,6 +59,8 @@ fn code(error: &anyhow::Error) -> u8 {
         ) => NOT_RUNNABLE,
         Some(
             RunError::Store(_)
+            | RunError::Untrusted(_)
+            | RunError::NoRecords
             | RunError::Saved(_)
             | RunError::Thaw(_)
             | RunError::Image(_)

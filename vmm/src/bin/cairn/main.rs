@@ -10,6 +10,7 @@ mod ps;
 mod restore;
 mod run;
 mod size;
+mod state;
 mod stats;
 mod store;
 mod store_options;

@@ -1,18 +1,19 @@
 //! `cairn restore`: a program from its checkpoint.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use cairn_abi::CheckpointId;
-use cairn_vmm::machine::app;
+use cairn_vmm::machine::app::{self, Trusted};
 use cairn_vmm::machine::name::GuestName;
-use cairn_vmm::machine::whole::WholeConfig;
+use cairn_vmm::machine::whole::{Consent, WholeConfig};
 use clap::Args;
 
-use crate::run;
 use crate::whole::Every;
+use crate::{run, state};
 
 /// What the help says after the options.
 const MORE_HELP: &str = "\
@@ -20,14 +21,16 @@ The program goes on in this process, with the memory, the registers and the file
 output and error are this process's; what went to a terminal or a pipe before isn't taken back. Its clocks go on from
 where they were, but for the time of day.
 
-The store says which directories the program sees and changes, and where its standard output goes: restore only what
-you, or somebody whom you trust, has made.
+A store says which directories the program sees and changes, and where its standard output goes. What you made yourself
+on this machine is signed with a key of yours (~/.local/state/cairn/key) and gets that. Of anything else the program is
+somebody's, and gets it only if you agree: to all of it with --trust, or by giving the same with --dir and --stdout.
 
 Exit status: as for cairn run.
 
-Example:
+Examples:
   cairn run --store ck --every 500ms --stdout out.txt -- python3 long.py
-  cairn restore ck";
+  cairn restore ck
+  cairn restore ck --commit-files                keep what it had written so far, and don't run it";
 
 /// Options of `cairn restore`.
 #[derive(Args, Debug)]
@@ -53,11 +56,31 @@ pub(crate) struct Restore {
     /// The file that standard output goes to, if it was a file and is elsewhere now.
     #[arg(long, value_name = "FILE")]
     stdout: Option<PathBuf>,
+    /// Let the program do all that the store says, whoever made it.
+    #[arg(long)]
+    trust: bool,
+    /// Of a store that isn't yours: agree that the program sees this directory, or with rw changes it.
+    #[arg(long, value_name = "HOST[:GUEST][:rw]")]
+    dir: Vec<OsString>,
+    /// Apply what the program had changed in its directories, as its end would have, and don't run it.
+    #[arg(long, conflicts_with_all = ["every", "keep", "no_checkpoints", "stdout"])]
+    commit_files: bool,
 }
 
 impl Restore {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let comeback = app::Restore::open(&self.store, self.at.map(CheckpointId))?;
+        let comeback = app::Restore::open(&self.store, self.at.map(CheckpointId), state::with_key())?;
+        let consent = Consent {
+            everything: self.trust,
+            grants: self.dir.iter().map(|text| run::grant(text)).collect::<Result<_>>()?,
+            directory: std::env::current_dir().context("the working directory can't be told")?,
+            // Nothing is written there where nothing runs.
+            stdout: self.stdout.is_some() || self.commit_files,
+        };
+        let comeback = comeback.trust(&consent)?;
+        if self.commit_files {
+            return commit_files(comeback);
+        }
         let output = match (self.stdout, comeback.stdout()) {
             (Some(path), Some(_)) => Some(std::path::absolute(path)?),
             (None, before) => before.map(|(path, _)| path),
@@ -72,4 +95,20 @@ impl Restore {
             (!self.no_checkpoints).then(|| (comeback.store(self.store, self.keep), WholeConfig { every }));
         Ok(run::told(&comeback.run(further, output, self.name)?))
     }
+}
+
+fn commit_files(comeback: Trusted) -> Result<ExitCode> {
+    match comeback.commit_files()? {
+        None => anyhow::bail!("the program had no directory that it may change: there is nothing to apply"),
+        Some(published) if published.steps == 0 => {
+            println!("the program had changed nothing in its directories");
+        }
+        Some(published) => {
+            for change in &published.changes {
+                println!("{change}");
+            }
+            println!("{} files written, {} changes in all", published.files, published.steps);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -13,11 +13,13 @@ use cairn_vmm::machine::end::{End, Ended};
 use cairn_vmm::machine::helpers::MOST_THREADS;
 use cairn_vmm::machine::name::GuestName;
 use cairn_vmm::machine::poll_policy::PollMode;
+use cairn_vmm::machine::state::UserState;
 use cairn_vmm::machine::tracking::TrackerMode;
 use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
 
 use crate::size::Size;
+use crate::state;
 use crate::store_options::StoreOptions;
 use crate::whole::WholeArgs;
 
@@ -174,6 +176,11 @@ impl Run {
         }
         let program = find(self.program.first().context("a program is required")?)?;
         let arguments = self.program.iter().map(|argument| c_string(argument)).collect::<Result<_>>()?;
+        let state = if self.whole.is_asked() {
+            state::with_key()
+        } else {
+            UserState { directory: state::directory(), key: None }
+        };
         Ok(AppConfig {
             name: self.name.unwrap_or_else(|| GuestName::of_program(&program)),
             program,
@@ -182,14 +189,15 @@ impl Run {
             memory: self.memory.0,
             grants: self.dir.iter().map(|text| grant(text)).collect::<Result<_>>()?,
             directory: std::env::current_dir().context("the working directory can't be told")?,
-            overlay: match (self.overlay, self.whole.is_asked(), self.store.directory()) {
-                (Some(end), ..) => Some(overlay(end)?),
+            overlay: match (self.overlay, self.whole.is_asked()) {
+                (Some(end), ..) => Some(overlay(end, state.directory.as_deref())?),
                 // What it writes into directories has to go back with it.
-                (None, true, Some(store)) if self.dir.iter().any(is_writable) => {
-                    Some(Overlay { commit: true, records: std::path::absolute(store)? })
+                (None, true) if self.dir.iter().any(is_writable) => {
+                    Some(overlay(OverlayEnd::Commit, state.directory.as_deref())?)
                 }
                 (None, ..) => None,
             },
+            state,
             poll: self.poll.into(),
             tracker: self.tracker.into(),
             ring_entries: self.ring_entries,
@@ -222,12 +230,8 @@ pub(crate) fn told(ended: &Ended) -> ExitCode {
 }
 
 /// What becomes of overlays, and where the record of changes is kept while they are applied.
-fn overlay(end: OverlayEnd) -> Result<Overlay> {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")));
-    let state =
-        state.context("--overlay: HOME or XDG_STATE_HOME must say where a record of changes can be kept")?;
-    Ok(Overlay { commit: matches!(end, OverlayEnd::Commit), records: state.join("cairn") })
+fn overlay(end: OverlayEnd, directory: Option<&Path>) -> Result<Overlay> {
+    Ok(Overlay { commit: matches!(end, OverlayEnd::Commit), records: state::records(directory)? })
 }
 
 /// The program's path: as it is if it has a slash, else the first of its name in PATH.
@@ -270,7 +274,7 @@ fn environment(extra: &[OsString]) -> Result<Vec<CString>> {
 }
 
 /// HOST, HOST:GUEST, HOST:rw or HOST:GUEST:rw.
-fn grant(text: &OsStr) -> Result<Grant> {
+pub(crate) fn grant(text: &OsStr) -> Result<Grant> {
     let mut parts: Vec<&[u8]> = text.as_bytes().split(|byte| *byte == b':').collect();
     let writable = match parts.last() {
         Some(&b"rw") => parts.pop().is_some(),

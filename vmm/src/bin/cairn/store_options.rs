@@ -1,7 +1,7 @@
 //! Options of `cairn run` and `cairn boot` about checkpoints on disk.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use cairn_store::{Level, Options};
@@ -37,11 +37,6 @@ enum Durable {
 }
 
 impl StoreOptions {
-    /// The store's directory.
-    pub(crate) fn directory(&self) -> Option<&Path> {
-        self.store.as_deref()
-    }
-
     pub(crate) fn config(self) -> Result<Option<StoreConfig>> {
         let Self { store, keep, keep_bytes, durable } = self;
         let options = Options { keep, keep_bytes: keep_bytes.map(|size| size.0), ..Options::default() };

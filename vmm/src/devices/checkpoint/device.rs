@@ -43,14 +43,14 @@ pub type KeySource = Box<dyn FnMut() -> cairn_abi::SessionKey + Send>;
 
 /// The device. One function, one session.
 pub struct CheckpointDevice {
-    session: Session,
+    pub(super) session: Session,
     fresh_key: KeySource,
-    queue: Option<RequestQueue>,
+    pub(super) queue: Option<RequestQueue>,
     /// The rings can't be used until the driver resets the device.
-    broken: bool,
+    pub(super) broken: bool,
     /// The queue's position at which a poll found a request that only a notification may serve.
-    left_at: Option<u16>,
-    interrupts: u8,
+    pub(super) left_at: Option<u16>,
+    pub(super) interrupts: u8,
     dropped: FirstTime,
     broke_down: FirstTime,
     foreign: FirstTime,

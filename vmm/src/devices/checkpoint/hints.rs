@@ -29,6 +29,12 @@ impl HintTable {
         (ends && address.is_multiple_of(HINT_SIZE as u64)).then_some(Self(address))
     }
 
+    /// Where it begins.
+    #[must_use]
+    pub fn address(self) -> u64 {
+        self.0
+    }
+
     /// All of it.
     #[must_use]
     pub fn span(self) -> Span {

@@ -2,7 +2,7 @@
 //!
 //! It takes no checkpoint itself. [`session`] decides: it turns a request into an [`Effect`] for the engine,
 //! and the engine's [`Outcome`] into the reply. [`regions`] turns a program's claims about its memory into
-//! checked spans. [`device`] moves bytes between the queue and the session. The contract with programs, in
+//! checked spans. [`device`] moves bytes between the queue and the session. [`state`] is the device at rest. The contract with programs, in
 //! the words of a device specification, is the documentation of [`cairn_abi`].
 //!
 //! A session's states:
@@ -26,9 +26,11 @@ pub mod effect;
 mod hints;
 pub mod regions;
 pub mod session;
+pub mod state;
 
 pub use device::CheckpointDevice;
 pub use effect::{Again, Effect, Failure, Outcome};
 pub use hints::{HintFault, HintTable};
 pub use regions::RegionSpan;
 pub use session::{AddressSpace, Caller, Limits, Session};
+pub use state::{DeviceState, LiveRegion, OpenState, SessionState};

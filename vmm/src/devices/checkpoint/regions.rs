@@ -83,6 +83,11 @@ impl Regions {
         self.live.push((id, name, span));
     }
 
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (RegionId, RegionName, RegionSpan)> + '_ {
+        self.live.iter().copied()
+    }
+
     pub(super) fn contains(&self, id: RegionId) -> bool {
         self.live.iter().any(|(other, ..)| *other == id)
     }

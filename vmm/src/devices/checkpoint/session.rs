@@ -45,8 +45,8 @@ pub struct Limits {
 /// One program's connection, or the lack of one; [the module above](super) draws its states.
 #[derive(Debug)]
 pub struct Session {
-    limits: Limits,
-    state: State,
+    pub(super) limits: Limits,
+    pub(super) state: State,
 }
 
 /// What comes next for a request.
@@ -91,7 +91,7 @@ impl Hinted {
 }
 
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     /// No session, and the engine holds nothing.
     Closed,
     /// No session, but the engine may hold what the last one left.
@@ -101,16 +101,16 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Open {
-    address_space: AddressSpace,
-    key: SessionKey,
-    features: u64,
-    regions: Regions,
-    hint_table: Option<HintTable>,
+pub(super) struct Open {
+    pub(super) address_space: AddressSpace,
+    pub(super) key: SessionKey,
+    pub(super) features: u64,
+    pub(super) regions: Regions,
+    pub(super) hint_table: Option<HintTable>,
     /// The request that was answered with Again, until another one comes.
     /// With its cursor, and whether the engine has begun with it.
-    unfinished: Option<(u32, Request, Again)>,
-    last_cursor: u32,
+    pub(super) unfinished: Option<(u32, Request, Again)>,
+    pub(super) last_cursor: u32,
 }
 
 /// What a program says of a region beside where it is.

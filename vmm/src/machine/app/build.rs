@@ -72,13 +72,17 @@ impl Machine {
             Some(store) => Some(store),
             None => open_store(config, comeback)?,
         };
-        let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root), store.clone())?));
+        let unit = Arc::new(SharedUnit::new(unit(config, parts, SpaceId(root), store.as_ref())?));
         let mut bus = Bus::default();
         bus.insert(REGISTERS, UnitRegisters(Arc::clone(&unit))).map_err(DeviceError::Bus)?;
         space.set_region_owner(Box::new(UnitRegions(Arc::clone(&unit))));
+        if let Some(comeback) = comeback {
+            comeback.session(&unit, config.whole.is_some())?;
+        }
         let orders = config.whole.as_ref().map(|_| whole::orders());
         let asker = orders.as_ref().map(|(asker, _)| asker.clone());
-        let files = files(config, &unit, whole::for_program(asker, comeback.is_some()))?;
+        let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(&unit))));
+        let files = files(config, vec![function], whole::for_program(asker, comeback.is_some()))?;
         let process = match comeback {
             Some(comeback) => comeback.process(space, files, &mut cpu)?,
             None => {
@@ -102,10 +106,14 @@ fn open_store(config: &AppConfig, comeback: Option<&Comeback>) -> Result<Option<
     Ok(store)
 }
 
-/// The program's view of files, with the unit's PCI function in its sysfs.
-fn files(
+/// The program's view of files, with these PCI functions in its sysfs, and who takes checkpoints of it when it asks.
+/// What an earlier run left undone in its directories is done first.
+///
+/// # Errors
+/// [`RunError`].
+pub(super) fn files(
     config: &AppConfig,
-    unit: &Arc<SharedUnit>,
+    functions: Vec<SharedPci>,
     checkpoints: Option<Arc<dyn WholeCheckpoints>>,
 ) -> Result<Files, RunError> {
     raise_descriptor_limit();
@@ -119,12 +127,11 @@ fn files(
             }
         }
     }
-    let function: SharedPci = Arc::new(Mutex::new(UnitSysfs(Arc::clone(unit))));
     let layout = Layout {
         grants: config.grants.clone(),
         working_directory: config.directory.clone(),
         private_bytes: config.memory / PRIVATE_FILES,
-        functions: vec![function],
+        functions,
         overlay: config.overlay.is_some(),
         checkpoints,
     };
@@ -150,13 +157,15 @@ fn unit(
     config: &AppConfig,
     parts: TrackerParts,
     root: SpaceId,
-    store: Option<Arc<Sink>>,
+    store: Option<&Arc<Sink>>,
 ) -> Result<Unit, RunError> {
+    // A store has one owner. With checkpoints of the whole program, sessions have none.
+    let sessions_store = store.cloned().filter(|_| config.whole.is_none());
     let history = u32::try_from(config.history.get()).unwrap_or(u32::MAX);
     let optional = |feature, there| if there { feature } else { 0 };
     let features = FEATURE_HINT
         | optional(FEATURE_ASYNC, parts.freezer.is_some())
-        | optional(FEATURE_DURABLE, store.is_some());
+        | optional(FEATURE_DURABLE, sessions_store.is_some());
     let limits = Limits { max_regions: MAX_REGIONS, max_bytes: config.memory, history, features };
     let keys = random::keys().map_err(|source| RunError::Host { what: "random bytes", source })?;
     let device = CheckpointDevice::new(limits, keys);
@@ -168,11 +177,12 @@ fn unit(
         // What a guest can make its host keep stays in proportion to what it was given.
         max_history_bytes: config.history_memory.unwrap_or(config.memory),
         costs: parts.costs,
+        // The session's, or the session as a part of the whole.
         stores: store.is_some(),
     };
     let memory = Arc::clone(&parts.memory);
     let keeper = Keeper::new(parts, keeping, helpers::start(config.threads)?);
     let policy = PollPolicy::new(poller::mode_for_requests(config.poll), poller::has_spare_core());
-    let saver = Saver::new(store, Owner(0), SAVER_PATIENCE);
+    let saver = Saver::new(sessions_store, Owner(0), SAVER_PATIENCE);
     Ok(Unit::new(function, keeper, saver, memory, root, policy))
 }

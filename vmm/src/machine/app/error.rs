@@ -15,7 +15,8 @@ use crate::machine::bare::BareError;
 use crate::machine::helpers::HelperError;
 use crate::machine::sandbox::SandboxError;
 use crate::machine::storing::StoringError;
-use crate::machine::whole::{SavedError, StdoutError};
+use crate::machine::unit::UnitStateError;
+use crate::machine::whole::{SavedError, StdoutError, Untrusted};
 use crate::virtio::pci::FunctionError;
 
 /// Why a guest could not be run, or not to its end.
@@ -114,9 +115,21 @@ pub enum RunError {
     /// A checkpoint can't be read.
     #[error("the program can't be brought back")]
     Saved(#[from] SavedError),
+    /// The checkpoint isn't the user's, and asks for what the user hasn't agreed to.
+    #[error(transparent)]
+    Untrusted(Box<Untrusted>),
+    /// There is no place for the record of changes that are being applied.
+    #[error(
+        "there is no place for a record of changes to directories while they are applied: HOME or XDG_STATE_HOME \
+         must name one"
+    )]
+    NoRecords,
     /// A checkpoint can't be gone on with here.
     #[error("the program can't go on here")]
     Thaw(#[from] ThawError),
+    /// The program's own checkpoint session can't be brought back.
+    #[error("the program's own checkpoint session can't be brought back")]
+    Session(#[from] UnitStateError),
     /// Its files aren't as they were.
     #[error("the program can't go on with the files that it had")]
     Image(#[from] ImageError),

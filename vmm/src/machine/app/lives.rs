@@ -8,15 +8,16 @@ use std::time::{Instant, SystemTime};
 use cairn_abi::CheckpointId;
 
 use super::front::{Event, Front, Life};
-use super::machine::{Machine, Way};
+use super::machine::{Machine, Parent, Way};
 use super::{AppConfig, Overlay, RunError};
-use crate::guest::app::files::PublishError;
+use crate::guest::app::files::{PublishError, Published};
 use crate::kvm::system::System;
 use crate::machine::calls::SharedCalls;
 use crate::machine::control;
 use crate::machine::end::Ended;
 use crate::machine::whole::output::Output;
 use crate::machine::whole::{Comeback, Figures, SavedConfig, chain, stdout};
+use crate::store::signature::{Signer, Unsigned};
 
 /// What stays from one machine to the next.
 pub(super) struct Lives<'a> {
@@ -30,8 +31,7 @@ pub(super) struct Lives<'a> {
 /// The machine in which a program is to go on.
 pub(super) struct Next {
     machine: Machine,
-    /// What its memory is in the store.
-    parent: Option<CheckpointId>,
+    parent: Parent,
     back: Option<Back>,
 }
 
@@ -52,6 +52,9 @@ enum RollbackError {
     /// There is no such checkpoint, or it can't be gone on with here.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// Who can write the store may have made it: that is for the user to decide, who starts again for it.
+    #[error("checkpoint {0}: {1}; cairn restore can go on from it with --trust")]
+    Unsigned(u64, Unsigned),
     /// The store had another program before.
     #[error("checkpoint {0} is not of this program: the store was another one's before")]
     OtherProgram(u64),
@@ -60,14 +63,19 @@ enum RollbackError {
 /// Runs a program to its end: from its start, or from `comeback` on.
 pub(super) fn run(kvm: &System, config: &AppConfig, comeback: Option<Comeback>) -> Result<Ended, RunError> {
     let machine = Machine::build(kvm, config, comeback.as_ref(), None)?;
-    let parent = comeback.as_ref().map(|comeback| comeback.id);
-    if let Some(id) = parent {
+    let id = comeback.as_ref().map(|comeback| comeback.id);
+    if let Some(id) = id {
         tracing::info!(id = id.0, "the program goes on");
     }
     let figures = Figures {
-        newest: parent.map_or(0, |id| id.0),
-        taken: comeback.map(|comeback| comeback.taken),
+        newest: id.map_or(0, |id| id.0),
+        taken: comeback.as_ref().map(|comeback| comeback.taken),
         ..Figures::default()
+    };
+    let key = config.state.key.as_ref();
+    let (signer, id) = match comeback {
+        Some(comeback) => comeback.signer(key),
+        None => (key.cloned().map(Signer::new), None),
     };
     let figures = Arc::new(Mutex::new(figures));
     let (front, happened) = Front::new(config, &figures);
@@ -75,7 +83,7 @@ pub(super) fn run(kvm: &System, config: &AppConfig, comeback: Option<Comeback>) 
     let asked: Arc<dyn control::Guest> = Arc::<Front>::clone(&front);
     let control = control::start(asked);
     let lives = Lives { kvm, config, front: Arc::clone(&front), figures, happened };
-    let ended = lives.run(Next { machine, parent, back: None });
+    let ended = lives.run(Next { machine, parent: Parent { id, signer }, back: None });
     // In this order: what was asked is answered when nobody is there any more who would do it.
     front.end();
     drop(lives);
@@ -90,6 +98,7 @@ pub(super) fn run(kvm: &System, config: &AppConfig, comeback: Option<Comeback>) 
 impl Lives<'_> {
     fn run(&self, first: Next) -> Result<(Ended, Arc<SharedCalls>), RunError> {
         let (mut next, mut number) = (Box::new(first), 0);
+        let mut remains = None;
         loop {
             let Next { machine, parent, back } = *next;
             let output = back.as_ref().and_then(|back| back.output.as_ref());
@@ -97,9 +106,13 @@ impl Lives<'_> {
                 stdout::turn_own(path, output)?;
             }
             let calls = Arc::clone(&machine.calls);
-            match machine.run(self, number, parent, || back.into_iter().for_each(|back| self.tell(&back)))? {
+            let started = || {
+                back.into_iter().for_each(|back| self.tell(&back));
+                drop(remains.take());
+            };
+            match machine.run(self, number, parent, started)? {
                 Way::Ended(ended) => return Ok((ended, calls)),
-                Way::On(other) => (next, number) = (other, number + 1),
+                Way::On(other, left) => (next, number, remains) = (other, number + 1, Some(left)),
             }
         }
     }
@@ -114,10 +127,11 @@ impl Lives<'_> {
                 Event::Stopped(_) => continue,
             };
             let begun = Instant::now();
-            match self.go_back(life, to) {
-                Ok((machine, parent, output)) => {
+            match self.go_back(life, to, begun) {
+                Ok((machine, parent, signer, output)) => {
                     let back = Back { to, parent, begun, output, answer };
-                    return Some(Box::new(Next { machine, parent: Some(parent), back: Some(back) }));
+                    let parent = Parent { id: Some(parent), signer };
+                    return Some(Box::new(Next { machine, parent, back: Some(back) }));
                 }
                 Err(error) => {
                     tracing::info!(to = to.0, error, "the program is not rolled back");
@@ -135,14 +149,20 @@ impl Lives<'_> {
         &self,
         life: &Life,
         to: CheckpointId,
-    ) -> Result<(Machine, CheckpointId, Option<Output>), String> {
+        begun: Instant,
+    ) -> Result<(Machine, CheckpointId, Option<Signer>, Option<Output>), String> {
         let (machine, comeback) = self.prepare(life, to).map_err(|error| chain(&error))?;
+        tracing::debug!(after = ?begun.elapsed(), "the next machine is built");
         let output = comeback.output.clone();
+        let (signer, _) = comeback.signer(self.config.state.key.as_ref());
         let asker = life.asker.as_ref().ok_or("nobody takes its checkpoints")?;
         // Who asks for a checkpoint meanwhile waits for what comes of this.
         self.front.set_life(None);
         match asker.go_back(Arc::new(comeback)) {
-            Ok(parent) => Ok((machine, parent, output)),
+            Ok(parent) => {
+                tracing::debug!(after = ?begun.elapsed(), "the program has left this machine");
+                Ok((machine, parent, signer, output))
+            }
             Err(refused) => {
                 self.front.set_life(Some(life.clone()));
                 Err(refused.to_string())
@@ -154,7 +174,11 @@ impl Lives<'_> {
         let (Some(store), Some(whole)) = (&self.config.store, &self.config.whole) else {
             return Err(RunError::NoCheckpoint { store: ".".into() }.into());
         };
-        let comeback = Comeback::open(&store.directory, Some(to))?;
+        let key = self.config.state.key.as_ref();
+        let comeback = Comeback::open(&store.directory, Some(to), key)?;
+        if let (Some(why), Some(_)) = (&comeback.unsigned, key) {
+            return Err(RollbackError::Unsigned(to.0, why.clone()));
+        }
         if !comeback.saved.config.is_of_same_program(&SavedConfig::new(self.config, whole)) {
             return Err(RollbackError::OtherProgram(to.0));
         }
@@ -185,7 +209,8 @@ impl Lives<'_> {
 fn publish(calls: &SharedCalls, overlay: &Overlay) -> Result<(), PublishError> {
     if overlay.commit {
         let published = calls.with(|process| process.files.publish(&overlay.records))?;
-        tracing::info!(?published, "the changes are applied");
+        let Published { files, steps, .. } = published;
+        tracing::info!(files, steps, "the changes are applied");
     }
     Ok(())
 }

@@ -22,6 +22,15 @@ use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::unit::{SharedUnit, UnitRegisters};
 use crate::machine::whole::{self, Bringer, Door, SavedConfig, Whole};
 use crate::store::Sink;
+use crate::store::signature::Signer;
+
+/// What the first checkpoint is a change to.
+pub(super) struct Parent {
+    /// The checkpoint that the program was brought back from, if that can be.
+    pub(super) id: Option<CheckpointId>,
+    /// Signs what follows.
+    pub(super) signer: Option<Signer>,
+}
 
 /// A guest that is ready to run.
 pub(super) struct Machine {
@@ -46,10 +55,10 @@ impl Machine {
         self,
         lives: &Lives<'_>,
         number: usize,
-        parent: Option<CheckpointId>,
+        parent: Parent,
         started: impl FnOnce(),
     ) -> Result<Way, RunError> {
-        let Self { slots, cpu, calls, unit, bus, freezer, bringer: _bringer, store, orders } = self;
+        let Self { slots, cpu, calls, unit, bus, freezer, bringer, store, orders } = self;
         let config = lives.config;
         let whole = match (&config.whole, &store, orders) {
             (Some(wanted), Some(sink), Some(orders)) => {
@@ -60,9 +69,11 @@ impl Machine {
                     level: config.store.as_ref().and_then(|store| store.level_of_all),
                     door: Arc::clone(&door),
                     calls: Arc::clone(&calls),
+                    unit: Arc::clone(&unit),
                     slots,
                     orders,
-                    parent,
+                    parent: parent.id,
+                    signer: parent.signer,
                     figures: Arc::clone(&lives.figures),
                 };
                 Some((Whole::start(parts)?, door))
@@ -74,7 +85,7 @@ impl Machine {
         lives.front.set_life(Some(life.clone()));
         let host = |what| move |source| RunError::Host { what, source };
         // Before those that would wait for it, and longer than they.
-        let _copier = freezer.map(Copier::start).transpose()?;
+        let copier = freezer.map(Copier::start).transpose()?;
         let (polled, posted) = (Arc::clone(&unit), Arc::clone(&calls));
         let poller =
             thread::Builder::new().name("poller".to_owned()).spawn(move || -> Result<(), SandboxError> {
@@ -106,7 +117,14 @@ impl Machine {
         polled?;
         match (ended, next) {
             (Some(ended), _) => Ok(Way::Ended(ended)),
-            (None, Some(next)) => Ok(Way::On(next)),
+            (None, Some(next)) => {
+                // Ends the thread that takes checkpoints: the next machine has its own.
+                drop(whole);
+                Ok(Way::On(
+                    next,
+                    Remains { _copier: copier, _bringer: bringer, _calls: life.calls, _unit: unit },
+                ))
+            }
             (None, None) => Err(RunError::Host {
                 what: "to go on",
                 source: io::Error::other("the guest's thread left the program"),
@@ -120,7 +138,15 @@ pub(super) enum Way {
     /// The program has ended.
     Ended(Ended),
     /// It goes on in another machine.
-    On(Box<Next>),
+    On(Box<Next>, Remains),
+}
+
+/// What is left of a machine in which nothing runs any more. To drop it takes a while: its memory goes with it.
+pub(super) struct Remains {
+    _copier: Option<Copier>,
+    _bringer: Option<Bringer>,
+    _calls: Arc<SharedCalls>,
+    _unit: Arc<SharedUnit>,
 }
 
 /// Tells that the vCPU has stopped for good, however it did.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use cairn_store::{ObjectIndex, PAGE_SIZE, Snapshot, StoreError};
+use cairn_store::{ObjectIndex, PAGE_SIZE};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use rangemap::RangeSet;
@@ -20,6 +20,7 @@ use crate::machine::app::RunError;
 use crate::machine::sandbox;
 use crate::memory::layout::{PAGE, round_down, to_usize};
 use crate::memory::program::ProgramMemory;
+use crate::store::signature::{CheckedSnapshot, ReadError};
 
 /// Pages that come along with one that is touched: neighbours are often touched next, and are unpacked already.
 const AROUND: u64 = 16;
@@ -36,7 +37,7 @@ const UNREADABLE: i32 = 123;
 /// What is to come.
 pub(super) struct Incoming {
     memory: Arc<ProgramMemory>,
-    snapshot: Arc<Snapshot>,
+    snapshot: Arc<CheckedSnapshot>,
     object: ObjectIndex,
     /// None once all is there.
     state: Mutex<Option<State>>,
@@ -67,13 +68,13 @@ impl Incoming {
     /// No userfaultfd here, or it refuses: then nothing has changed.
     pub(super) fn new(
         memory: &Arc<ProgramMemory>,
-        snapshot: &Arc<Snapshot>,
+        snapshot: &Arc<CheckedSnapshot>,
         object: ObjectIndex,
         mappings: &RangeSet<u64>,
     ) -> io::Result<Self> {
         let userfault = Userfault::open_for_missing()?;
         let mut pending: RangeSet<u64> = RangeSet::new();
-        for run in snapshot.present(object) {
+        for run in snapshot.present(object).map_err(io::Error::other)? {
             let (Some(start), Some(end)) = (run.start.checked_mul(PAGE), run.end.checked_mul(PAGE)) else {
                 continue;
             };
@@ -104,7 +105,7 @@ impl Incoming {
     }
 
     /// Brings pages that are pending, of those in `pages`.
-    fn bring(&self, state: &mut State, pages: &Range<u64>) -> Result<(), StoreError> {
+    fn bring(&self, state: &mut State, pages: &Range<u64>) -> Result<(), ReadError> {
         let runs: Vec<Range<u64>> = state.pending.overlapping(pages).cloned().collect();
         for run in runs {
             let mut at = run.start.max(pages.start);
@@ -124,7 +125,7 @@ impl Incoming {
     }
 
     /// Brings pages that the buffer has room for.
-    fn bring_part(&self, state: &mut State, part: &Range<u64>) -> Result<io::Result<()>, StoreError> {
+    fn bring_part(&self, state: &mut State, part: &Range<u64>) -> Result<io::Result<()>, ReadError> {
         let bytes = &mut state.buffer[..to_usize(part.end - part.start) * PAGE_SIZE];
         let (pages, _) = bytes.as_chunks_mut::<PAGE_SIZE>();
         for (page, into) in part.clone().zip(pages) {
@@ -134,7 +135,7 @@ impl Incoming {
     }
 
     /// Serves who waits; answers whether anybody did.
-    fn serve(&self, state: &mut State) -> Result<bool, StoreError> {
+    fn serve(&self, state: &mut State) -> Result<bool, ReadError> {
         let mut served = false;
         while let Ok(Some(address)) = state.userfault.next_waiting() {
             served = true;
@@ -156,7 +157,7 @@ impl Incoming {
     }
 
     /// One turn: who waits, then some of the rest, unless somebody waited and has to be `preferred`.
-    fn turn(&self, preferred: bool) -> Result<Turn, StoreError> {
+    fn turn(&self, preferred: bool) -> Result<Turn, ReadError> {
         let mut guard = self.lock();
         let Some(state) = guard.as_mut() else { return Ok(Turn::Done) };
         let served = self.serve(state)?;
@@ -224,7 +225,7 @@ enum Turn {
 }
 
 /// The program waits for memory that can't be had: it can't go on, nor end in any other way.
-fn give_up(error: &StoreError) -> ! {
+fn give_up(error: &ReadError) -> ! {
     eprintln!("cairn: the rest of the program's memory can't be read: {error}");
     std::process::exit(UNREADABLE)
 }

@@ -13,67 +13,17 @@ use nix::errno::Errno;
 
 use super::comeback::Comeback;
 use super::door::{Door, Gone};
+use super::figures::{Figures, nanoseconds};
 use super::files::TakenFiles;
 use super::pages::Pages;
 use super::saved::{self, SavedConfig, SavedError};
 use super::take::{Source, TakeError, Taken, Untaken};
 use crate::guest::app::files::Request;
+use crate::store::signature::{SignError, Signer, Staged};
 use crate::store::{Sink, SinkError};
 
 /// Between two looks at whether a checkpoint is committed; being told of it ends the wait.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// What has been done so far.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Figures {
-    /// Checkpoints in the store by this process.
-    pub checkpoints: u64,
-    /// Those that couldn't be taken or written.
-    pub failed: u64,
-    /// The newest one's id.
-    pub newest: u64,
-    /// Pages that the newest took.
-    pub pages: u64,
-    /// Bytes that it added to the store.
-    pub bytes: u64,
-    /// How long the program stood still for it, nanoseconds.
-    pub pause_ns: u64,
-    /// How long at most, nanoseconds.
-    pub longest_pause_ns: u64,
-    /// How long at all, nanoseconds.
-    pub all_pauses_ns: u64,
-    /// When the newest was taken, by the host's clock.
-    pub taken: Option<SystemTime>,
-    /// How often the program was rolled back.
-    pub rollbacks: u64,
-    /// How long the last time took, from the request to the program's run, nanoseconds.
-    pub rollback_ns: u64,
-}
-
-impl Figures {
-    /// Every figure with its name.
-    pub fn named(self) -> impl Iterator<Item = (&'static str, u64)> {
-        let Self {
-            checkpoints, failed, newest, pages, bytes, pause_ns, longest_pause_ns, all_pauses_ns, ..
-        } = self;
-        let Self { taken, rollbacks, rollback_ns, .. } = self;
-        // By a clock that was set back it may be yet to come.
-        let age = taken.map(|taken| nanoseconds(taken.elapsed().unwrap_or_default()));
-        let figures = [
-            ("whole_checkpoints", checkpoints),
-            ("whole_failed", failed),
-            ("whole_newest", newest),
-            ("whole_newest_pages", pages),
-            ("whole_newest_bytes", bytes),
-            ("whole_newest_pause_ns", pause_ns),
-            ("whole_longest_pause_ns", longest_pause_ns),
-            ("whole_pause_ns", all_pauses_ns),
-            ("whole_rollbacks", rollbacks),
-            ("whole_newest_rollback_ns", rollback_ns),
-        ];
-        figures.into_iter().chain(age.map(|age| ("whole_newest_age_ns", age)))
-    }
-}
 
 /// Why a checkpoint isn't there.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +37,9 @@ pub(super) enum Failed {
     /// It couldn't be put together.
     #[error(transparent)]
     Saved(#[from] SavedError),
+    /// It couldn't be signed.
+    #[error("the checkpoint can't be signed")]
+    Sign(#[from] SignError),
     /// It couldn't be written, as the log says.
     #[error("the store failed")]
     Store(#[source] Option<Errno>),
@@ -210,6 +163,8 @@ pub(super) struct Checkpointer {
     pub(super) figures: Arc<Mutex<Figures>>,
     /// What the next checkpoint is a change to, once the memory is followed.
     pub(super) parent: Option<CheckpointId>,
+    /// Signs each.
+    pub(super) signer: Option<Signer>,
     /// Buffers for the next one.
     pub(super) pages: Pages,
     /// Whether pages of files were taken for a checkpoint that didn't come to be.
@@ -276,6 +231,7 @@ impl Checkpointer {
             Err(error) => {
                 self.source.tracker.mark_again(&changes);
                 self.source.tracker.hot().clear();
+                self.source.told(false);
                 self.files_lost = true;
                 if self.sink.base().parent.is_none() {
                     // Nothing to be a change to any more.
@@ -286,6 +242,7 @@ impl Checkpointer {
         };
         self.parent = Some(id);
         self.source.tracker.hot().commit();
+        self.source.told(true);
         self.files_lost = false;
         if let Err(error) = self.source.tracker.settle(&changes.untouched) {
             // What was written is in doubt: the next one has everything.
@@ -312,13 +269,14 @@ impl Checkpointer {
     /// Takes what the next one has, and how long the program stood still.
     fn take(&mut self) -> Result<(Taken, Duration), Failed> {
         let mut pages = std::mem::take(&mut self.pages);
-        if self.parent.is_none() {
+        let anew = self.parent.is_none();
+        if anew {
             self.take_all(&mut pages)?;
         }
-        let incremental = self.parent.is_some() && !self.files_lost;
+        let incremental = !anew && !self.files_lost;
         let files = TakenFiles { incremental, ..TakenFiles::default() };
         let source = Arc::clone(&self.source);
-        let (taken, pause) = self.door.at_stop(move |cpu| source.take(cpu, pages, files))?;
+        let (taken, pause) = self.door.at_stop(move |cpu| source.take(cpu, anew, pages, files))?;
         match taken {
             Ok(taken) => Ok((taken, pause)),
             Err(untaken) => {
@@ -354,9 +312,9 @@ impl Checkpointer {
         if sink.newest() != Some(comeback.id) {
             goes_on_from = self.next_id();
             let mut batch = sink.batch(goes_on_from, Some(comeback.id));
-            if let Err(error) = comeback.repeat(&mut batch, &self.config) {
+            if let Err(error) = self.repeat(comeback, &mut batch) {
                 sink.give_back(batch);
-                return Err(error.into());
+                return Err(error);
             }
             repetition = Some(batch);
         }
@@ -370,6 +328,13 @@ impl Checkpointer {
         self.door.at_stop(move |_| leave())?.0
     }
 
+    fn repeat(&self, comeback: &Comeback, batch: &mut Batch) -> Result<(), Failed> {
+        comeback.repeat(batch, &self.config)?;
+        let key = self.signer.as_ref().map(Signer::key);
+        self.sign(comeback.signer(key).0.as_ref(), batch)?;
+        Ok(())
+    }
+
     fn next_id(&self) -> CheckpointId {
         // One that failed is never used again: the sink would say of the new one that it failed.
         let failed = self.sink.figures().failed;
@@ -377,13 +342,31 @@ impl Checkpointer {
     }
 
     /// Has a checkpoint committed, and answers how many bytes the store has got.
-    fn write(&self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
+    fn write(&mut self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
         let mut batch = self.sink.batch(id, self.parent);
         if let Err(error) = saved::write(&mut batch, &self.config, taken, &mut self.source.tracker.hot()) {
             self.sink.give_back(batch);
             return Err(error.into());
         }
-        commit(&self.sink, batch, self.level)
+        let staged = match self.sign(self.signer.as_ref(), &mut batch) {
+            Ok(staged) => staged,
+            Err(error) => {
+                self.sink.give_back(batch);
+                return Err(error.into());
+            }
+        };
+        let bytes = commit(&self.sink, batch, self.level)?;
+        if let (Some(signer), Some(staged)) = (&mut self.signer, staged) {
+            signer.accept(staged);
+        }
+        Ok(bytes)
+    }
+
+    /// Signs a batch that is a change to what `signer` signed last.
+    fn sign(&self, signer: Option<&Signer>, batch: &mut Batch) -> Result<Option<Staged>, SignError> {
+        let parent = batch.parent();
+        let parent = || self.sink.snapshot(parent?, PATIENCE).ok()?;
+        signer.map(|signer| signer.stage(batch, saved::comes_lazily, parent)).transpose()
     }
 
     /// Tells a failure once for as long as it's the same.
@@ -405,10 +388,6 @@ fn commit(sink: &Sink, batch: Batch, level: Level) -> Result<u64, Failed> {
     sink.submit(batch, level, sink.base()).map_err(|_| Failed::Store(None))?;
     while sink.level_of(id, Some(level), PATIENCE).map_err(Failed::store)? < Some(level) {}
     Ok(sink.figures().bytes_written - before)
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// An error with its causes.

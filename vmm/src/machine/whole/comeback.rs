@@ -5,13 +5,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Batch, Lock, PAGE_SIZE, Snapshot, Store};
+use cairn_store::{Batch, Lock, PAGE_SIZE, Store};
 use rangemap::RangeSet;
 
 use super::arrival::{Bringer, Incoming};
 use super::files::StoredFiles;
 use super::output::Output;
 use super::saved::{self, Saved, SavedConfig, SavedError};
+use super::session::StoredSession;
 use crate::guest::app::cpu::Cpu;
 use crate::guest::app::files::Files;
 use crate::guest::app::image::ThawError;
@@ -19,9 +20,11 @@ use crate::guest::app::process::{Process, Segments};
 use crate::guest::app::program::Entry;
 use crate::guest::app::space::AddressSpace;
 use crate::machine::app::RunError;
+use crate::machine::unit::SharedUnit;
 use crate::memory::layout::PAGE;
 use crate::memory::program::ProgramMemory;
 use crate::memory::rights::Rights;
+use crate::store::signature::{CheckedSnapshot, Key, Signer, Unsigned};
 
 /// A checkpoint of a whole program.
 #[derive(Debug)]
@@ -33,16 +36,22 @@ pub(crate) struct Comeback {
     /// What the file of standard output is to be, if there is one.
     pub(crate) output: Option<Output>,
     incoming: OnceLock<Arc<Incoming>>,
-    snapshot: Arc<Snapshot>,
+    pub(crate) snapshot: Arc<CheckedSnapshot>,
+    /// Why it isn't known to be the user's.
+    pub(crate) unsigned: Option<Unsigned>,
     directory: PathBuf,
 }
 
 impl Comeback {
-    /// The checkpoint `at` of a store, or the newest.
+    /// The checkpoint `at` of a store, or the newest. It counts as the user's if it was signed with `key`.
     ///
     /// # Errors
     /// [`RunError::Saved`], [`RunError::NoCheckpoint`].
-    pub(crate) fn open(directory: &Path, at: Option<CheckpointId>) -> Result<Self, RunError> {
+    pub(crate) fn open(
+        directory: &Path,
+        at: Option<CheckpointId>,
+        key: Option<&Key>,
+    ) -> Result<Self, RunError> {
         let store = Store::open(directory).map_err(SavedError::from)?;
         let found = match at {
             Some(at) => store.checkpoints().iter().find(|checkpoint| checkpoint.id == at),
@@ -52,16 +61,26 @@ impl Comeback {
         let taken = found.map_or(UNIX_EPOCH, |checkpoint| checkpoint.time);
         let id = at.or(newest).ok_or_else(|| RunError::NoCheckpoint { store: directory.to_owned() })?;
         let snapshot = Arc::new(store.snapshot(id).map_err(SavedError::from)?);
+        let checked = match key {
+            Some(key) => CheckedSnapshot::open(Arc::clone(&snapshot), key).map_err(SavedError::from)?,
+            None => Err(Unsigned::NoKey),
+        };
+        let (snapshot, unsigned) = match checked {
+            Ok(checked) => (checked, None),
+            Err(why) => (CheckedSnapshot::unchecked(snapshot), Some(why)),
+        };
         let saved = Saved::read(id, &snapshot)?;
         let length = saved.stdout().map(|(_, length)| length);
-        let output = length.map(|length| Output::of(&store, id, length)).transpose()?;
+        let key = key.filter(|_| unsigned.is_none());
+        let output = length.map(|length| Output::of(&store, id, length, key)).transpose()?;
         Ok(Self {
             id,
             taken,
             saved,
             output,
             incoming: OnceLock::new(),
-            snapshot,
+            snapshot: Arc::new(snapshot),
+            unsigned,
             directory: directory.to_owned(),
         })
     }
@@ -72,6 +91,18 @@ impl Comeback {
     /// [`RunError::Saved`] when one does.
     pub(crate) fn lock(&self) -> Result<Lock, RunError> {
         Ok(Lock::take(&self.directory).map_err(SavedError::from)?)
+    }
+
+    /// Signs checkpoints that follow, and of which one they are changes: none where this one isn't signed, so that the
+    /// next one is complete.
+    pub(crate) fn signer(&self, key: Option<&Key>) -> (Option<Signer>, Option<CheckpointId>) {
+        match key {
+            None => (None, Some(self.id)),
+            Some(key) if self.snapshot.is_valid() => {
+                (Some(Signer::after(key.clone(), Arc::clone(&self.snapshot))), Some(self.id))
+            }
+            Some(key) => (Some(Signer::new(key.clone())), None),
+        }
     }
 
     /// Puts all that the checkpoint has into `batch`, which was begun on top of it: as if nothing had changed since,
@@ -108,9 +139,10 @@ impl Comeback {
 
     fn read_all(&self, memory: &ProgramMemory) -> Result<(), RunError> {
         let host = |source: nix::errno::Errno| RunError::Host { what: "memory", source: source.into() };
-        let present: RangeSet<u64> = self.snapshot.present(self.saved.memory).collect();
+        let present = self.snapshot.present(self.saved.memory).map_err(SavedError::from)?;
+        let present: RangeSet<u64> = present.into_iter().collect();
         let mut bytes = [0; PAGE_SIZE];
-        for mapping in &self.saved.process.space.mappings {
+        for mapping in self.saved.process.space.mappings.iter().filter(|mapping| !mapping.is_device()) {
             let range = mapping.start..mapping.end;
             let pages = range.start / PAGE..range.end / PAGE;
             let [read, write, execute] = mapping.rights;
@@ -132,6 +164,24 @@ impl Comeback {
     /// [`RunError::Host`].
     pub(crate) fn bring(&self) -> Result<Option<Bringer>, RunError> {
         self.incoming.get().map(|incoming| Bringer::start(Arc::clone(incoming))).transpose()
+    }
+
+    /// The program's own files and its changes to the host's, in files that were built from the same grants.
+    ///
+    /// # Errors
+    /// [`RunError::Image`].
+    pub(crate) fn files(&self, files: &mut Files) -> Result<(), RunError> {
+        Ok(files.restore_trees(self.saved.files.clone(), &StoredFiles(&self.snapshot))?)
+    }
+
+    /// The program's own session, once its memory is mapped. `kept` says that further checkpoints are changes to this
+    /// one.
+    ///
+    /// # Errors
+    /// [`RunError::Session`].
+    pub(crate) fn session(&self, unit: &SharedUnit, kept: bool) -> Result<(), RunError> {
+        let source = StoredSession(&self.snapshot);
+        Ok(unit.with(|unit| unit.bring_back(&self.saved.session, &source, kept))?)
     }
 
     /// The process, with its memory, in files that were built from the same grants; the vCPU gets its registers.

@@ -1,8 +1,9 @@
 //! Pages of the program's own files, on their way into a checkpoint and back.
 
-use cairn_store::{ObjectIndex, PAGE_SIZE, Snapshot};
+use cairn_store::PAGE_SIZE;
 
 use crate::guest::app::files::{FILE_PAGE, FilePages, FilePagesSource, ImageError};
+use crate::store::signature::CheckedSnapshot;
 
 /// What the names of files' objects begin with.
 const PREFIX: &str = "file:";
@@ -42,12 +43,11 @@ pub(super) fn object_name(file: &str) -> String {
 
 /// Pages of files of a checkpoint that is in a store.
 #[derive(Debug)]
-pub(crate) struct StoredFiles<'a>(pub(crate) &'a Snapshot);
+pub(crate) struct StoredFiles<'a>(pub(crate) &'a CheckedSnapshot);
 
 impl FilePagesSource for StoredFiles<'_> {
     fn page(&self, name: &str, page: u64, bytes: &mut [u8; FILE_PAGE]) -> Result<(), ImageError> {
-        let object: Option<ObjectIndex> = self.0.find(&object_name(name));
-        match object {
+        match self.0.find(&object_name(name)) {
             Some(object) => {
                 self.0.read_page(object, page, bytes).map_err(|error| ImageError::Pages(Box::new(error)))
             }

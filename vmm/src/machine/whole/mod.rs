@@ -9,15 +9,18 @@ mod arrival;
 mod checkpointer;
 mod comeback;
 mod door;
+mod figures;
 mod files;
 mod hot;
 pub(crate) mod output;
 mod pages;
 mod program;
 mod saved;
+mod session;
 pub(crate) mod stdout;
 mod take;
 mod tracker;
+mod trust;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,19 +31,22 @@ use cairn_abi::CheckpointId;
 use cairn_store::Level;
 
 pub(crate) use arrival::Bringer;
-pub use checkpointer::Figures;
 pub(crate) use checkpointer::{Asker, Orders, chain, orders};
 pub(crate) use comeback::Comeback;
 pub(crate) use door::Door;
+pub use figures::Figures;
 pub(crate) use program::for_program;
 pub use saved::{SavedConfig, SavedError};
 pub use stdout::StdoutError;
+pub use trust::{Consent, Rights, Untrusted};
 
 use crate::host::pagemap::Pagemap;
 use crate::kvm::slots::SlotMap;
 use crate::machine::app::RunError;
 use crate::machine::calls::SharedCalls;
 use crate::machine::sandbox;
+use crate::machine::unit::SharedUnit;
+use crate::store::signature::Signer;
 use crate::store::{Owner, Sink};
 use checkpointer::Checkpointer;
 use pages::Pages;
@@ -69,11 +75,14 @@ pub(crate) struct Parts {
     pub(crate) level: Option<Level>,
     pub(crate) door: Arc<Door>,
     pub(crate) calls: Arc<SharedCalls>,
+    pub(crate) unit: Arc<SharedUnit>,
     pub(crate) slots: Arc<Mutex<SlotMap>>,
     /// What whoever wants a checkpoint tells the thread.
     pub(crate) orders: (Asker, Orders),
     /// The checkpoint that the program was brought back from.
     pub(crate) parent: Option<CheckpointId>,
+    /// Signs its checkpoints.
+    pub(crate) signer: Option<Signer>,
     /// What was done so far.
     pub(crate) figures: Arc<Mutex<Figures>>,
 }
@@ -88,7 +97,7 @@ impl Whole {
     /// [`RunError::Host`].
     pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
         let has_stdout = parts.config.has_stdout();
-        let Parts { config, sink, level, door, calls, slots, orders, parent, figures } = parts;
+        let Parts { config, sink, level, door, calls, unit, slots, orders, parent, signer, figures } = parts;
         let (asker, orders) = orders;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
         if !sink.claim(OWNER) {
@@ -103,12 +112,13 @@ impl Whole {
         }
         let checkpointer = Checkpointer {
             door,
-            source: Arc::new(Source { calls, tracker, has_stdout }),
+            source: Arc::new(Source { calls, unit, tracker, has_stdout }),
             sink,
             level: level.unwrap_or(Level::Written),
             config,
             figures,
             parent,
+            signer,
             pages: Pages::default(),
             files_lost: false,
             told: String::new(),

@@ -12,12 +12,14 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Batch, BatchError, Object, ObjectName, PAGE_SIZE, Snapshot, Store, section};
+use cairn_store::{Batch, BatchError, Object, ObjectName, PAGE_SIZE, Store, section};
 use serde::{Deserialize, Serialize};
 
 use super::saved::SavedError;
+use crate::store::signature::{CheckedSnapshot, Key, Unsigned};
 
 /// Bytes that a rollback takes along at most. Bounds what a program that prints a lot costs in memory.
 const MOST: u64 = 64 << 20;
@@ -48,6 +50,17 @@ pub enum OutputError {
          to be kept, or another run of the program did so"
     )]
     Lost(u64),
+    /// What it had was cut off by somebody else.
+    #[error(
+        "what the program had written to standard output by then is kept in checkpoint {id}, which is not this user's"
+    )]
+    Unsigned {
+        /// The later checkpoint.
+        id: u64,
+        /// Why it doesn't count.
+        #[source]
+        source: Unsigned,
+    },
     /// The present one can't be read.
     #[error("the file of standard output can't be read")]
     Read(#[source] io::Error),
@@ -61,18 +74,32 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// The file of a checkpoint that left it with `length` bytes, as far as it's to be made from what it is now.
+    /// The file of a checkpoint that left it with `length` bytes, as far as it's to be made from what it is now. With a
+    /// key only checkpoints count that were signed with it.
     ///
     /// # Errors
     /// [`SavedError`]; [`OutputError::Lost`] in it.
-    pub(super) fn of(store: &Store, id: CheckpointId, length: u64) -> Result<Self, SavedError> {
+    pub(super) fn of(
+        store: &Store,
+        id: CheckpointId,
+        length: u64,
+        key: Option<&Key>,
+    ) -> Result<Self, SavedError> {
+        let open = |id: CheckpointId| -> Result<CheckedSnapshot, SavedError> {
+            let snapshot = Arc::new(store.snapshot(id)?);
+            match key {
+                None => Ok(CheckedSnapshot::unchecked(snapshot)),
+                Some(key) => Ok(CheckedSnapshot::open(snapshot, key)?
+                    .map_err(|source| OutputError::Unsigned { id: id.0, source })?),
+            }
+        };
         let mut start = length;
         // From the end to the beginning.
         let mut pieces: Vec<Vec<u8>> = Vec::new();
         let mut before = id;
         for checkpoint in store.checkpoints().iter().filter(|checkpoint| id < checkpoint.id) {
             if checkpoint.parent != Some(before) && start != 0 {
-                let snapshot = store.snapshot(checkpoint.id)?;
+                let snapshot = open(checkpoint.id)?;
                 let turn = turn(&snapshot)?.ok_or(OutputError::Lost(id.0))?;
                 if turn.start < start {
                     let missing = start - turn.start;
@@ -86,9 +113,10 @@ impl Output {
             before = checkpoint.id;
         }
         let mut put: Vec<u8> = pieces.into_iter().rev().flatten().collect();
-        if let (true, Some(turn)) = (put.is_empty(), turn(&store.snapshot(id)?)?) {
+        let own = open(id)?;
+        if let (true, Some(turn)) = (put.is_empty(), turn(&own)?) {
             // Who noted the turn may have been killed before the file was what it says.
-            put = bytes(&store.snapshot(id)?, PUT, turn.put)?;
+            put = bytes(&own, PUT, turn.put)?;
             start = length.checked_sub(turn.put).ok_or(OutputError::Lost(id.0))?;
         }
         Ok(Self { start, put })
@@ -125,7 +153,7 @@ pub(super) fn is_of_turn(name: &str) -> bool {
     [TURN, CUT, PUT].contains(&name)
 }
 
-fn turn(snapshot: &Snapshot) -> Result<Option<Turn>, SavedError> {
+fn turn(snapshot: &CheckedSnapshot) -> Result<Option<Turn>, SavedError> {
     let Some(bytes) = snapshot.section(TURN)? else { return Ok(None) };
     let turn = section::decode(&bytes, MAX_TURN);
     turn.map(Some).map_err(|source| SavedError::Section { name: TURN, source })
@@ -144,7 +172,7 @@ fn add(batch: &mut Batch, name: &str, bytes: &[u8]) -> Result<(), SavedError> {
 }
 
 /// The first `length` bytes of an object.
-fn bytes(snapshot: &Snapshot, name: &'static str, length: u64) -> Result<Vec<u8>, SavedError> {
+fn bytes(snapshot: &CheckedSnapshot, name: &'static str, length: u64) -> Result<Vec<u8>, SavedError> {
     let missing = || SavedError::NotWhole { id: snapshot.id().0, name };
     let length = usize::try_from(length).ok().filter(|length| *length as u64 <= MOST).ok_or_else(missing)?;
     let object = snapshot.find(name).ok_or_else(missing)?;

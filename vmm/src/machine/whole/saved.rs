@@ -6,9 +6,11 @@
 //! | section `cpu` | [`FrozenCpu`] |
 //! | section `process` | [`FrozenProcess`] |
 //! | section `files` | [`FilesImage`] |
+//! | section `session` | [`UnitState`]: the checkpoint device, and the program's own session if it has one |
 //! | section `stdout` | where the file of standard output stood, if there is one |
 //! | object `memory` | the program's address space, all of it; what isn't mapped is of no interest |
 //! | objects `file:...` | files that the program has in memory |
+//! | objects `session:...` | the bytes of the program's own session ([`session`](super::session)) |
 
 use std::ffi::{CString, OsString};
 use std::num::NonZeroUsize;
@@ -18,8 +20,7 @@ use std::time::Duration;
 
 use cairn_abi::CheckpointId;
 use cairn_store::{
-    Batch, BatchError, Level, Object, ObjectIndex, ObjectName, Options, PAGE_SIZE, Snapshot, StoreError,
-    section,
+    Batch, BatchError, Level, Object, ObjectIndex, ObjectName, Options, PAGE_SIZE, StoreError, section,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -27,16 +28,21 @@ use serde::{Deserialize, Serialize};
 use super::files::object_name;
 use super::hot::{self, Change, HotPages};
 use super::output::{OutputError, is_of_turn};
+use super::session as program_session;
 use super::take::Taken;
+use super::trust::Rights;
 use crate::guest::app::files::{FilesImage, Grant};
 use crate::guest::app::image::{FrozenCpu, FrozenProcess, VERSION};
-use crate::machine::app::{AppConfig, DEFAULT_HISTORY, Overlay};
+use crate::machine::app::{AppConfig, Overlay};
 use crate::machine::name::GuestName;
 use crate::machine::poll_policy::PollMode;
+use crate::machine::state::UserState;
 use crate::machine::storing::StoreConfig;
 use crate::machine::tracking::TrackerMode;
+use crate::machine::unit::UnitState;
 use crate::machine::whole::WholeConfig;
 use crate::memory::layout::{PAGE, WINDOW_SIZE};
+use crate::store::signature::{CheckedSnapshot, ReadError};
 
 /// Bytes that a section may have: 30,000 mappings with long paths are a few MiB.
 const MAX_SECTION: usize = 32 << 20;
@@ -56,6 +62,10 @@ pub struct SavedConfig {
     arguments: Vec<Vec<u8>>,
     environment: Vec<Vec<u8>>,
     memory: u64,
+    /// What the program's own sessions were told that they have: checkpoints, and bytes of them.
+    history: NonZeroUsize,
+    history_memory: Option<u64>,
+    poll: PollMode,
     /// Host, guest, writable.
     grants: Vec<(Vec<u8>, Vec<u8>, bool)>,
     directory: Vec<u8>,
@@ -75,6 +85,9 @@ pub enum SavedError {
     /// The store says.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A part isn't what was signed.
+    #[error(transparent)]
+    Changed(ReadError),
     /// What a checkpoint has doesn't fit one.
     #[error("the checkpoint is larger than one can be")]
     Batch(#[from] BatchError),
@@ -109,6 +122,15 @@ pub enum SavedError {
     Arguments,
 }
 
+impl From<ReadError> for SavedError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Store(error) => Self::Store(error),
+            changed @ ReadError::Changed { .. } => Self::Changed(changed),
+        }
+    }
+}
+
 impl SavedConfig {
     /// Of a machine with this configuration.
     pub(crate) fn new(config: &AppConfig, whole: &WholeConfig) -> Self {
@@ -121,6 +143,9 @@ impl SavedConfig {
             arguments: texts(&config.arguments),
             environment: texts(&config.environment),
             memory: config.memory,
+            history: config.history,
+            history_memory: config.history_memory,
+            poll: config.poll,
             grants: config.grants.iter().map(grant).collect(),
             directory: bytes(&config.directory),
             every: whole.every.map(|every| u64::try_from(every.as_nanos()).unwrap_or(u64::MAX)),
@@ -156,20 +181,28 @@ impl SavedConfig {
             memory: self.memory,
             grants: self.grants.iter().map(grant).collect(),
             directory: path(&self.directory),
-            poll: PollMode::Auto,
-            history: NonZeroUsize::new(DEFAULT_HISTORY).unwrap_or(NonZeroUsize::MIN),
+            poll: self.poll,
+            history: self.history,
             tracker: TrackerMode::Auto,
             ring_entries: None,
-            history_memory: None,
+            history_memory: self.history_memory,
             threads: None,
             overlay: self
                 .overlay
                 .as_ref()
                 .map(|(commit, records)| Overlay { commit: *commit, records: path(records) }),
             store: None,
+            state: UserState::default(),
             whole: None,
             stdout: None,
         })
+    }
+
+    /// What the program may do on the host.
+    pub(crate) fn rights(&self) -> Result<Rights, SavedError> {
+        let AppConfig { grants, directory, .. } = self.config()?;
+        let stdout = self.stdout.as_ref().map(|bytes| PathBuf::from(OsString::from_vec(bytes.clone())));
+        Ok(Rights { grants, directory, stdout })
     }
 
     /// Whether what was run is the same, with the same files in sight, and standard output in one or not.
@@ -220,6 +253,7 @@ pub(super) fn write(
     section(batch, "cpu", &taken.cpu)?;
     section(batch, "process", &taken.process)?;
     section(batch, "files", &taken.image)?;
+    section(batch, "session", &taken.session)?;
     section(batch, "stdout", &taken.stdout)?;
     let memory = named(batch, MEMORY, MEMORY_TAG, WINDOW_SIZE / PAGE)?;
     let mut chunks = Vec::with_capacity(PAGE_SIZE);
@@ -251,19 +285,28 @@ pub(super) fn write(
             batch.page(*object, *page, bytes)?;
         }
     }
-    Ok(())
+    program_session::write(batch, &taken.session, &taken.session_bytes)
+}
+
+/// Whether an object's pages are read when somebody touches them.
+pub(super) fn comes_lazily(object: &Object) -> bool {
+    object.name.as_str() == MEMORY
 }
 
 /// Puts what `snapshot` has into a batch that was begun on top of it, of a machine with this configuration.
 ///
 /// # Errors
 /// [`SavedError`].
-pub(super) fn repeat(batch: &mut Batch, config: &SavedConfig, snapshot: &Snapshot) -> Result<(), SavedError> {
+pub(super) fn repeat(
+    batch: &mut Batch,
+    config: &SavedConfig,
+    snapshot: &CheckedSnapshot,
+) -> Result<(), SavedError> {
     section(batch, PROGRAM, config)?;
-    for (name, _) in snapshot.sections().filter(|(name, _)| *name != PROGRAM && !is_of_turn(name)) {
+    for name in snapshot.sections().filter(|name| *name != PROGRAM && !is_of_turn(name)) {
         batch.section(name, snapshot.section(name)?.unwrap_or_default())?;
     }
-    for object in snapshot.objects().iter().filter(|object| !is_of_turn(object.name.as_str())) {
+    for object in snapshot.objects().filter(|object| !is_of_turn(object.name.as_str())) {
         batch.object(object.clone())?;
     }
     Ok(())
@@ -286,6 +329,7 @@ pub(crate) struct Saved {
     pub(crate) cpu: FrozenCpu,
     pub(crate) process: FrozenProcess,
     pub(crate) files: FilesImage,
+    pub(crate) session: UnitState,
     pub(crate) memory: ObjectIndex,
     stdout: Option<u64>,
 }
@@ -295,7 +339,7 @@ impl Saved {
     ///
     /// # Errors
     /// [`SavedError`].
-    pub(crate) fn read(id: CheckpointId, snapshot: &Snapshot) -> Result<Self, SavedError> {
+    pub(crate) fn read(id: CheckpointId, snapshot: &CheckedSnapshot) -> Result<Self, SavedError> {
         let config: SavedConfig = read(id, snapshot, PROGRAM)?;
         if config.version != VERSION {
             return Err(SavedError::Version { found: config.version });
@@ -306,6 +350,7 @@ impl Saved {
             cpu: read(id, snapshot, "cpu")?,
             process: read(id, snapshot, "process")?,
             files: read(id, snapshot, "files")?,
+            session: read(id, snapshot, "session")?,
             stdout: read(id, snapshot, "stdout")?,
             memory: snapshot.find(MEMORY).ok_or(missing)?,
         })
@@ -322,7 +367,7 @@ impl Saved {
 
 fn read<T: DeserializeOwned>(
     id: CheckpointId,
-    snapshot: &Snapshot,
+    snapshot: &CheckedSnapshot,
     name: &'static str,
 ) -> Result<T, SavedError> {
     let bytes = snapshot.section(name)?.ok_or(SavedError::NotWhole { id: id.0, name })?;

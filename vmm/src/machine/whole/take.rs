@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use cairn_engine::EngineError;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use rangemap::RangeMap;
@@ -12,12 +13,15 @@ use super::door::{Door, Gone};
 use super::files::TakenFiles;
 use super::pages::Pages;
 use super::tracker::{Backing, Changes, Tracker};
+use crate::checkpoint::SessionBytes;
 use crate::guest::app::files::{FilesImage, ImageError};
 use crate::guest::app::image::{FreezeError, FrozenCpu, FrozenProcess};
 use crate::guest::app::mapping::{Content, FileBytes};
-use crate::guest::app::space::{AddressSpace, UnfreezableError};
+use crate::guest::app::process::Process;
+use crate::guest::app::space::AddressSpace;
 use crate::kvm::slots::SlotError;
 use crate::machine::calls::SharedCalls;
+use crate::machine::unit::{SharedUnit, Unit, UnitState};
 use crate::memory::layout::WINDOW_SIZE;
 
 /// Why there is no checkpoint now. The program goes on, and the next one has all that this one would have had.
@@ -29,6 +33,9 @@ pub(super) enum TakeError {
     /// Something that it has open, or its files.
     #[error(transparent)]
     Files(#[from] ImageError),
+    /// Its own checkpoints.
+    #[error("the program's own checkpoints can't be told")]
+    Session(#[from] EngineError),
     /// KVM's log.
     #[error("what the program wrote can't be told")]
     Log(#[from] SlotError),
@@ -49,6 +56,9 @@ pub(super) struct Taken {
     pub(super) files: TakenFiles,
     pub(super) pages: Pages,
     pub(super) changes: Changes,
+    pub(super) session: UnitState,
+    /// What of the session is new.
+    pub(super) session_bytes: SessionBytes,
     /// Where the file of standard output stands.
     pub(super) stdout: Option<u64>,
 }
@@ -64,6 +74,8 @@ pub(super) struct Untaken {
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) calls: Arc<SharedCalls>,
+    /// Where the program's own session is.
+    pub(super) unit: Arc<SharedUnit>,
     pub(super) tracker: Tracker,
     /// Whether standard output is a file that goes back with the program.
     pub(super) has_stdout: bool,
@@ -79,7 +91,7 @@ impl Source {
         if let Some(arriving) = self.ask(door, AddressSpace::arriving)? {
             arriving.hasten(&(0..WINDOW_SIZE)).map_err(TakeError::Arrival)?;
         }
-        self.tracker.begin().map_err(TakeError::from)?;
+        self.unit.with(|_| self.tracker.begin()).map_err(TakeError::from)?;
         // What is mapped from now on counts as changed.
         Ok(self.ask(door, backing)?)
     }
@@ -95,38 +107,71 @@ impl Source {
         Ok(answer)
     }
 
-    /// Takes what changed, in addition to `pages`, which were taken before.
+    /// Takes what changed, in addition to `pages`, which were taken before. With `anew` all of the program's own
+    /// session counts as changed; what is taken of that counts once it is [kept](Self::told).
     ///
     /// # Errors
     /// [`TakeError`]; nothing has been taken then.
     pub(super) fn take(
         &self,
         cpu: &FrozenCpu,
+        anew: bool,
         mut pages: Pages,
         mut files: TakenFiles,
     ) -> Result<Taken, Box<Untaken>> {
+        // No request is half done: whoever serves one has the unit.
         let taken = self.calls.with(|process| {
-            let frozen = process.freeze()?;
-            if self.tracker.has_regions() {
-                return Err(FreezeError::from(UnfreezableError::Device).into());
-            }
-            let failed = |source| ImageError::Host { what: "what changed of a file".to_owned(), source };
-            process.space.mark_changed_files().map_err(failed)?;
-            let image = process.files.image(&process.space.own_files(), &mut files)?;
-            let stdout = if self.has_stdout { Some(position()?) } else { None };
-            let pending = process.space.arriving().map(|arriving| arriving.pending()).unwrap_or_default();
-            let changes = self.tracker.changes(&backing(&process.space), &pending)?;
-            pages.take(self.tracker.memory(), self.tracker.pagemap(), &changes.content);
-            pages.blank(&changes.zeros);
-            Ok((frozen, image, changes, stdout))
+            self.unit.with(|unit| {
+                let taken = self.take_from(process, unit, anew, &mut pages, &mut files);
+                taken.inspect_err(|_| unit.told(false))
+            })
         });
         match taken {
-            Ok((process, image, changes, stdout)) => {
-                Ok(Taken { cpu: cpu.clone(), process, image, files, pages, changes, stdout })
+            Ok(Values { process, image, changes, session, session_bytes, stdout }) => {
+                let cpu = cpu.clone();
+                Ok(Taken { cpu, process, image, files, pages, changes, session, session_bytes, stdout })
             }
             Err(error) => Err(Box::new(Untaken { error, pages })),
         }
     }
+
+    fn take_from(
+        &self,
+        process: &mut Process,
+        unit: &mut Unit,
+        anew: bool,
+        pages: &mut Pages,
+        files: &mut TakenFiles,
+    ) -> Result<Values, TakeError> {
+        let frozen = process.freeze()?;
+        // First, as an asynchronous checkpoint that is finished here lets go of pages.
+        let mut session_bytes = SessionBytes::default();
+        let session = unit.state(anew, &mut session_bytes)?;
+        let failed = |source| ImageError::Host { what: "what changed of a file".to_owned(), source };
+        process.space.mark_changed_files().map_err(failed)?;
+        let image = process.files.image(&process.space.own_files(), files)?;
+        let stdout = if self.has_stdout { Some(position()?) } else { None };
+        let pending = process.space.arriving().map(|arriving| arriving.pending()).unwrap_or_default();
+        let changes = self.tracker.changes(&backing(&process.space), &pending)?;
+        pages.take(self.tracker.memory(), self.tracker.pagemap(), &changes.content);
+        pages.blank(&changes.zeros);
+        Ok(Values { process: frozen, image, changes, session, session_bytes, stdout })
+    }
+
+    /// What was taken of the program's session is in the store now, or isn't.
+    pub(super) fn told(&self, kept: bool) {
+        self.unit.with(|unit| unit.told(kept));
+    }
+}
+
+/// What is taken beside pages.
+struct Values {
+    process: FrozenProcess,
+    image: FilesImage,
+    changes: Changes,
+    session: UnitState,
+    session_bytes: SessionBytes,
+    stdout: Option<u64>,
 }
 
 /// Where standard output stands; all that the program wrote is before that.

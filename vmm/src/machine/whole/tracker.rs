@@ -38,6 +38,24 @@ pub(crate) struct Changes {
     pub(crate) untouched: Vec<Range<u64>>,
 }
 
+/// What changed in one slot.
+struct SlotChanges {
+    content: Vec<Range<u64>>,
+    zeros: Vec<Range<u64>>,
+    /// Pages that are zeros, and in KVM's log alone.
+    unwritten: Vec<Range<u64>>,
+    /// Pages in KVM's log that somebody else takes.
+    shown: Vec<Range<u64>>,
+}
+
+impl Changes {
+    fn add(&mut self, mut more: SlotChanges) {
+        self.content.append(&mut more.content);
+        self.zeros.append(&mut more.zeros);
+        self.zeros.append(&mut more.unwritten);
+    }
+}
+
 /// Follows all memory of a program.
 #[derive(Debug)]
 pub(crate) struct Tracker {
@@ -68,13 +86,8 @@ impl Tracker {
         &self.pagemap
     }
 
-    /// Whether a session follows a part of the memory by itself.
-    pub(crate) fn has_regions(&self) -> bool {
-        self.slots().has_regions()
-    }
-
-    /// Follows all memory from now on. The program may run; what it wrote before this returns may count as unchanged,
-    /// and what it writes later counts as changed.
+    /// Follows all memory from now on. The program may run, but no session does anything meanwhile; what the program
+    /// wrote before this returns may count as unchanged, and what it writes later counts as changed.
     ///
     /// # Errors
     /// [`SlotError`].
@@ -82,22 +95,27 @@ impl Tracker {
         let marks = self.memory.watch_all();
         self.hot().clear();
         self.slots().log_all()?;
-        let spans = self.slots().unclaimed();
+        let spans = self.slots().spans();
         let mut log = Vec::new();
-        for span in spans {
+        for (span, is_region) in spans {
             let slots = self.slots();
             read_log(&slots, &span, &mut log)?;
+            if is_region {
+                self.memory.touch_pages(&span, &log);
+            }
             clear(&slots, &span, &log)?;
-            for word in span.start / PAGE / 64..span.end / PAGE / 64 {
-                let _ = marks.take(to_usize(word));
+            for (word, mask) in words_of(&span) {
+                let _ = marks.take(word, mask);
             }
         }
         Ok(())
     }
 
     /// What changed since the last call, or since the beginning, of a program with these mappings. The program stands
-    /// still; from now on it counts as unchanged, but for hot pages, which are reported each time. Pages that were `pending` before the call are what they were, though
-    /// they may seem never touched: somebody else brings them, also meanwhile.
+    /// still, and no session does anything meanwhile; from now on it counts as unchanged, but for hot pages, which
+    /// are reported each time. Pages that were `pending`
+    /// before the call are what they were, though they may seem never touched: somebody else brings them, also
+    /// meanwhile.
     ///
     /// # Errors
     /// [`SlotError`]; what changed may be lost then.
@@ -106,39 +124,31 @@ impl Tracker {
         mappings: &RangeMap<u64, Backing>,
         pending: &RangeSet<u64>,
     ) -> Result<Changes, SlotError> {
-        let marks = self.memory.watch_all();
         let (slots, hot) = (self.slots(), self.hot());
         let mut changes = Changes::default();
-        let (mut log, mut logged, mut marked) = (Vec::new(), Vec::new(), Vec::new());
-        for span in slots.unclaimed() {
+        let mut log = Vec::new();
+        for (span, is_region) in slots.spans() {
             read_log(&slots, &span, &mut log)?;
-            let first = span.start / PAGE;
-            logged.clear();
-            marked.clear();
-            for (index, word) in (0..).zip(&log) {
-                let page = first + index * 64;
-                let mark = marks.take(to_usize(page / 64));
-                add_bits(&mut marked, page, mark);
-                add_bits(&mut logged, page, *word & !mark);
+            if is_region {
+                // A region's tracker isn't done with what is cleared here.
+                self.memory.touch_pages(&span, &log);
+                let more = self.changes_of(&span, &log, mappings, &hot);
+                clear(&slots, &span, &log)?;
+                changes.add(more);
+                continue;
             }
-            let mut written = Changes::default();
-            // Those exist: they were written while they were followed, and nobody has discarded them since.
-            let is_hot = |page: &u64| hot.stays_writable(*page);
-            let (mut open, mut others) = (Vec::new(), Vec::new());
-            for page in logged.iter().cloned().flatten() {
-                push(if is_hot(&page) { &mut open } else { &mut others }, page..page + 1);
-            }
-            self.sort(&others, mappings, &mut written);
-            self.sort(&marked, mappings, &mut changes);
+            let mut more = self.changes_of(&span, &log, mappings, &hot);
             // Only what is taken now: the others were never touched, and clearing costs for each page.
             log.fill(0);
-            for run in written.content.iter().chain(&written.shown).chain(&changes.content) {
-                set_bits(&mut log, first, run);
+            let taken = more.content.iter().chain(&more.shown);
+            let first = span.start / PAGE;
+            taken.for_each(|run| set_bits(&mut log, first, run));
+            for page in more.content.iter().cloned().flatten().filter(|page| hot.stays_writable(*page)) {
+                log[to_usize((page - first) / 64)] &= !(1 << ((page - first) % 64));
             }
             clear(&slots, &span, &log)?;
-            changes.content.append(&mut open);
-            changes.content.append(&mut written.content);
-            changes.untouched.append(&mut written.zeros);
+            changes.untouched.append(&mut more.unwritten);
+            changes.add(more);
         }
         // A call marks all that it may write to, there or not.
         for seemingly_zeros in [&mut changes.zeros, &mut changes.untouched] {
@@ -147,14 +157,44 @@ impl Tracker {
         Ok(changes)
     }
 
+    /// What changed in a slot, by its log and by the marks of what the monitor wrote, which are taken back.
+    fn changes_of(
+        &self,
+        span: &Range<u64>,
+        log: &[u64],
+        mappings: &RangeMap<u64, Backing>,
+        hot: &HotPages,
+    ) -> SlotChanges {
+        let marks = self.memory.watch_all();
+        let first = span.start / PAGE;
+        let (mut logged, mut marked) = (Vec::new(), Vec::new());
+        for (word, mask) in words_of(span) {
+            add_bits(&mut marked, word as u64 * 64, marks.take(word, mask));
+        }
+        let mut by_monitor = vec![0; if marked.is_empty() { 0 } else { log.len() }];
+        marked.iter().for_each(|run| set_bits(&mut by_monitor, first, run));
+        let mut by_monitor = by_monitor.into_iter().chain(std::iter::repeat(0));
+        for (page, word) in (first..).step_by(64).zip(log) {
+            add_bits(&mut logged, page, word & !by_monitor.next().unwrap_or(0));
+        }
+        let (mut written, mut changes) = (Changes::default(), Changes::default());
+        // Hot ones were written while they were followed, and nobody has discarded them since: that marks them.
+        self.sort(&logged, mappings, |page| hot.stays_writable(page), &mut written);
+        self.sort(&marked, mappings, |_| false, &mut changes);
+        changes.content.append(&mut written.content);
+        let (unwritten, shown) = (written.zeros, written.shown);
+        SlotChanges { content: changes.content, zeros: changes.zeros, unwritten, shown }
+    }
+
     /// Takes pages out of the log that count as written there and were never touched, while the program runs.
     ///
     /// # Errors
     /// [`SlotError`].
     pub(crate) fn settle(&self, untouched: &[Range<u64>]) -> Result<(), SlotError> {
         let mut log = Vec::new();
-        let spans = if untouched.is_empty() { Vec::new() } else { self.slots().unclaimed() };
-        for span in spans {
+        // None of them was a region's.
+        let spans = if untouched.is_empty() { Vec::new() } else { self.slots().spans() };
+        for (span, _) in spans.into_iter().filter(|(_, is_region)| !is_region) {
             let first = span.start / PAGE;
             let slots = self.slots();
             log.clear();
@@ -162,7 +202,7 @@ impl Tracker {
             for run in untouched {
                 set_bits(&mut log, first, run);
             }
-            if slots.unclaimed().contains(&span) {
+            if slots.spans().contains(&(span.clone(), false)) {
                 clear(&slots, &span, &log)?;
             }
         }
@@ -191,7 +231,14 @@ impl Tracker {
         }
     }
 
-    fn sort(&self, runs: &[Range<u64>], mappings: &RangeMap<u64, Backing>, changes: &mut Changes) {
+    /// Sorts pages into what they are; asking for those that are `known` to exist would cost.
+    fn sort(
+        &self,
+        runs: &[Range<u64>],
+        mappings: &RangeMap<u64, Backing>,
+        known: impl Fn(u64) -> bool,
+        changes: &mut Changes,
+    ) {
         for run in runs {
             let span = run.start * PAGE..run.end * PAGE;
             for gap in mappings.gaps(&span) {
@@ -199,7 +246,11 @@ impl Tracker {
             }
             for (piece, backing) in mappings.overlapping(&span) {
                 let piece = piece.start.max(span.start) / PAGE..piece.end.min(span.end) / PAGE;
-                self.sort_piece(&piece, *backing, changes);
+                if *backing == Backing::Memory && piece.clone().all(&known) {
+                    changes.content.push(piece);
+                } else {
+                    self.sort_piece(&piece, *backing, changes);
+                }
             }
         }
     }
@@ -264,6 +315,16 @@ fn clear(slots: &SlotMap, span: &Range<u64>, log: &[u64]) -> Result<(), SlotErro
     Ok(())
 }
 
+/// The words of a bitmap of all memory that have pages of `span`, and which bits of them.
+fn words_of(span: &Range<u64>) -> impl Iterator<Item = (usize, u64)> + use<> {
+    let pages = span.start / PAGE..span.end / PAGE;
+    (pages.start / 64..pages.end.div_ceil(64)).map(move |word| {
+        let first = pages.start.saturating_sub(word * 64);
+        let last = (pages.end - word * 64).min(64);
+        (to_usize(word), (u64::MAX >> (64 - (last - first))) << first)
+    })
+}
+
 /// Adds the pages of a word to runs in order, of which the last may grow.
 fn add_bits(runs: &mut Vec<Range<u64>>, first: u64, mut word: u64) {
     while word != 0 {
@@ -317,5 +378,17 @@ mod tests {
             set_bits(&mut words, 64, run);
         }
         assert_eq!(words, [u64::MAX, 0, 1, 0]);
+    }
+
+    #[test]
+    fn a_slot_has_its_bits_in_each_word() {
+        for pages in [0..64, 0..128, 3..4, 63..65, 64..128, 70..200, 5..6] {
+            let found: Vec<u64> = words_of(&(pages.start * PAGE..pages.end * PAGE))
+                .flat_map(|(word, mask)| {
+                    (0..64).filter(move |bit| mask >> bit & 1 == 1).map(move |bit| word as u64 * 64 + bit)
+                })
+                .collect();
+            assert_eq!(found, pages.collect::<Vec<_>>());
+        }
     }
 }

@@ -198,6 +198,7 @@ fn step(guest: &mut Guest, script: &mut Script<'_>) {
             }
         }
         15 => scribble_hints(guest, script),
+        16 => guest.rest(),
         _ => well_formed_request(guest, script),
     }
 }

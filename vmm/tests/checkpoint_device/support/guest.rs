@@ -2,8 +2,10 @@
 
 use cairn_abi::{Envelope, REPLY_SIZE, REQUEST_SIZE, Reply, ReplyBody, Request, SessionKey, Status};
 use cairn_abi::{FEATURE_ASYNC, FEATURE_DURABLE, FEATURE_HINT, PAGE_SIZE, RegionMode, RegionName, Span};
+use cairn_store::section;
 use cairn_vmm::devices::checkpoint::device::{IDENTITY, Served};
-use cairn_vmm::devices::checkpoint::{AddressSpace, CheckpointDevice};
+use cairn_vmm::devices::checkpoint::{AddressSpace, CheckpointDevice, DeviceState, LiveRegion};
+use cairn_vmm::virtio::state::{FunctionState, StateError};
 use cairn_vmm::virtio::transport::NOTIFY_OFFSET;
 use cairn_vmm::virtio::{Event, PciFunction};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -61,6 +63,26 @@ pub(crate) struct Guest {
     pub(crate) address_space: AddressSpace,
     /// The key of the last HELLO.
     pub(crate) key: SessionKey,
+    /// Devices that it had before this one.
+    births: u64,
+}
+
+/// A device between two requests.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct AtRest {
+    pub(crate) state: (FunctionState, DeviceState),
+    pub(crate) regions: Vec<LiveRegion>,
+}
+
+/// A device that nobody drives yet, which gives other keys than those before it.
+fn function(births: u64) -> PciFunction<CheckpointDevice> {
+    let mut keys = u128::from(births) << 64;
+    let fresh_key = move || {
+        keys += 1;
+        SessionKey(keys.to_le_bytes())
+    };
+    let device = CheckpointDevice::new(LIMITS, Box::new(fresh_key));
+    PciFunction::new(device, IDENTITY, BAR_ADDRESS).unwrap()
 }
 
 /// A descriptor.
@@ -79,20 +101,46 @@ pub(crate) struct Descriptor {
 impl Guest {
     /// A guest whose device nobody drives yet.
     pub(crate) fn new() -> Self {
-        let mut keys = 0_u128;
-        let fresh_key = move || {
-            keys += 1;
-            SessionKey(keys.to_le_bytes())
-        };
-        let device = CheckpointDevice::new(LIMITS, Box::new(fresh_key));
         let ranges = [(GuestAddress(MEMORY), 0x1_0000), (GuestAddress(HOLE + 0x1000), 0x1000)];
         Self {
             memory: GuestMemoryMmap::from_ranges(&ranges).unwrap(),
-            function: PciFunction::new(device, IDENTITY, BAR_ADDRESS).unwrap(),
+            function: function(0),
             engine: Engine::default(),
             address_space: AddressSpace(1),
             key: SessionKey([0; 16]),
+            births: 0,
         }
+    }
+
+    /// What the device is between two requests.
+    pub(crate) fn at_rest(&self) -> AtRest {
+        let device = self.function.device();
+        let regions = device.session().regions().map(|(id, name, span)| LiveRegion {
+            id,
+            name,
+            span: Span { address: span.address(), len: span.len() },
+        });
+        AtRest { state: (self.function.state(), device.state()), regions: regions.collect() }
+    }
+
+    /// Another device goes on with that.
+    pub(crate) fn bring_back(&mut self, rest: &AtRest) -> Result<(), StateError> {
+        self.births += 1;
+        let owner = self.function.device().session().address_space().unwrap_or(self.address_space);
+        let mut fresh = function(self.births);
+        fresh.bring_back(&rest.state.0)?;
+        fresh.device_mut().bring_back(&rest.state.1, owner, &rest.regions)?;
+        self.function = fresh;
+        Ok(())
+    }
+
+    /// The device goes and comes back as it was.
+    pub(crate) fn rest(&mut self) {
+        let rest = self.at_rest();
+        let bytes = section::encode(&rest.state).unwrap();
+        let state = section::decode(&bytes, bytes.len()).unwrap();
+        self.bring_back(&AtRest { state, regions: rest.regions.clone() }).unwrap();
+        assert_eq!(self.at_rest(), rest);
     }
 
     /// A guest whose device is in use and has a session.

@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Result;
 use cairn_store::{ObjectIndex, PAGE_SIZE, Snapshot};
+use cairn_vmm::store::signature::{CheckedSnapshot, Unsigned};
 use clap::Args;
 use serde::Serialize;
 
 use super::{Place, bar, print_json, table};
 use crate::size::readable;
+use crate::state;
 
 /// Options of `cairn store show`.
 #[derive(Args, Debug)]
@@ -41,6 +44,8 @@ pub(super) struct Diff {
 #[derive(Serialize)]
 struct Shown {
     id: u64,
+    /// "yes", or why not.
+    signed: String,
     objects: Vec<ShownObject>,
     sections: Vec<ShownSection>,
 }
@@ -73,7 +78,9 @@ struct Difference {
 impl Show {
     pub(super) fn run(self) -> Result<ExitCode> {
         let snapshot = self.place.snapshot(self.id)?;
-        let shown = shown(&snapshot);
+        let snapshot = Arc::new(snapshot);
+        let signed = signed(&snapshot)?;
+        let shown = shown(&snapshot, signed);
         if self.json {
             print_json(&shown)?;
             return Ok(ExitCode::SUCCESS);
@@ -89,6 +96,7 @@ impl Show {
             ]);
         }
         println!("{}", objects.trim_fmt());
+        println!("\nsigned by this user: {}", shown.signed);
         if !shown.sections.is_empty() {
             let mut sections = table(&["section", "size"], &[1]);
             for section in shown.sections {
@@ -100,7 +108,14 @@ impl Show {
     }
 }
 
-fn shown(snapshot: &Snapshot) -> Shown {
+/// Whether it's signed by this user; pages are only looked at when they are read.
+fn signed(snapshot: &Arc<Snapshot>) -> Result<String> {
+    let Some(key) = state::key() else { return Ok(Unsigned::NoKey.to_string()) };
+    let checked = CheckedSnapshot::open(Arc::clone(snapshot), &key)?;
+    Ok(checked.map_or_else(|why| why.to_string(), |_| "yes".to_owned()))
+}
+
+fn shown(snapshot: &Snapshot, signed: String) -> Shown {
     let page = PAGE_SIZE as u64;
     let objects = snapshot.objects().iter().map(|object| {
         let index = snapshot.find(object.name.as_str());
@@ -116,7 +131,7 @@ fn shown(snapshot: &Snapshot) -> Shown {
     });
     let sections =
         snapshot.sections().map(|(name, bytes)| ShownSection { name: name.to_owned(), bytes }).collect();
-    Shown { id: snapshot.id().0, objects: objects.collect(), sections }
+    Shown { id: snapshot.id().0, signed, objects: objects.collect(), sections }
 }
 
 impl Diff {

@@ -28,6 +28,14 @@ pub struct FrozenMapping {
     pub content: FrozenContent,
 }
 
+impl FrozenMapping {
+    /// Whether there is a device behind it, and no bytes.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        matches!(self.content, FrozenContent::Device { .. })
+    }
+}
+
 /// What a mapping shows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum FrozenContent {
@@ -58,5 +66,10 @@ pub enum FrozenContent {
         /// Which one, of those that [`AddressSpace::own_files`](crate::guest::app::space::AddressSpace::own_files)
         /// gave.
         file: u32,
+    },
+    /// A page of a device's registers.
+    Device {
+        /// How often it's mapped.
+        times: u32,
     },
 }

@@ -23,11 +23,6 @@ pub enum UnfreezableError {
         /// The file's path.
         path: String,
     },
-    /// A device's registers: those of the checkpoint device, so that there is a session.
-    #[error(
-        "the program has an open checkpoint session of its own, which can't be part of a checkpoint of the whole"
-    )]
-    Device,
 }
 
 impl AddressSpace {
@@ -58,6 +53,11 @@ impl AddressSpace {
         let mut last = 0;
         for mapping in &frozen.mappings {
             let range = mapping.start..mapping.end;
+            if let FrozenContent::Device { times } = mapping.content {
+                self.thaw_device(&range, mapping.rights, times)?;
+                last = range.end;
+                continue;
+            }
             let is_whole = range.start.is_multiple_of(PAGE) && range.end.is_multiple_of(PAGE);
             if !is_program(&range) || !is_whole || range.start < last {
                 return Err(BAD);
@@ -67,6 +67,20 @@ impl AddressSpace {
             self.thaw_mapping(range, mapping).map_err(|source| ThawError::Space { start, source })?;
         }
         self.heap = frozen.heap[0]..frozen.heap[1];
+        Ok(())
+    }
+
+    fn thaw_device(&mut self, range: &Range<u64>, rights: [bool; 3], times: u32) -> Result<(), ThawError> {
+        let [read, write, execute] = rights;
+        let is_whole = range.start.is_multiple_of(PAGE) && range.end.is_multiple_of(PAGE);
+        if range.end <= range.start || !is_whole || times == 0 || self.mappings.overlaps(range) {
+            return Err(ThawError::Impossible("list of mappings"));
+        }
+        let start = range.start;
+        let rights = Rights { read, write, execute };
+        let mapped = self.map_device(range.clone(), rights);
+        mapped.map_err(|source| ThawError::Space { start, source })?;
+        self.mappings.insert(range.clone(), Mapping::new(rights, Content::Device { times }));
         Ok(())
     }
 
@@ -87,6 +101,7 @@ impl AddressSpace {
                     own: None,
                 }
             }
+            FrozenContent::Device { times } => Content::Device { times: *times },
         };
         let mut mapping = Mapping::new(rights, content);
         // What a file of the program's own will replace is only a place.
@@ -124,7 +139,7 @@ fn frozen(
             return Err(UnfreezableError::SharedFile { path: path.to_string() });
         }
         Content::File { path, delta, .. } => FrozenContent::File { path: path.to_string(), delta: *delta },
-        Content::Device { .. } => return Err(UnfreezableError::Device),
+        Content::Device { times } => FrozenContent::Device { times: *times },
     };
     let charged = mapping.charged;
     Ok(FrozenMapping { start: range.start, end: range.end, rights: [read, write, execute], charged, content })

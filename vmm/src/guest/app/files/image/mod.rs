@@ -218,13 +218,7 @@ impl Files {
         pages: &dyn FilePagesSource,
         from: CheckpointId,
     ) -> Result<Vec<Option<Arc<OpenFile>>>, ImageError> {
-        let mut files = Vec::new();
-        for (number, (point, tree)) in image.trees.into_iter().enumerate() {
-            let point = GuestPath::from_image(&point).ok_or(ImageError::Invalid("a tree has no place"))?;
-            let known = self.view.trees().find(|(known, _)| **known == point);
-            let (_, known) = known.ok_or(ImageError::NoTree(point))?;
-            files.push(known.restore(number, tree, pages)?);
-        }
+        let files = self.trees(image.trees, pages)?;
         let restored = objects::restore(self, facts, &image.open, &files, from)?;
         let file = |number: u32| {
             let index = usize::try_from(number).unwrap_or(usize::MAX);
@@ -248,6 +242,33 @@ impl Files {
         }
         self.umask = image.umask & 0o777;
         image.mapped.iter().map(|number| Ok(file(*number)?.clone())).collect()
+    }
+
+    /// As [`restore`](Self::restore), but for what is open: that is of no interest where no program goes on.
+    ///
+    /// # Errors
+    /// [`ImageError`]; these files are of no use then.
+    pub fn restore_trees(
+        &mut self,
+        image: FilesImage,
+        pages: &dyn FilePagesSource,
+    ) -> Result<(), ImageError> {
+        self.trees(image.trees, pages).map(drop)
+    }
+
+    fn trees(
+        &self,
+        images: Vec<(Vec<u8>, TreeImage)>,
+        pages: &dyn FilePagesSource,
+    ) -> Result<Vec<TreeFiles>, ImageError> {
+        let mut files = Vec::with_capacity(images.len());
+        for (number, (point, tree)) in images.into_iter().enumerate() {
+            let point = GuestPath::from_image(&point).ok_or(ImageError::Invalid("a tree has no place"))?;
+            let known = self.view.trees().find(|(known, _)| **known == point);
+            let (_, known) = known.ok_or(ImageError::NoTree(point))?;
+            files.push(known.restore(number, tree, pages)?);
+        }
+        Ok(files)
     }
 
     /// Tells once of something that can't come back.

@@ -110,6 +110,8 @@ pub struct Published {
     pub files: usize,
     /// Steps that were taken.
     pub steps: usize,
+    /// What changed, each a line for a person.
+    pub changes: Vec<String>,
 }
 
 /// Why an overlay wasn't applied, or not to its end.
@@ -209,6 +211,7 @@ impl Files {
             let done = apply_plan(&host, &directory, &plan, records)?;
             sum.files += done.files;
             sum.steps += done.steps;
+            sum.changes.extend(done.changes);
         }
         Ok(sum)
     }
@@ -251,5 +254,6 @@ fn apply_plan(
             "the file had other names on the host, which keep its old bytes"
         );
     }
-    Ok(Published { files: plan.staged.len(), steps: plan.steps.len() })
+    let changes = plan.steps.iter().filter_map(|step| stage::done(directory, step)).collect();
+    Ok(Published { files: plan.staged.len(), steps: plan.steps.len(), changes })
 }

@@ -1,7 +1,11 @@
 //! The directory in which new files wait for their place.
 
 use std::{
-    os::fd::{AsFd, BorrowedFd},
+    ffi::OsStr,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -169,4 +173,19 @@ pub(in crate::guest::app::files) fn told(step: &Step) -> String {
         Step::Link { to, .. } => format!("{} can't be linked", text(to)),
         Step::Attributes { path, .. } => format!("{} can't have its mode and times", text(path)),
     }
+}
+
+/// A step that was taken, for a person; None for one that another tells of.
+pub(super) fn done(directory: &Path, step: &Step) -> Option<String> {
+    let (what, path) = match step {
+        Step::MoveOut { .. } => return None,
+        Step::Remove { path, .. } => ("removed", path),
+        Step::MakeDirectory { path, .. } => ("made directory", path),
+        Step::Place { object: Object::Staged(_), path } => ("wrote", path),
+        Step::Place { object: Object::Moved(_), path } => ("moved to", path),
+        Step::Link { to, .. } => ("linked", to),
+        Step::Attributes { path, .. } => ("set mode or times of", path),
+    };
+    let path = directory.join(OsStr::from_bytes(path));
+    Some(format!("{what} {}", path.to_string_lossy().escape_debug()))
 }
