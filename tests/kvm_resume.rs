@@ -117,29 +117,6 @@ fn sqlite_goes_on_with_a_mapped_database() {
     }
 }
 
-/// Not even the first checkpoint waits for the program's input.
-#[test]
-fn a_program_that_waits_for_input_is_checkpointed() {
-    /// What bounds the wait if it does: the input ends, and so does the program.
-    const PATIENCE: Duration = Duration::from_secs(60);
-    if !is_there("/usr/bin/cat") {
-        return;
-    }
-    let place = Place::new();
-    let mut command = place.run("50ms", &[]);
-    let mut child = command.arg("/usr/bin/cat").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let input = child.stdin.take().unwrap();
-    std::thread::spawn(move || {
-        std::thread::sleep(PATIENCE);
-        drop(input);
-    });
-    let mut told = BufReader::new(child.stderr.take().unwrap());
-    let taken = wait_for_checkpoint(&mut told, &mut String::new());
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(taken.is_some());
-}
-
 #[test]
 fn python_computes_on() {
     if !is_there("/usr/bin/python3") {
