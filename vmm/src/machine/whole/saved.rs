@@ -260,10 +260,13 @@ pub(super) fn write(
     for (page, bytes) in taken.pages.iter() {
         // A complete one has all pages, most of which aren't written any more.
         let change = if is_base { Change::Whole } else { hot.change(page, bytes) };
+        // A page that is zeros now is told as that: in parts it would be one that isn't, until parts are merged.
+        let is_zero = bytes.iter().all(|byte| *byte == 0);
         match change {
-            Change::Whole if bytes.iter().any(|byte| *byte != 0) => batch.page(memory, page, bytes)?,
-            Change::Whole if is_base => {}
-            Change::Whole => batch.zero(memory, page..page + 1)?,
+            Change::Chunks(0) => {}
+            _ if is_zero && is_base => {}
+            _ if is_zero => batch.zero(memory, page..page + 1)?,
+            Change::Whole => batch.page(memory, page, bytes)?,
             Change::Chunks(mask) => {
                 hot::gather(bytes, mask, &mut chunks);
                 batch.chunks(memory, page, mask, &chunks)?;
