@@ -52,7 +52,9 @@ pub fn verify(directory: &Path, passed: &mut dyn FnMut(u64, u64)) -> Result<Veri
             if segment.as_ref().is_none_or(|(open, _)| *open != number) {
                 segment = Some((number, open_segment(directory, catalogue.manifest.store, number)?));
             }
-            segment.as_ref().map_or(Ok(()), |(_, segment)| check(segment, entry))
+            let before = found.bytes;
+            let mut within = |bytes| passed(before + bytes, total);
+            segment.as_ref().map_or(Ok(()), |(_, segment)| check(segment, entry, &mut within))
         })();
         match checked {
             Ok(()) => {}
@@ -83,8 +85,9 @@ pub fn verify(directory: &Path, passed: &mut dyn FnMut(u64, u64)) -> Result<Veri
     Ok(found)
 }
 
-/// Checks all records of `entry` against checksums and index, each read once.
-fn check(segment: &SegmentFile, entry: &Entry) -> Result<(), StoreError> {
+/// Checks all records of `entry` against checksums and index, each read once. `passed` is told of the bytes of those
+/// that are read.
+fn check(segment: &SegmentFile, entry: &Entry, passed: &mut dyn FnMut(u64)) -> Result<(), StoreError> {
     let index = Layer::read_index(segment, entry)?;
     let mut chunks = chunk_places(&index).into_iter().peekable();
     let (mut blocks, mut sections) = ((0_u32..).zip(&index.blocks), index.sections.iter());
@@ -113,6 +116,7 @@ fn check(segment: &SegmentFile, entry: &Entry) -> Result<(), StoreError> {
             Kind::Commit => check_commit(&segment.payload(at, &header)?, &header, entry).map_err(damage)?,
         }
         at += len64(RECORD_HEADER) + u64::from(header.stored);
+        passed(at - start);
     }
     if blocks.next().is_some() || sections.next().is_some() {
         return Err(StoreError::damage(&segment.path, start, "records that the index names are missing"));

@@ -23,7 +23,7 @@ const ROWS: u64 = 100_000;
 /// Queries with which sqlite3 goes on until it has lasted long enough to be killed so often.
 const QUERIES: u64 = 60;
 /// Turns of python3's loop: about ten seconds.
-const TURNS: u64 = 9_000_000;
+const TURNS: u64 = 32_000_000;
 /// Tools' names, and where Debian has them.
 const SQLITE: &str = "/usr/bin/sqlite3";
 const PYTHON: &str = "/usr/bin/python3";

@@ -1,5 +1,6 @@
 //! `cairn bench whole`: what checkpoints of whole programs cost, how soon a program is back, and whether it is the same.
 
+mod criu;
 mod kills;
 mod program;
 mod restore;
@@ -20,6 +21,7 @@ use serde::Serialize;
 
 pub(crate) use program::Program;
 
+use criu::Compared;
 use kills::Killed;
 use program::Writes;
 use restore::Restored;
@@ -37,6 +39,8 @@ pub(crate) enum Part {
     Restore,
     /// sqlite3 and python3, killed again and again and brought back.
     Kills,
+    /// CRIU beside Cairn, on the same program; it wants root, and a kernel that CRIU knows.
+    Criu,
 }
 
 /// Options of `cairn bench whole`.
@@ -94,6 +98,7 @@ struct Report {
     slowdown: Vec<Slowdown>,
     restore: Vec<Restored>,
     kills: Vec<Killed>,
+    criu: Option<Compared>,
 }
 
 impl Bench {
@@ -122,6 +127,7 @@ pub(crate) fn run(options: Options) -> Result<ExitCode> {
         slowdown: Vec::new(),
         restore: Vec::new(),
         kills: Vec::new(),
+        criu: None,
     };
     for part in &bench.options.only {
         match part {
@@ -137,6 +143,10 @@ pub(crate) fn run(options: Options) -> Result<ExitCode> {
                     let restored = restore::measure(&bench, *mib).context("the way back")?;
                     report.restore.push(restored);
                 }
+            }
+            Part::Criu => {
+                eprintln!("CRIU");
+                report.criu = Some(criu::measure(&bench).context("CRIU beside Cairn")?);
             }
             Part::Kills => report.kills.extend(kills::measure(&bench).context("killing and bringing back")?),
         }

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 const PAGE_WORDS: usize = 512;
 /// Pages of a MiB.
 const MIB_PAGES: usize = 256;
-/// Rounds in which as many pages are written as are dirty between two checkpoints, and how long one takes.
+/// Rounds in which all pages are written that are dirty between two checkpoints.
 pub(super) const WINDOW_ROUNDS: usize = 10;
-/// Milliseconds that a round is to take.
+/// Milliseconds that one is to take.
 pub(super) const ROUND_MS: u32 = 10;
 /// Looks at the clock in each round: what lasts longer than one of these pieces is seen.
 const SLICES: u64 = 500;
@@ -32,9 +32,9 @@ pub(super) const TICK: &str = "tick";
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Writes {
-    /// The same between any two checkpoints, spread evenly.
+    /// The same in each round, spread evenly.
     Hot,
-    /// A window that moves on.
+    /// A window that moves on by a tenth in each round.
     Sweep,
 }
 
@@ -55,8 +55,6 @@ pub(crate) enum Mode {
     Calibrate,
     /// Waits for a word, works, and tells how long that took.
     Work,
-    /// Works at once, and tells at the end.
-    Alone,
     /// Says a line each millisecond, without end.
     Tick,
 }
@@ -67,7 +65,6 @@ impl Mode {
         match self {
             Self::Calibrate => "calibrate",
             Self::Work => "work",
-            Self::Alone => "alone",
             Self::Tick => "tick",
         }
     }
@@ -141,32 +138,26 @@ impl Program {
             Mode::Work => {
                 say(READY)?;
                 io::stdin().lock().read_line(&mut String::new())?;
-                self.tell(&mut table, rate)?;
+                say(&serde_json::to_string(&self.work(&mut table, rate))?)?;
                 // Whoever measures looks at the process before it ends.
                 io::stdin().lock().read_line(&mut String::new())?;
                 Ok(())
             }
-            Mode::Alone => self.tell(&mut table, rate),
         }
-    }
-
-    fn tell(&self, table: &mut [u64], rate: Rate) -> Result<()> {
-        let told = self.work(table, rate);
-        say(&serde_json::to_string(&told)?)
     }
 
     fn work(&self, table: &mut [u64], rate: Rate) -> Told {
         let pages = table.len() / PAGE_WORDS;
         let dirty = (pages * self.percent as usize / 100).max(WINDOW_ROUNDS);
-        let each = dirty / WINDOW_ROUNDS;
         let mut watch = Watch::new(rate);
         let mut state = 1;
         let begun = ticks();
         for round in 0..self.rounds as usize {
-            for at in 0..each {
+            let count = if self.writes == Writes::Hot { dirty } else { dirty / WINDOW_ROUNDS };
+            for at in 0..count {
                 let page = match self.writes {
-                    Writes::Hot => (round % WINDOW_ROUNDS * each + at) * (pages / dirty),
-                    Writes::Sweep => (round * each + at) % pages,
+                    Writes::Hot => at * (pages / dirty),
+                    Writes::Sweep => (round * count + at) % pages,
                 };
                 table[page * PAGE_WORDS + (round + at) % PAGE_WORDS] ^= state;
                 watch.look();
@@ -245,7 +236,7 @@ mod tests {
     #[test]
     fn the_work_writes_as_many_pages_as_it_says() {
         let rate = Rate::measure().unwrap();
-        for (writes, expected) in [(Writes::Hot, 50), (Writes::Sweep, 100)] {
+        for (writes, expected) in [(Writes::Hot, 51), (Writes::Sweep, 100)] {
             let program = Program {
                 mode: Mode::Work,
                 mib: 10,

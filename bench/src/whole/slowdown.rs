@@ -33,6 +33,9 @@ pub(super) struct Slowdown {
     /// How long the program stood still for one, as the monitor says: the median and the longest.
     pub(super) pause_ns: u64,
     pub(super) longest_pause_ns: u64,
+    /// The longest that it saw by its own clock, without checkpoints and with them: others take the CPU, too.
+    pub(super) plain_gap_ns: u64,
+    pub(super) gap_ns: u64,
     /// From the beginning of one until the store had it, the median.
     pub(super) until_stored_ns: u64,
     /// CPU time of the monitor that the runs without checkpoints didn't need, for one checkpoint.
@@ -112,6 +115,7 @@ fn summary(program: &Program, plain: &[Ran], checkpointed: &[Ran]) -> Slowdown {
     let all: Vec<&Checkpoint> = checkpointed.iter().flat_map(|ran| &ran.checkpoints).collect();
     let of = |field: fn(&Checkpoint) -> u64| median(all.iter().map(|checkpoint| field(checkpoint)).collect());
     let cpu = |runs: &[Ran]| runs.iter().map(|ran| ran.cpu_ns as i64).sum::<i64>() / runs.len().max(1) as i64;
+    let gap = |runs: &[Ran]| runs.iter().flat_map(|ran| &ran.told.gaps_ns).copied().max().unwrap_or(0);
     let each = (all.len() / checkpointed.len().max(1)).max(1) as i64;
     Slowdown {
         writes: program.writes,
@@ -125,6 +129,8 @@ fn summary(program: &Program, plain: &[Ran], checkpointed: &[Ran]) -> Slowdown {
         bytes: of(|checkpoint| checkpoint.bytes),
         pause_ns: of(|checkpoint| checkpoint.pause_ns),
         longest_pause_ns: all.iter().map(|checkpoint| checkpoint.pause_ns).max().unwrap_or(0),
+        plain_gap_ns: gap(plain),
+        gap_ns: gap(checkpointed),
         until_stored_ns: of(|checkpoint| checkpoint.all_ns),
         cpu_ns: (cpu(checkpointed) - cpu(plain)) / each,
     }

@@ -6,6 +6,7 @@ use cairn_bench::table::{bytes, duration};
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::Report;
+use super::criu::Compared;
 
 /// All tables.
 pub(super) fn render(report: &Report) -> String {
@@ -19,6 +20,13 @@ pub(super) fn render(report: &Report) -> String {
     add("A checkpoint every 100 ms, beside the same work without", slowdown(report));
     add("From the start of cairn restore", restore(report));
     add("Killed and brought back, with a checkpoint every 200 ms", kills(report));
+    if let Some(compared) = &report.criu {
+        let Compared { mib, percent, criu, .. } = compared;
+        add(
+            &format!("CRIU ({criu}) beside cairn: {mib} MiB, {percent} % written between two"),
+            beside(compared),
+        );
+    }
     text
 }
 
@@ -40,6 +48,8 @@ fn slowdown(report: &Report) -> Table {
         "pages",
         "pause p50",
         "longest",
+        "gap without",
+        "with",
         "until stored",
         "bytes",
         "CPU",
@@ -54,6 +64,8 @@ fn slowdown(report: &Report) -> Table {
             row.pages.to_string(),
             duration(row.pause_ns),
             duration(row.longest_pause_ns),
+            duration(row.plain_gap_ns),
+            duration(row.gap_ns),
             duration(row.until_stored_ns),
             bytes(row.bytes),
             duration(cpu),
@@ -70,6 +82,20 @@ fn restore(report: &Report) -> Table {
             duration(row.first_line_ns),
             duration(row.longest_first_line_ns),
             duration(row.all_there_ns),
+        ]);
+    }
+    table
+}
+
+fn beside(compared: &Compared) -> Table {
+    let mut table = table(&["checkpoints", "number", "pause p50", "bytes", "until stored"]);
+    for row in &compared.rows {
+        table.add_row([
+            row.kind.clone(),
+            row.checkpoints.to_string(),
+            duration(row.pause_ns),
+            bytes(row.bytes),
+            duration(row.until_stored_ns),
         ]);
     }
     table

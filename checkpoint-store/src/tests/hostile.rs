@@ -13,7 +13,7 @@ use crate::format::manifest::{MANIFEST, Manifest};
 use crate::format::record::{Encoding, Kind, RecordHeader};
 use crate::format::segment::{SEGMENT_HEADER, SegmentHeader, file_name};
 use crate::format::{crc, len32};
-use crate::{Level, Options, Store, StoreError, Writer, verify};
+use crate::{Batch, Level, Object, ObjectName, Options, PAGE_SIZE, Store, StoreError, Writer, verify};
 
 /// A small store with a finished segment, a merged checkpoint and an active segment.
 fn small() -> (tempfile::TempDir, Model) {
@@ -115,6 +115,26 @@ fn a_whole_store_is_found_whole() {
     let found = verify(directory.path(), &mut |_, _| {}).unwrap();
     assert_eq!((found.whole, found.kept, found.unfinished), (5, 5, 0));
     assert_eq!(found.damage, []);
+}
+
+#[test]
+fn verify_tells_how_far_it_is_within_one_checkpoint() {
+    let directory = memory_directory();
+    let mut writer = Writer::open(directory.path(), Options::default()).unwrap();
+    let mut batch = Batch::new(CheckpointId(1), None);
+    let name = ObjectName::new("memory").unwrap();
+    let object = batch.object(Object { name, tag: 0, address: 0, pages: 256 }).unwrap();
+    for page in 0..256_u64 {
+        let mut bytes = [0; PAGE_SIZE];
+        bytes[..8].copy_from_slice(&(page + 1).to_le_bytes());
+        batch.page(object, page, &bytes).unwrap();
+    }
+    writer.commit(&batch, Level::Synced).unwrap();
+    drop(writer);
+    let mut told = Vec::new();
+    let found = verify(directory.path(), &mut |done, total| told.push((done, total))).unwrap();
+    assert!(4 < told.len() && told.is_sorted(), "{told:?}");
+    assert_eq!(told.last(), Some(&(found.bytes, found.bytes)));
 }
 
 #[test]

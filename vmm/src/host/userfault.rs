@@ -95,14 +95,32 @@ impl Userfault {
         self.call(UFFDIO_REGISTER, &mut uffdio_register { range: range(span), mode, ioctls: 0 })
     }
 
-    /// Brings a page to `address`; who waits for it goes on. One that is there stays, as does memory that was mapped
-    /// anew and isn't registered.
+    /// Brings whole pages to `address` and behind; who waits for one goes on. One that is there stays, as does memory
+    /// that was mapped anew and isn't registered.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn bring(&self, address: usize, page: &[u8; PAGE]) -> io::Result<()> {
-        let (dst, src, len) = (address as u64, page.as_ptr().expose_provenance() as u64, PAGE as u64);
-        self.brought(|| self.call(UFFDIO_COPY, &mut uffdio_copy { dst, src, len, mode: 0, copy: 0 }))
+    pub fn bring(&self, address: usize, pages: &[u8]) -> io::Result<()> {
+        let (mut at, mut most) = (0, pages.len());
+        while at < pages.len() {
+            let part = &pages[at..pages.len().min(at + most)];
+            let (dst, src) = ((address + at) as u64, part.as_ptr().expose_provenance() as u64);
+            let mut copy = uffdio_copy { dst, src, len: part.len() as u64, mode: 0, copy: 0 };
+            let Err(error) = self.call(UFFDIO_COPY, &mut copy) else {
+                at += part.len();
+                continue;
+            };
+            match error.raw_os_error() {
+                // Some of them are there now, or none, as the kernel changes the address space.
+                Some(libc::EAGAIN) => at += usize::try_from(copy.copy).unwrap_or(0),
+                Some(libc::EEXIST) => at += PAGE,
+                Some(libc::ENOENT) if part.len() == PAGE => at += PAGE,
+                // They aren't of one mapping.
+                Some(libc::ENOENT) => most = PAGE,
+                _ => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// As [`bring`](Self::bring), a page of zeros.
@@ -111,12 +129,8 @@ impl Userfault {
     /// What the kernel says.
     pub fn bring_zeros(&self, address: usize) -> io::Result<()> {
         let range = range(&(address..address + PAGE));
-        self.brought(|| self.call(UFFDIO_ZEROPAGE, &mut uffdio_zeropage { range, mode: 0, zeropage: 0 }))
-    }
-
-    fn brought(&self, bring: impl Fn() -> io::Result<()>) -> io::Result<()> {
         loop {
-            match bring() {
+            match self.call(UFFDIO_ZEROPAGE, &mut uffdio_zeropage { range, mode: 0, zeropage: 0 }) {
                 // The kernel changes the address space just now.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if [Some(libc::EEXIST), Some(libc::ENOENT)].contains(&error.raw_os_error()) => {
@@ -190,7 +204,7 @@ impl Userfault {
     fn call<T>(&self, request: u32, argument: &mut T) -> io::Result<()> {
         // SAFETY: each caller in this file pairs the request with its structure, which the kernel reads and fills
         // in and does not keep. Only COPY and ZEROPAGE change what memory holds, and only that of pages that nobody
-        // has seen yet: a page that is there stays as it is. COPY reads one page, which its caller has borrowed.
+        // has seen yet: a page that is there stays as it is. COPY reads pages that its caller has borrowed.
         let result = unsafe {
             libc::ioctl(self.fd.as_raw_fd(), libc::c_ulong::from(request), std::ptr::from_mut(argument))
         };
@@ -254,12 +268,11 @@ mod tests {
             assert_eq!(by_cpu.join().unwrap(), 0x0707_0707_0707_0707);
             assert_eq!(by_kernel.join().unwrap(), [0; 8]);
         });
-        // What is there stays, and what isn't registered is nobody's business.
-        userfault.bring(at(0), &[6; PAGE]).unwrap();
-        userfault.bring(at(6), &[6; PAGE]).unwrap();
-        assert_eq!([0, 6].map(|page| memory.word(page << 12).load(Ordering::Relaxed) & 0xff), [5, 0]);
+        // What is there stays, and what isn't registered is nobody's business: page 3 alone is still to come.
+        userfault.bring(at(0), &[6; 8 * PAGE]).unwrap();
+        assert_eq!([0, 3, 6].map(|page| memory.word(page << 12).load(Ordering::Relaxed) & 0xff), [5, 6, 0]);
         drop(userfault);
-        assert_eq!(memory.word(3 << 12).load(Ordering::Relaxed), 0);
+        assert_eq!(memory.word(7 << 12).load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -14,6 +14,7 @@ const PACKAGES: &[&str] = &[
     "bash",
     "busybox-static",
     "coreutils",
+    "criu",
     "dash",
     "diffutils",
     "findutils",

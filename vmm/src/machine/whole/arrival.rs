@@ -3,27 +3,34 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cairn_store::{ObjectIndex, PAGE_SIZE};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use rangemap::RangeSet;
 
 use crate::guest::app::space::Arrival;
 use crate::host::userfault::Userfault;
 use crate::machine::app::RunError;
 use crate::machine::sandbox;
-use crate::memory::layout::{PAGE, round_down};
+use crate::memory::layout::{PAGE, round_down, to_usize};
 use crate::memory::program::ProgramMemory;
 use crate::store::signature::{CheckedSnapshot, ReadError};
 
 /// Pages that come along with one that is touched: neighbours are often touched next, and are unpacked already.
 const AROUND: u64 = 16;
-/// Pages that come behind between two looks at who waits.
+/// Pages that come behind between two looks at who waits, and that are brought at a time.
 const STRIDE: u64 = 32;
+/// A program that goes on touches many pages at first: for so long nothing is brought behind while it waits for pages
+/// again and again.
+const BEGINNING: Duration = Duration::from_millis(100);
+/// How long nobody may have waited for the rest to come in that time, milliseconds.
+const LULL_MS: u8 = 1;
 /// The exit status when the rest can't be read: as when KVM can't go on with a program.
 const UNREADABLE: i32 = 123;
 
@@ -35,12 +42,16 @@ pub(super) struct Incoming {
     /// None once all is there.
     state: Mutex<Option<State>>,
     stop: AtomicBool,
+    /// Threads that want the state: the one that brings the rest lets them go first.
+    asking: AtomicUsize,
 }
 
 struct State {
-    userfault: Userfault,
+    userfault: Arc<Userfault>,
     /// Page numbers.
     pending: RangeSet<u64>,
+    /// Room for what is brought at a time.
+    buffer: Box<[u8]>,
 }
 
 /// The thread that brings it. Dropping it ends the thread.
@@ -80,28 +91,47 @@ impl Incoming {
             let address = |page: u64| memory.window().address(page * PAGE);
             userfault.register_missing(&(address(span.start)..address(span.end)))?;
         }
-        let state = Mutex::new(Some(State { userfault, pending }));
+        let buffer = vec![0; to_usize(STRIDE) * PAGE_SIZE].into_boxed_slice();
+        let state = Mutex::new(Some(State { userfault: Arc::new(userfault), pending, buffer }));
         let (memory, snapshot) = (Arc::clone(memory), Arc::clone(snapshot));
-        Ok(Self { memory, snapshot, object, state, stop: AtomicBool::new(false) })
+        Ok(Self {
+            memory,
+            snapshot,
+            object,
+            state,
+            stop: AtomicBool::new(false),
+            asking: AtomicUsize::new(0),
+        })
     }
 
     /// Brings pages that are pending, of those in `pages`.
     fn bring(&self, state: &mut State, pages: &Range<u64>) -> Result<(), ReadError> {
-        let mut bytes = [0; PAGE_SIZE];
         let runs: Vec<Range<u64>> = state.pending.overlapping(pages).cloned().collect();
         for run in runs {
-            for page in run.start.max(pages.start)..run.end.min(pages.end) {
-                self.snapshot.read_page(self.object, page, &mut bytes)?;
-                let brought = state.userfault.bring(self.memory.window().address(page * PAGE), &bytes);
-                // The kernel is out of memory: whoever touches the page waits, and it is tried again.
-                if let Err(error) = brought {
-                    tracing::debug!(%error, page, "a page can't be brought yet");
+            let mut at = run.start.max(pages.start);
+            let end = run.end.min(pages.end);
+            while at < end {
+                let part = at..end.min(at + STRIDE);
+                if let Err(error) = self.bring_part(state, &part)? {
+                    // The kernel is out of memory: whoever touches a page waits, and it is tried again.
+                    tracing::debug!(%error, ?part, "pages can't be brought yet");
                     return Ok(());
                 }
-                state.pending.remove(page..page + 1);
+                at = part.end;
+                state.pending.remove(part);
             }
         }
         Ok(())
+    }
+
+    /// Brings pages that the buffer has room for.
+    fn bring_part(&self, state: &mut State, part: &Range<u64>) -> Result<io::Result<()>, ReadError> {
+        let bytes = &mut state.buffer[..to_usize(part.end - part.start) * PAGE_SIZE];
+        let (pages, _) = bytes.as_chunks_mut::<PAGE_SIZE>();
+        for (page, into) in part.clone().zip(pages) {
+            self.snapshot.read_page(self.object, page, into)?;
+        }
+        Ok(state.userfault.bring(self.memory.window().address(part.start * PAGE), bytes))
     }
 
     /// Serves who waits; answers whether anybody did.
@@ -126,30 +156,43 @@ impl Incoming {
         Ok(served)
     }
 
-    /// One turn: who waits, then some of the rest. Answers whether there is more.
-    fn turn(&self) -> Result<bool, ReadError> {
+    /// One turn: who waits, then some of the rest, unless somebody waited and has to be `preferred`.
+    fn turn(&self, preferred: bool) -> Result<Turn, ReadError> {
         let mut guard = self.lock();
-        let Some(state) = guard.as_mut() else { return Ok(false) };
-        self.serve(state)?;
+        let Some(state) = guard.as_mut() else { return Ok(Turn::Done) };
+        let served = self.serve(state)?;
         match state.pending.iter().next().map(|run| run.start) {
+            Some(_) if served && preferred => Ok(Turn::Served(Arc::clone(&state.userfault))),
             Some(first) => {
                 self.bring(state, &(first..first + STRIDE))?;
-                Ok(true)
+                Ok(Turn::More)
             }
             None => {
                 // With the descriptor all waiting ends.
                 *guard = None;
-                Ok(false)
+                Ok(Turn::Done)
             }
         }
     }
 
     fn run(&self) {
         let begun = Instant::now();
-        loop {
-            match self.turn() {
-                Ok(true) if !self.stop.load(Ordering::Acquire) => {}
-                Ok(_) => break,
+        while !self.stop.load(Ordering::Acquire) {
+            while self.asking.load(Ordering::Acquire) != 0 {
+                thread::yield_now();
+            }
+            match self.turn(begun.elapsed() < BEGINNING) {
+                Ok(Turn::More) => {}
+                Ok(Turn::Served(userfault)) => {
+                    let waiting = PollFd::new(userfault.as_fd(), PollFlags::POLLIN);
+                    // That nobody comes, or that it can't be told, means that the rest may come.
+                    if !poll(&mut [waiting], LULL_MS).is_ok_and(|ready| 0 < ready)
+                        && let Err(error) = self.turn(false)
+                    {
+                        give_up(&error);
+                    }
+                }
+                Ok(Turn::Done) => break,
                 Err(error) => give_up(&error),
             }
         }
@@ -161,6 +204,24 @@ impl Incoming {
     fn lock(&self) -> MutexGuard<'_, Option<State>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// As [`lock`](Self::lock), for everybody but the thread that brings the rest, which would have it again at once.
+    fn ask(&self) -> MutexGuard<'_, Option<State>> {
+        self.asking.fetch_add(1, Ordering::AcqRel);
+        let guard = self.lock();
+        self.asking.fetch_sub(1, Ordering::AcqRel);
+        guard
+    }
+}
+
+/// What a turn did.
+enum Turn {
+    /// Some of the rest came, and there is more.
+    More,
+    /// Somebody waited, and nothing else came.
+    Served(Arc<Userfault>),
+    /// All is there.
+    Done,
 }
 
 /// The program waits for memory that can't be had: it can't go on, nor end in any other way.
@@ -171,7 +232,7 @@ fn give_up(error: &ReadError) -> ! {
 
 impl Arrival for Incoming {
     fn cancel(&self, range: &Range<u64>) {
-        if let Some(state) = self.lock().as_mut() {
+        if let Some(state) = self.ask().as_mut() {
             let pages = range.start / PAGE..range.end / PAGE;
             if !pages.is_empty() {
                 state.pending.remove(pages);
@@ -180,11 +241,11 @@ impl Arrival for Incoming {
     }
 
     fn pending(&self) -> RangeSet<u64> {
-        self.lock().as_ref().map(|state| state.pending.clone()).unwrap_or_default()
+        self.ask().as_ref().map(|state| state.pending.clone()).unwrap_or_default()
     }
 
     fn hasten(&self, range: &Range<u64>) -> Result<(), Errno> {
-        let mut guard = self.lock();
+        let mut guard = self.ask();
         let Some(state) = guard.as_mut() else { return Ok(()) };
         let pages = range.start / PAGE..range.end / PAGE;
         if pages.is_empty() {

@@ -230,6 +230,7 @@ impl Checkpointer {
             Ok(bytes) => bytes,
             Err(error) => {
                 self.source.tracker.mark_again(&changes);
+                self.source.tracker.hot().clear();
                 self.source.told(false);
                 self.files_lost = true;
                 if self.sink.base().parent.is_none() {
@@ -240,6 +241,7 @@ impl Checkpointer {
             }
         };
         self.parent = Some(id);
+        self.source.tracker.hot().commit();
         self.source.told(true);
         self.files_lost = false;
         if let Err(error) = self.source.tracker.settle(&changes.untouched) {
@@ -342,7 +344,7 @@ impl Checkpointer {
     /// Has a checkpoint committed, and answers how many bytes the store has got.
     fn write(&mut self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
         let mut batch = self.sink.batch(id, self.parent);
-        if let Err(error) = saved::write(&mut batch, &self.config, taken) {
+        if let Err(error) = saved::write(&mut batch, &self.config, taken, &mut self.source.tracker.hot()) {
             self.sink.give_back(batch);
             return Err(error.into());
         }

@@ -11,6 +11,7 @@ mod comeback;
 mod door;
 mod figures;
 mod files;
+mod hot;
 pub(crate) mod output;
 mod pages;
 mod program;

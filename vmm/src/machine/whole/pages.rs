@@ -45,14 +45,29 @@ impl Pages {
 
     /// Copies the pages of `runs`, which are ranges of page numbers. What isn't there is zeros.
     pub(crate) fn take(&mut self, memory: &ProgramMemory, pagemap: &Pagemap, runs: &[Range<u64>]) {
+        // New ones that go into one slab, one after another: a system call for each run would cost more than the copy.
+        let (mut first, mut together) = (0, Vec::with_capacity(SLAB_PAGES));
         for run in runs {
             let mut start = run.start;
             while start < run.end {
-                let end = self.contiguous(start..run.end);
-                self.copy(memory, pagemap, start..end);
-                start = end;
+                let part = start..self.contiguous(start..run.end);
+                start = part.end;
+                if let Some(at) = self.places.as_ref().and_then(|places| places.get(&part.start)) {
+                    self.copy(memory, pagemap, *at, &[part]);
+                    continue;
+                }
+                let at = self.add(part.clone());
+                if together.is_empty() {
+                    first = at;
+                }
+                together.push(part);
+                if self.numbers.len().is_multiple_of(SLAB_PAGES) {
+                    self.copy(memory, pagemap, first, &together);
+                    together.clear();
+                }
             }
         }
+        self.copy(memory, pagemap, first, &together);
     }
 
     /// Makes pages zeros that were taken before and aren't any more what they were.
@@ -91,21 +106,19 @@ impl Pages {
         (run.start + 1..most).find(|page| !is_new(*page)).unwrap_or(most)
     }
 
-    fn copy(&mut self, memory: &ProgramMemory, pagemap: &Pagemap, run: Range<u64>) {
-        let at = match self.places.as_ref().and_then(|places| places.get(&run.start)) {
-            Some(at) => *at,
-            None => self.add(run.clone()),
-        };
-        let (slab, first) = (at / SLAB_PAGES, at % SLAB_PAGES);
-        let len = to_usize(run.end - run.start) * PAGE_BYTES;
-        let into = &mut self.slabs[slab][first * PAGE_BYTES..][..len];
-        let span = run.start * PAGE..run.end * PAGE;
+    /// Copies the pages of `runs` to the place `at` and behind, all in one slab.
+    fn copy(&mut self, memory: &ProgramMemory, pagemap: &Pagemap, at: usize, runs: &[Range<u64>]) {
+        let spans: Vec<Range<u64>> = runs.iter().map(|run| run.start * PAGE..run.end * PAGE).collect();
+        let len = spans.iter().map(|span| to_usize(span.end - span.start)).sum();
+        let Some(slab) = self.slabs.get_mut(at / SLAB_PAGES) else { return };
+        let into = &mut slab[at % SLAB_PAGES * PAGE_BYTES..][..len];
         let window = memory.window();
-        let copied = window.gather(std::slice::from_ref(&span), &mut [IoSliceMut::new(into)]).unwrap_or(0);
+        let copied = window.gather(&spans, &mut [IoSliceMut::new(into)]).unwrap_or(0);
         // A page that can't be read stops the copy: it may be without rights, or beyond its file's end.
-        for (index, page) in into.chunks_exact_mut(PAGE_BYTES).enumerate().skip(copied / PAGE_BYTES) {
-            if pagemap.read(window.address(span.start + index as u64 * PAGE), page).is_err() {
-                page.fill(0);
+        let pages = runs.iter().cloned().flatten().zip(into.chunks_exact_mut(PAGE_BYTES));
+        for (page, into) in pages.skip(copied / PAGE_BYTES) {
+            if pagemap.read(window.address(page * PAGE), into).is_err() {
+                into.fill(0);
             }
         }
     }

@@ -19,11 +19,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Batch, BatchError, Level, Object, ObjectIndex, ObjectName, Options, StoreError, section};
+use cairn_store::{
+    Batch, BatchError, Level, Object, ObjectIndex, ObjectName, Options, PAGE_SIZE, StoreError, section,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::files::object_name;
+use super::hot::{self, Change, HotPages};
 use super::output::{OutputError, is_of_turn};
 use super::session as program_session;
 use super::take::Taken;
@@ -237,11 +240,16 @@ impl SavedConfig {
     }
 }
 
-/// Puts what was taken into a batch that was begun.
+/// Puts what was taken into a batch that was begun: of pages that are `hot`, what differs from the parent's.
 ///
 /// # Errors
 /// [`SavedError`]: too much of something.
-pub(super) fn write(batch: &mut Batch, config: &SavedConfig, taken: &Taken) -> Result<(), SavedError> {
+pub(super) fn write(
+    batch: &mut Batch,
+    config: &SavedConfig,
+    taken: &Taken,
+    hot: &mut HotPages,
+) -> Result<(), SavedError> {
     let is_base = batch.parent().is_none();
     section(batch, PROGRAM, config)?;
     section(batch, "cpu", &taken.cpu)?;
@@ -250,15 +258,23 @@ pub(super) fn write(batch: &mut Batch, config: &SavedConfig, taken: &Taken) -> R
     section(batch, "session", &taken.session)?;
     section(batch, STDOUT, &taken.stdout)?;
     let memory = named(batch, MEMORY, MEMORY_TAG, WINDOW_SIZE / PAGE)?;
+    let mut chunks = Vec::with_capacity(PAGE_SIZE);
     for (page, bytes) in taken.pages.iter() {
-        match (bytes.iter().all(|byte| *byte == 0), is_base) {
-            (false, _) => batch.page(memory, page, bytes)?,
-            (true, false) => batch.zero(memory, page..page + 1)?,
-            (true, true) => {}
+        // A complete one has all pages, most of which aren't written any more.
+        let change = if is_base { Change::Whole } else { hot.change(page, bytes) };
+        match change {
+            Change::Whole if bytes.iter().any(|byte| *byte != 0) => batch.page(memory, page, bytes)?,
+            Change::Whole if is_base => {}
+            Change::Whole => batch.zero(memory, page..page + 1)?,
+            Change::Chunks(mask) => {
+                hot::gather(bytes, mask, &mut chunks);
+                batch.chunks(memory, page, mask, &chunks)?;
+            }
         }
     }
     if !is_base {
         for run in &taken.changes.zeros {
+            hot.blank(run);
             batch.zero(memory, run.clone())?;
         }
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rangemap::{RangeMap, RangeSet};
 
+use super::hot::HotPages;
 use crate::host::pagemap::Pagemap;
 use crate::kvm::slots::{SlotError, SlotMap};
 use crate::memory::layout::{PAGE, to_usize};
@@ -24,7 +25,7 @@ pub(crate) enum Backing {
     Shown,
 }
 
-/// What changed, as ranges of page numbers in order.
+/// What changed, as ranges of page numbers.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Changes {
     /// Pages with content.
@@ -61,17 +62,23 @@ pub(crate) struct Tracker {
     slots: Arc<Mutex<SlotMap>>,
     memory: Arc<ProgramMemory>,
     pagemap: Pagemap,
+    hot: Mutex<HotPages>,
 }
 
 impl Tracker {
     /// Nothing is followed yet.
     pub(crate) fn new(slots: Arc<Mutex<SlotMap>>, memory: Arc<ProgramMemory>, pagemap: Pagemap) -> Self {
-        Self { slots, memory, pagemap }
+        Self { slots, memory, pagemap, hot: Mutex::default() }
     }
 
     /// The program's memory.
     pub(crate) fn memory(&self) -> &ProgramMemory {
         &self.memory
+    }
+
+    /// Pages that stay writable. Whoever makes the checkpoint says what became of those that were reported.
+    pub(crate) fn hot(&self) -> MutexGuard<'_, HotPages> {
+        self.hot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which pages exist.
@@ -86,6 +93,7 @@ impl Tracker {
     /// [`SlotError`].
     pub(crate) fn begin(&self) -> Result<(), SlotError> {
         let marks = self.memory.watch_all();
+        self.hot().clear();
         self.slots().log_all()?;
         let spans = self.slots().spans();
         let mut log = Vec::new();
@@ -104,7 +112,8 @@ impl Tracker {
     }
 
     /// What changed since the last call, or since the beginning, of a program with these mappings. The program stands
-    /// still, and no session does anything meanwhile; from now on it counts as unchanged. Pages that were `pending`
+    /// still, and no session does anything meanwhile; from now on it counts as unchanged, but for hot pages, which
+    /// are reported each time. Pages that were `pending`
     /// before the call are what they were, though they may seem never touched: somebody else brings them, also
     /// meanwhile.
     ///
@@ -115,7 +124,7 @@ impl Tracker {
         mappings: &RangeMap<u64, Backing>,
         pending: &RangeSet<u64>,
     ) -> Result<Changes, SlotError> {
-        let slots = self.slots();
+        let (slots, hot) = (self.slots(), self.hot());
         let mut changes = Changes::default();
         let mut log = Vec::new();
         for (span, is_region) in slots.spans() {
@@ -123,16 +132,20 @@ impl Tracker {
             if is_region {
                 // A region's tracker isn't done with what is cleared here.
                 self.memory.touch_pages(&span, &log);
-                let more = self.changes_of(&span, &log, mappings);
+                let more = self.changes_of(&span, &log, mappings, &hot);
                 clear(&slots, &span, &log)?;
                 changes.add(more);
                 continue;
             }
-            let mut more = self.changes_of(&span, &log, mappings);
+            let mut more = self.changes_of(&span, &log, mappings, &hot);
             // Only what is taken now: the others were never touched, and clearing costs for each page.
             log.fill(0);
             let taken = more.content.iter().chain(&more.shown);
-            taken.for_each(|run| set_bits(&mut log, span.start / PAGE, run));
+            let first = span.start / PAGE;
+            taken.for_each(|run| set_bits(&mut log, first, run));
+            for page in more.content.iter().cloned().flatten().filter(|page| hot.stays_writable(*page)) {
+                log[to_usize((page - first) / 64)] &= !(1 << ((page - first) % 64));
+            }
             clear(&slots, &span, &log)?;
             changes.untouched.append(&mut more.unwritten);
             changes.add(more);
@@ -145,7 +158,13 @@ impl Tracker {
     }
 
     /// What changed in a slot, by its log and by the marks of what the monitor wrote, which are taken back.
-    fn changes_of(&self, span: &Range<u64>, log: &[u64], mappings: &RangeMap<u64, Backing>) -> SlotChanges {
+    fn changes_of(
+        &self,
+        span: &Range<u64>,
+        log: &[u64],
+        mappings: &RangeMap<u64, Backing>,
+        hot: &HotPages,
+    ) -> SlotChanges {
         let marks = self.memory.watch_all();
         let first = span.start / PAGE;
         let (mut logged, mut marked) = (Vec::new(), Vec::new());
@@ -159,8 +178,9 @@ impl Tracker {
             add_bits(&mut logged, page, word & !by_monitor.next().unwrap_or(0));
         }
         let (mut written, mut changes) = (Changes::default(), Changes::default());
-        self.sort(&logged, mappings, &mut written);
-        self.sort(&marked, mappings, &mut changes);
+        // Hot ones were written while they were followed, and nobody has discarded them since: that marks them.
+        self.sort(&logged, mappings, |page| hot.stays_writable(page), &mut written);
+        self.sort(&marked, mappings, |_| false, &mut changes);
         changes.content.append(&mut written.content);
         let (unwritten, shown) = (written.zeros, written.shown);
         SlotChanges { content: changes.content, zeros: changes.zeros, unwritten, shown }
@@ -211,7 +231,14 @@ impl Tracker {
         }
     }
 
-    fn sort(&self, runs: &[Range<u64>], mappings: &RangeMap<u64, Backing>, changes: &mut Changes) {
+    /// Sorts pages into what they are; asking for those that are `known` to exist would cost.
+    fn sort(
+        &self,
+        runs: &[Range<u64>],
+        mappings: &RangeMap<u64, Backing>,
+        known: impl Fn(u64) -> bool,
+        changes: &mut Changes,
+    ) {
         for run in runs {
             let span = run.start * PAGE..run.end * PAGE;
             for gap in mappings.gaps(&span) {
@@ -219,7 +246,11 @@ impl Tracker {
             }
             for (piece, backing) in mappings.overlapping(&span) {
                 let piece = piece.start.max(span.start) / PAGE..piece.end.min(span.end) / PAGE;
-                self.sort_piece(&piece, *backing, changes);
+                if *backing == Backing::Memory && piece.clone().all(&known) {
+                    changes.content.push(piece);
+                } else {
+                    self.sort_piece(&piece, *backing, changes);
+                }
             }
         }
     }
