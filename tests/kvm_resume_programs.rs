@@ -57,10 +57,10 @@ fn an_older_checkpoint_can_be_gone_on_from() {
         let older = ids[1].to_string();
         (child, told) = start(&mut place.restore(&["--at", &older]));
         // Further ones are newer than all that there were, and changes to the older one.
-        let first = wait_for_checkpoint(&mut told, &mut said).expect("it goes on");
+        let first = wait_for_checkpoint(&mut told, &mut said).unwrap_or_else(|| panic!("{said}"));
         assert!(ids.iter().all(|id| *id < first), "{ids:?} and {first}");
         ids.push(first);
-        ids.push(wait_for_checkpoint(&mut told, &mut said).expect("it goes on"));
+        ids.push(wait_for_checkpoint(&mut told, &mut said).unwrap_or_else(|| panic!("{said}")));
         child.kill().unwrap();
         child.wait().unwrap();
     }

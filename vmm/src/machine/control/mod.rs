@@ -231,7 +231,7 @@ mod tests {
         let Place { _directory, below, control, .. } = place;
         drop(control);
         assert!(!path.exists());
-        assert_eq!(read_answer(&read(&mut idle)), Err("the guest has ended"));
+        assert!(read_answer(&read(&mut idle)).is_err());
         // What a killed process left is no obstacle.
         fs::write(&path, "").unwrap();
         Control::start_below(&below, Arc::new(Slow::default())).unwrap();

@@ -7,7 +7,9 @@
 //! | object `output:cut` | what it had from there on |
 //! | object `output:put` | what it has instead, as far as that isn't simply cut |
 //!
-//! A checkpoint's file is found by going from it to the newest: the first turn that cut a byte off has that byte.
+//! A checkpoint's file is found by going from it to the newest: the first turn that cut a byte off has that byte. Who
+//! brings a program back from an older checkpoint notes no turn: what that one's file had is still there then, and
+//! whatever followed is lost.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +20,7 @@ use cairn_abi::CheckpointId;
 use cairn_store::{Batch, BatchError, Object, ObjectName, PAGE_SIZE, Store, section};
 use serde::{Deserialize, Serialize};
 
-use super::saved::SavedError;
+use super::saved::{SavedError, output_length};
 use crate::store::signature::{CheckedSnapshot, Key, Unsigned};
 
 /// Bytes that a rollback takes along at most. Bounds what a program that prints a lot costs in memory.
@@ -100,7 +102,13 @@ impl Output {
         for checkpoint in store.checkpoints().iter().filter(|checkpoint| id < checkpoint.id) {
             if checkpoint.parent != Some(before) && start != 0 {
                 let snapshot = open(checkpoint.id)?;
-                let turn = turn(&snapshot)?.ok_or(OutputError::Lost(id.0))?;
+                let Some(turn) = turn(&snapshot)? else {
+                    if Self::kept(store, checkpoint.parent, open)? < start {
+                        return Err(OutputError::Lost(id.0).into());
+                    }
+                    before = checkpoint.id;
+                    continue;
+                };
                 if turn.start < start {
                     let missing = start - turn.start;
                     if turn.cut < missing || MOST < length - turn.start {
@@ -120,6 +128,17 @@ impl Output {
             start = length.checked_sub(turn.put).ok_or(OutputError::Lost(id.0))?;
         }
         Ok(Self { start, put })
+    }
+
+    /// How many bytes stayed when the program was brought back from `parent`: as many as that left.
+    fn kept(
+        store: &Store,
+        parent: Option<CheckpointId>,
+        open: impl Fn(CheckpointId) -> Result<CheckedSnapshot, SavedError>,
+    ) -> Result<u64, SavedError> {
+        let there = store.checkpoints().iter().find(|checkpoint| Some(checkpoint.id) == parent);
+        let length = there.map(|parent| output_length(&open(parent.id)?)).transpose()?;
+        Ok(length.flatten().unwrap_or(0))
     }
 
     /// The bytes that the file has in the end.

@@ -48,6 +48,8 @@ use crate::store::signature::{CheckedSnapshot, ReadError};
 const MAX_SECTION: usize = 32 << 20;
 /// The configuration's section.
 const PROGRAM: &str = "program";
+/// The section of where standard output stood.
+const STDOUT: &str = "stdout";
 /// The address space's object.
 const MEMORY: &str = "memory";
 /// Types of objects, as the store keeps them: the address space, and a file.
@@ -254,7 +256,7 @@ pub(super) fn write(
     section(batch, "process", &taken.process)?;
     section(batch, "files", &taken.image)?;
     section(batch, "session", &taken.session)?;
-    section(batch, "stdout", &taken.stdout)?;
+    section(batch, STDOUT, &taken.stdout)?;
     let memory = named(batch, MEMORY, MEMORY_TAG, WINDOW_SIZE / PAGE)?;
     let mut chunks = Vec::with_capacity(PAGE_SIZE);
     for (page, bytes) in taken.pages.iter() {
@@ -354,7 +356,7 @@ impl Saved {
             process: read(id, snapshot, "process")?,
             files: read(id, snapshot, "files")?,
             session: read(id, snapshot, "session")?,
-            stdout: read(id, snapshot, "stdout")?,
+            stdout: read(id, snapshot, STDOUT)?,
             memory: snapshot.find(MEMORY).ok_or(missing)?,
         })
     }
@@ -366,6 +368,14 @@ impl Saved {
         let bytes = self.config.stdout.as_ref()?;
         Some((PathBuf::from(OsString::from_vec(bytes.clone())), self.stdout?))
     }
+}
+
+/// How long the file of standard output was when a checkpoint was taken, if there was one.
+///
+/// # Errors
+/// [`SavedError`].
+pub(super) fn output_length(snapshot: &CheckedSnapshot) -> Result<Option<u64>, SavedError> {
+    read(snapshot.id(), snapshot, STDOUT)
 }
 
 fn read<T: DeserializeOwned>(
