@@ -36,8 +36,31 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ("kvm_contract", "while_the_host_polls", "a minute; by_both polls as well"),
     ("kvm_contract", "with_another_history", "takes minutes"),
     ("kvm_regions", "regions_hold_under_system_calls_and_mappings", "takes minutes and 4 GiB of memory"),
+    ("kvm_resume", "mappings_of_files_show_what_is_written_to_them", "about files, not about KVM"),
+    (
+        "kvm_resume",
+        "memory_that_comes_and_goes_is_what_it_was",
+        "a minute; memory_that_is_not_all_there_yet is the like",
+    ),
+    ("kvm_resume", "programs_that_replace_each_other_go_on", "dozens of programs"),
+    ("kvm_resume", "sqlite_goes_on_with_a_mapped_database", "about files, not about KVM"),
+    ("kvm_resume_sessions", "every_checkpoint_of_the_whole_can_be_gone_on_from", "dozens of machines"),
+    (
+        "kvm_resume_sessions",
+        "sessions_go_on_where_either_may_be",
+        "a minute; by exits and by polling they run",
+    ),
     ("kvm_trackers", "the_contract_holds_while_the_host_polls", "takes minutes; by notifications it runs"),
     ("kvm_trackers", "regions_hold_under_system_calls_and_mappings", "takes minutes and 4 GiB of memory"),
+];
+
+/// Targets that don't run there at all, and why.
+const LEFT_OUT: &[(&str, &str)] = &[
+    ("kvm_control", "dozens of machines one after the other"),
+    ("kvm_files_back", "about files more than about KVM, and minutes"),
+    ("kvm_fork_point", "dozens of machines one after the other"),
+    ("kvm_resume_programs", "kvm_resume has the like"),
+    ("kvm_trust", "about files, not about KVM"),
 ];
 
 /// A part of the tests.
@@ -132,16 +155,20 @@ fn app_guest() -> Result<bool> {
     let mut failed = Vec::new();
     for target in &targets {
         let name = target.file_name().context("a test without a name")?.to_string_lossy().into_owned();
-        if !passes(target, &name)? {
+        let left_out = LEFT_OUT.iter().any(|(target, _)| *target == name);
+        if !left_out && !passes(target, &name)? {
             failed.push(name);
         }
     }
     println!();
+    for (target, why) in LEFT_OUT {
+        println!("not run in the bed: {target}: {why}");
+    }
     for (target, test, why) in NOT_RUN {
         println!("not run in the bed: {target} {test}: {why}");
     }
     match failed.as_slice() {
-        [] => println!("the app guest's tests passed: {} targets", targets.len()),
+        [] => println!("the app guest's tests passed: {} targets", targets.len() - LEFT_OUT.len()),
         failed => println!("the app guest's tests FAILED in: {}", failed.join(" ")),
     }
     Ok(failed.is_empty())
@@ -166,6 +193,9 @@ mod tests {
         for (target, test, _) in NOT_RUN {
             let source = fs::read_to_string(tests.join(target).with_extension("rs")).unwrap();
             assert!(source.contains(&format!("fn {test}()")), "{target} has no {test}");
+        }
+        for (target, _) in LEFT_OUT {
+            assert!(tests.join(target).with_extension("rs").exists(), "no {target}");
         }
     }
 }
