@@ -92,7 +92,7 @@ fn taken(line: &str) -> Option<(u64, u64)> {
 #[test]
 fn a_session_that_does_nothing_costs_next_to_nothing() {
     let (program, place) = (guest("guest-session"), Place::new());
-    let program = [program.to_str().unwrap(), "idle", "48", "100"];
+    let program = [program.to_str().unwrap(), "idle", "48", "300"];
     let mut said = String::new();
     let (mut child, mut told) = start(place.run("50ms", &[]).args(program));
     // By then it sleeps, on any machine: the first has taken longer than all that comes before.

@@ -44,6 +44,11 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ),
     ("kvm_resume", "programs_that_replace_each_other_go_on", "dozens of programs"),
     ("kvm_resume", "sqlite_goes_on_with_a_mapped_database", "about files, not about KVM"),
+    (
+        "kvm_resume_sessions",
+        "a_session_that_does_nothing_costs_next_to_nothing",
+        "its program has ended before the third checkpoint",
+    ),
     ("kvm_resume_sessions", "every_checkpoint_of_the_whole_can_be_gone_on_from", "dozens of machines"),
     (
         "kvm_resume_sessions",
