@@ -76,15 +76,10 @@ pub(super) fn uuid(mut bytes: [u8; 16]) -> String {
 
 /// 16 random bytes; zeros where the host has no random device.
 pub(super) fn random() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| {
-        use std::io::Read;
-        file.read_exact(&mut bytes)
-    });
-    if read.is_err() {
-        tracing::warn!("/dev/urandom can't be read: the guest's UUIDs are zeros");
-    }
-    bytes
+    crate::host::random::Source::open().and_then(|mut source| source.bits()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the host has no random bytes: the guest's UUIDs are zeros");
+        [0; 16]
+    })
 }
 
 /// What a descriptor's file is called.
