@@ -137,7 +137,8 @@ impl Versions {
         });
         let places: Vec<usize> = places.collect();
         let versions = self.nodes.iter().flatten().map(|node| {
-            let known = sets.iter().position(|set| Arc::ptr_eq(set, &node.set));
+            // By what is in them: the same regions are one set, also if others came and went between.
+            let known = sets.iter().position(|set| **set == node.set);
             let set = known.unwrap_or_else(|| {
                 sets.push(&node.set);
                 sets.len() - 1

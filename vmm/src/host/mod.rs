@@ -4,6 +4,7 @@ pub mod calls;
 pub mod copy;
 pub mod mapping;
 pub mod pagemap;
+pub mod private;
 pub mod random;
 pub mod signal;
 pub mod tsc;

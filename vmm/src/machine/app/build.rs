@@ -14,7 +14,7 @@ use crate::devices::bus::Bus;
 use crate::devices::checkpoint::device::IDENTITY;
 use crate::devices::checkpoint::{AddressSpace as SpaceId, CheckpointDevice, Limits};
 use crate::guest::app::cpu::Cpu;
-use crate::guest::app::files::{Descriptors, Files, Layout, SharedPci, WholeCheckpoints, resume};
+use crate::guest::app::files::{Descriptors, Files, Layout, Left, SharedPci, WholeCheckpoints, resume};
 use crate::guest::app::process::Process;
 use crate::kvm::system::System;
 use crate::machine::bare::Bare;
@@ -119,11 +119,13 @@ pub(super) fn files(
     raise_descriptor_limit();
     if let Some(overlay) = &config.overlay {
         for grant in config.grants.iter().filter(|grant| grant.writable) {
-            if resume(&grant.host, &overlay.records)? {
-                tracing::warn!(
-                    "the changes of an earlier run in {} were not all applied; now they are",
-                    grant.host.display()
-                );
+            let directory = grant.host.display();
+            match resume(&grant.host, &overlay.records)? {
+                Left::Nothing => {}
+                Left::Remains => tracing::info!("what a killed run had begun to write in {directory} is removed"),
+                Left::Changes => {
+                    tracing::warn!("the changes of an earlier run in {directory} were not all applied; now they are");
+                }
             }
         }
     }

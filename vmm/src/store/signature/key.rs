@@ -1,22 +1,17 @@
 //! The user's key, in a file of the user's own.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::geteuid;
-
 use super::form::Keys;
+use crate::host::private::{self, Exposed};
+use crate::host::random::Source;
 
 /// Bytes of the key.
 const KEY_BYTES: usize = 32;
 /// The key's file in the directory of the monitor's state.
 const FILE: &str = "key";
-/// Where random bytes come from.
-const RANDOM: &str = "/dev/urandom";
-/// What others may not have of the file.
-const OTHERS: u32 = 0o077;
 
 /// What the checkpoints of one user are signed with.
 #[derive(Clone)]
@@ -85,19 +80,12 @@ impl Key {
     pub fn read(directory: &Path) -> Result<Option<Self>, KeyError> {
         let path = directory.join(FILE);
         let host = |source| KeyError::Host { path: path.clone(), what: "read", source };
-        // A pipe in its place must not be waited for.
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(host(error)),
-        };
+        let Some(mut file) = private::open(&path).map_err(host)? else { return Ok(None) };
         let about = file.metadata().map_err(host)?;
-        let (owner, mode) = (about.uid(), about.mode() & 0o777);
         if !about.is_file() || about.len() != KEY_BYTES as u64 {
             return Err(KeyError::NoKey { path });
         }
-        if owner != geteuid().as_raw() || mode & OTHERS != 0 {
+        if let Err(Exposed { owner, mode }) = private::check(&file).map_err(host)? {
             return Err(KeyError::Exposed { path, owner, mode });
         }
         let mut bytes = [0; KEY_BYTES];
@@ -108,11 +96,11 @@ impl Key {
 
 /// Makes a key and puts it, whole and durable, where no other is: of two that are made at once one stays.
 fn make(directory: &Path, path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let mut bytes = [0; KEY_BYTES];
-    File::open(RANDOM)?.read_exact(&mut bytes)?;
+    private::make_directory(directory)?;
+    let mut random = Source::open()?;
+    let bytes = [random.bits()?, random.bits()?].concat();
     let new = directory.join(format!("{FILE}.{}", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    let mut file = private::create(&new, true)?;
     let linked =
         file.write_all(&bytes).and_then(|()| file.sync_all()).and_then(|()| fs::hard_link(&new, path));
     fs::remove_file(&new)?;
@@ -132,7 +120,7 @@ impl std::fmt::Debug for Key {
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 

@@ -39,7 +39,7 @@ pub use memory::{Budget, MAX_NODES, MemoryHandle, Part, Reserved};
 pub use open::{DirectoryHandle, Object, OpenFile, PciBarHandle, SynthesizedHandle};
 pub use operations::check_owner;
 pub use path::{GuestPath, NAME_MAX, PATH_MAX};
-pub use publish::{Conflict, PublishError, Published, resume};
+pub use publish::{Conflict, Left, PublishError, Published, resume};
 pub use status::{STAT_BYTES, STATX_BYTES, Status, Time};
 pub use synthetic::{Bar, PciIds, PciSysfs, Request, SharedPci, WholeCheckpoints, random_uuid};
 pub use view::{At, FileView, MAX_LINKS};

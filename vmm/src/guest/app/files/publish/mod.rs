@@ -5,12 +5,13 @@
 //! a rename, a link or a removal. A file therefore is the old one or the new one at any time and never a part
 //! of it. All files together are not: who looks on meanwhile may see some old and some new. A kill before the
 //! record is there changes nothing; one after it is made up for by [`resume`], since every step may be taken
-//! twice.
+//! twice. Only one run at a time publishes in a directory.
 //!
 //! Nothing is applied where the host changed, removed or made something that the guest has its own of: that is
 //! a conflict. The guest's version of all files is then left in that directory, and the host's stay as they are.
 
 pub(super) mod apply;
+pub(super) mod claim;
 pub(super) mod record;
 pub(super) mod stage;
 
@@ -29,8 +30,9 @@ use super::{
     path::GuestPath,
     status::Time,
 };
+use claim::Claim;
+pub use claim::{Left, resume};
 use record::Record;
-pub use record::resume;
 use stage::Stage;
 
 /// What is to be done to a directory.
@@ -42,6 +44,12 @@ pub(super) struct Plan {
     pub conflicts: Vec<Conflict>,
     /// Files with names on the host that the guest didn't use: those keep the old bytes.
     pub parted: Vec<Vec<u8>>,
+}
+
+impl Plan {
+    fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.conflicts.is_empty()
+    }
 }
 
 /// Something new.
@@ -203,12 +211,16 @@ impl Files {
                 let (what, directory) = (what.to_owned(), directory.clone());
                 move |source| PublishError::Unchanged { directory, what, source }
             };
-            let plan = tree.plan().map_err(unchanged("its overlay can't be compared with it"))?;
-            if plan.steps.is_empty() && plan.conflicts.is_empty() {
+            let compare = || tree.plan().map_err(unchanged("its overlay can't be compared with it"));
+            if compare()?.is_empty() {
                 continue;
             }
+            let mut claim = Claim::take(records, &directory)?;
+            claim.finish(records, &directory)?;
+            // What others changed until now counts.
+            let plan = compare()?;
             let host = open(&directory).map_err(unchanged("it can't be opened"))?;
-            let done = apply_plan(&host, &directory, &plan, records)?;
+            let done = apply_plan(&host, &directory, &plan, (records, &mut claim))?;
             sum.files += done.files;
             sum.steps += done.steps;
             sum.changes.extend(done.changes);
@@ -226,9 +238,11 @@ fn apply_plan(
     host: &HostTree,
     directory: &Path,
     plan: &Plan,
-    records: &Path,
+    (records, claim): (&Path, &mut Claim),
 ) -> Result<Published, PublishError> {
-    let stage = Stage::make(host, directory)?;
+    let name = stage::new_name();
+    claim.note(&name)?;
+    let stage = Stage::make(host, directory, name)?;
     if let Err(error) = stage.fill(plan) {
         stage.remove();
         return Err(error);

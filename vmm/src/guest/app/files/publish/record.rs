@@ -20,11 +20,15 @@ use super::{
         host::HostTree,
         path::Inside,
     },
-    PublishError, Step, apply, open, stage,
+    PublishError, Step, apply, stage,
 };
+use crate::host::private;
 
 /// Version of the record's format.
 const VERSION: u32 = 1;
+
+/// How a record's file ends.
+const KIND: &str = "json";
 
 /// Longest record that is read.
 const RECORD_BYTES: u64 = 1 << 30;
@@ -54,7 +58,7 @@ impl Record {
     /// Makes the record durable. From now on the steps will be taken.
     pub(in crate::guest::app::files) fn write(self, records: &Path) -> Result<Written, PublishError> {
         let directory = PathBuf::from(std::ffi::OsString::from_vec(self.directory.clone()));
-        let host = open(&directory).map_err(|source| PublishError::Unchanged {
+        let host = super::open(&directory).map_err(|source| PublishError::Unchanged {
             directory: directory.clone(),
             what: "it can't be opened".to_owned(),
             source,
@@ -70,14 +74,34 @@ impl Record {
             what: "the new files can't be made durable".to_owned(),
             source,
         })?;
-        let file = place(records, &directory)?;
+        let file = place(records, &directory, KIND)?;
         let failed = |source| PublishError::Record { path: file.clone(), source };
         save(records, &file, &self).map_err(failed)?;
         Ok(Written { record: self, file, directory })
     }
+
+    /// The record of a directory, if there is one.
+    pub(super) fn read(records: &Path, directory: &Path) -> Result<Option<Written>, PublishError> {
+        let file = place(records, directory, KIND)?;
+        let failed = |source| PublishError::Record { path: file.clone(), source };
+        let Some(opened) = private::open(&file).map_err(failed)? else { return Ok(None) };
+        // What is recorded is done to the directory: not what anybody has written.
+        private::check(&opened).and_then(|alone| alone.map_err(io::Error::other)).map_err(failed)?;
+        let mut bytes = Vec::new();
+        opened.take(RECORD_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+        let record: Self = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
+        if record.version != VERSION || !stage::is_name(&record.stage) {
+            return Err(failed(io::Error::other("it is of another version of Cairn, or damaged")));
+        }
+        Ok(Some(Written { record, file, directory: directory.to_owned() }))
+    }
 }
 
 impl Written {
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// Takes all steps that weren't taken yet, and removes the record.
     pub(in crate::guest::app::files) fn apply(&self, host: &HostTree) -> Result<(), PublishError> {
         let failed = |what: String| {
@@ -112,47 +136,35 @@ impl Written {
     }
 }
 
-/// Finishes what an earlier run began to apply to a directory. Answers whether there was anything.
-///
-/// # Errors
-/// [`PublishError`]: `Halfway` when it can't be finished now either.
-pub fn resume(directory: &Path, records: &Path) -> Result<bool, PublishError> {
-    let file = place(records, directory)?;
-    let failed = |source| PublishError::Record { path: file.clone(), source };
-    let mut bytes = Vec::new();
-    match File::open(&file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(failed(error)),
-        Ok(file) => file.take(RECORD_BYTES).read_to_end(&mut bytes).map_err(failed)?,
-    };
-    let record: Record = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
-    if record.version != VERSION || record.stage.contains('/') {
-        return Err(failed(io::Error::other("it is of another version of Cairn, or damaged")));
-    }
-    let host = open(directory).map_err(|source| PublishError::Halfway {
-        directory: directory.to_owned(),
-        what: "it can't be opened".to_owned(),
-        record: file.clone(),
-        source,
-    })?;
-    Written { record, file, directory: directory.to_owned() }.apply(&host)?;
-    Ok(true)
-}
-
-/// The record's file: one for each directory, whatever its path.
-fn place(records: &Path, directory: &Path) -> Result<PathBuf, PublishError> {
+/// The directory's file of a kind beside the others: one for each directory, whatever its path.
+pub(super) fn place(records: &Path, directory: &Path, kind: &str) -> Result<PathBuf, PublishError> {
     let stat = stat(directory).map_err(|source| PublishError::Unchanged {
         directory: directory.to_owned(),
         what: "it can't be looked at".to_owned(),
         source,
     })?;
-    Ok(records.join(format!("publish-{:x}-{:x}.json", stat.st_dev, stat.st_ino)))
+    Ok(records.join(format!("publish-{:x}-{:x}.{kind}", stat.st_dev, stat.st_ino)))
+}
+
+/// A directory in which steps of the record `file` are to be taken.
+pub(super) fn open(directory: &Path, file: &Path) -> Result<HostTree, PublishError> {
+    super::open(directory).map_err(|source| PublishError::Halfway {
+        directory: directory.to_owned(),
+        what: "it can't be opened".to_owned(),
+        record: file.to_owned(),
+        source,
+    })
 }
 
 fn save(records: &Path, file: &Path, record: &Record) -> io::Result<()> {
-    fs::create_dir_all(records)?;
     let new = file.with_extension("new");
-    let mut out = File::create(&new)?;
+    // One that a kill left behind there was never a record.
+    if let Err(error) = fs::remove_file(&new)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let mut out = private::create(&new, true)?;
     out.write_all(&serde_json::to_vec(record)?)?;
     out.sync_all()?;
     fs::rename(&new, file)?;

@@ -31,6 +31,23 @@ use super::{
     Object, Plan, PublishError, Staged, Step,
 };
 
+/// What its name begins with; a UUID follows.
+const PREFIX: &str = ".cairn-";
+
+/// Bytes of its name.
+pub(super) const NAME_BYTES: u64 = 43;
+
+/// Whether a file says the name of a staging directory.
+pub(super) fn is_name(name: &str) -> bool {
+    let uuid = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    name.len() as u64 == NAME_BYTES && name.strip_prefix(PREFIX).is_some_and(uuid)
+}
+
+/// A name for a new one.
+pub(in crate::guest::app::files) fn new_name() -> String {
+    format!("{PREFIX}{}", random_uuid())
+}
+
 /// The staging directory of one publishing.
 pub(in crate::guest::app::files) struct Stage<'a> {
     host: &'a HostTree,
@@ -42,8 +59,8 @@ impl<'a> Stage<'a> {
     pub(in crate::guest::app::files) fn make(
         host: &'a HostTree,
         directory: &'a Path,
+        name: String,
     ) -> Result<Self, PublishError> {
-        let name = format!(".cairn-{}", random_uuid());
         let stage = Self { host, directory, name };
         stage
             .host

@@ -10,7 +10,12 @@ use super::super::{
     backend::{Backend, Renaming as HostRenaming},
     host::{HostTree, Readers},
     path::{GuestPath, Inside},
-    publish::{apply, record::Record, stage::Stage},
+    publish::{
+        Left, apply,
+        claim::Claim,
+        record::Record,
+        stage::{self, Stage},
+    },
     resume,
 };
 use super::image::{Pages, restored};
@@ -76,9 +81,11 @@ proptest! {
         let host = HostTree::open(&directory, GuestPath::root(), Readers::Monitor, true).unwrap();
         let plan = over.files.view().trees().find_map(|(_, tree)| tree.host_path().map(|_| tree.plan())).unwrap().unwrap();
         prop_assert_eq!(&plan.conflicts, &Vec::<Conflict>::new());
-        let stage = Stage::make(&host, &directory).unwrap();
+        let name = stage::new_name();
+        let mut claim = Claim::take(records.path(), &directory).unwrap();
+        claim.note(&name).unwrap();
+        let stage = Stage::make(&host, &directory, name.clone()).unwrap();
         stage.fill(&plan).unwrap();
-        let name = stage.name().to_owned();
         drop(Record::new(&directory, &name, plan.steps.clone()).write(records.path()).unwrap());
         let killed = killed.index(plan.steps.len() + 1);
         for (number, step) in plan.steps.iter().take(killed).enumerate() {
@@ -88,9 +95,11 @@ proptest! {
                 host.rename(Inside::new(from.as_bytes()), Inside::new(to.as_bytes()), HostRenaming::default()).unwrap();
             }
         }
-        prop_assert!(resume(&directory, records.path()).unwrap());
-        prop_assert!(!resume(&directory, records.path()).unwrap());
+        claim.die();
+        prop_assert_eq!(resume(&directory, records.path()).unwrap(), Left::Changes);
+        prop_assert_eq!(resume(&directory, records.path()).unwrap(), Left::Nothing);
         prop_assert_eq!(result(&over), result(&native));
+        prop_assert_eq!(std::fs::read_dir(records.path()).unwrap().count(), 0);
     }
 }
 
@@ -154,4 +163,80 @@ fn a_name_that_changed_places_with_another_is_published_so() {
     }
     over.files.publish(records.path()).unwrap();
     assert_eq!(result(&over), result(&native));
+}
+
+/// A world whose program wrote something, and the new files of a publishing that was killed before its record.
+fn killed_early(records: &Path) -> (World, std::path::PathBuf) {
+    let mut world = World::over(fill);
+    world.write("/rw/r/b", b"the guest's").unwrap();
+    let directory = world.on_host("rw").canonicalize().unwrap();
+    let host = HostTree::open(&directory, GuestPath::root(), Readers::Monitor, true).unwrap();
+    let name = stage::new_name();
+    let mut claim = Claim::take(records, &directory).unwrap();
+    claim.note(&name).unwrap();
+    Stage::make(&host, &directory, name.clone()).unwrap();
+    std::fs::write(directory.join(&name).join("new-1"), "half of it").unwrap();
+    claim.die();
+    (world, directory.join(name))
+}
+
+#[test]
+fn what_a_kill_before_the_record_leaves_is_removed_by_the_next_run() {
+    let records = tempfile::tempdir().unwrap();
+    let (world, stage) = killed_early(records.path());
+    let directory = world.on_host("rw");
+    assert_eq!(resume(&directory, records.path()).unwrap(), Left::Remains);
+    assert!(!stage.exists() && std::fs::read(directory.join("r/b")).unwrap() != b"the guest's");
+    assert_eq!(std::fs::read_dir(records.path()).unwrap().count(), 0);
+    assert_eq!(resume(&directory, records.path()).unwrap(), Left::Nothing);
+
+    let (mut world, stage) = killed_early(records.path());
+    world.files.publish(records.path()).unwrap();
+    assert!(!stage.exists() && std::fs::read(world.on_host("rw/r/b")).unwrap() == b"the guest's");
+    assert_eq!(std::fs::read_dir(records.path()).unwrap().count(), 0);
+}
+
+/// What others can write says nothing of what is to be removed or changed, and no name but that of a staging directory.
+#[test]
+fn only_what_the_user_alone_has_written_is_believed() {
+    use std::os::unix::fs::PermissionsExt;
+
+    for kind in ["lock", "json"] {
+        let records = tempfile::tempdir().unwrap();
+        let (world, stage) = killed_early(records.path());
+        let entry = std::fs::read_dir(records.path()).unwrap().next().unwrap().unwrap().path();
+        let path = entry.with_extension(kind);
+        std::fs::write(&path, std::fs::read(&entry).unwrap()).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o620)).unwrap();
+        let error = resume(&world.on_host("rw"), records.path()).unwrap_err();
+        assert!(matches!(&error, PublishError::Record { path: named, .. } if *named == path), "{error}");
+        assert!(stage.exists());
+    }
+    for name in ["r", "..", "", ".cairn-", ".cairn-../../../../../../../../../../../../../x"] {
+        let records = tempfile::tempdir().unwrap();
+        let (world, stage) = killed_early(records.path());
+        let entry = std::fs::read_dir(records.path()).unwrap().next().unwrap().unwrap().path();
+        std::fs::write(&entry, name).unwrap();
+        assert_eq!(resume(&world.on_host("rw"), records.path()).unwrap(), Left::Nothing);
+        assert!(stage.exists() && world.on_host("rw/r/b").exists());
+    }
+}
+
+/// Two runs that end at once take turns, and the later one sees what the earlier one did.
+#[test]
+fn two_that_publish_at_once_take_turns() {
+    let records = tempfile::tempdir().unwrap();
+    let mut world = World::over(fill);
+    world.write("/rw/r/b", b"the guest's").unwrap();
+    let directory = world.on_host("rw").canonicalize().unwrap();
+    let first = Claim::take(records.path(), &directory).unwrap();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| world.files.publish(records.path()).map(drop));
+        std::fs::write(directory.join("r/b"), "the first one's").unwrap();
+        drop(first);
+        let error = second.join().unwrap().unwrap_err();
+        assert!(matches!(error, PublishError::Conflicts { .. }), "{error}");
+    });
+    assert_eq!(std::fs::read(directory.join("r/b")).unwrap(), b"the first one's");
+    assert_eq!(std::fs::read_dir(records.path()).unwrap().count(), 0);
 }
