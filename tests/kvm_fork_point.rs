@@ -1,6 +1,6 @@
 //! Programs that take checkpoints of themselves and are brought back from them.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -162,16 +162,21 @@ fn without_checkpoints_of_the_whole_it_is_said_what_to_start() {
     assert_eq!(out, "resumed 1\n");
 }
 
-/// A limit on the size of files stands for a full disk: it can be taken away while the program runs.
+/// A limit on the size of files stands for a full disk: it can be taken away while the program runs. What the monitor
+/// says goes there as well.
 #[test]
 fn a_full_disk_is_an_error_and_no_end() {
+    const LIMIT: u64 = 64 << 10;
     let place = Place::new();
+    let log = File::create(place.0.path().join("log")).unwrap();
+    (&log).write_all(&[b'.'; LIMIT as usize]).unwrap();
     let mut command = place.guest("never", &["until stored"]);
+    command.stderr(log);
     // SAFETY: both calls are allowed between fork and exec; they change the child alone.
     unsafe {
         command.pre_exec(|| {
             libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-            let limit = libc::rlimit { rlim_cur: 64 << 10, rlim_max: libc::RLIM_INFINITY };
+            let limit = libc::rlimit { rlim_cur: LIMIT, rlim_max: libc::RLIM_INFINITY };
             match libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) {
                 0 => Ok(()),
                 _ => Err(std::io::Error::last_os_error()),

@@ -3,6 +3,9 @@
 //! The modules are listed from the bottom up: each names only those above it in this list
 //! (`tests/tidy.rs` checks that).
 
+// They panic where nobody can be told: see `host::output`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod host;
 pub mod memory;
 

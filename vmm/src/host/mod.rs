@@ -3,6 +3,7 @@
 pub mod calls;
 pub mod copy;
 pub mod mapping;
+pub mod output;
 pub mod pagemap;
 pub mod private;
 pub mod random;

@@ -14,6 +14,7 @@ use cairn_vmm::machine::linux::config::{
 use cairn_vmm::machine::linux::end::{LinuxEnd, LinuxEnded};
 use cairn_vmm::machine::linux::report::Report;
 use cairn_vmm::machine::name::GuestName;
+use cairn_vmm::tell;
 use clap::Args;
 
 use crate::exit;
@@ -177,20 +178,20 @@ fn status(ended: &LinuxEnded, had_program: bool) -> u8 {
         (LinuxEnd::Quit, _) => 0,
         (_, Some(Report::Exited(status))) => *status,
         (_, Some(Report::Killed(signal))) => {
-            eprintln!("cairn: the program was killed by signal {signal}");
+            tell!("cairn: the program was killed by signal {signal}");
             signal_status(i32::from(*signal))
         }
         (_, Some(Report::Failed(text))) => {
-            eprintln!("cairn: the guest can't run the program: {text}");
+            tell!("cairn: the guest can't run the program: {text}");
             exit::NOT_RUNNABLE
         }
         (LinuxEnd::Off, None) if had_program => {
-            eprintln!("cairn: the guest switched itself off without a word about the program");
+            tell!("cairn: the guest switched itself off without a word about the program");
             exit::GUEST_RESET
         }
         (LinuxEnd::Off, None) => 0,
         (LinuxEnd::Reset, None) => {
-            eprintln!("cairn: the guest reset itself: a reboot, or a panic, of which its console tells");
+            tell!("cairn: the guest reset itself: a reboot, or a panic, of which its console tells");
             exit::GUEST_RESET
         }
     }

@@ -52,14 +52,14 @@ pub(crate) struct Rollback {
 
 impl Checkpoint {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        println!("{}", guests::find(&self.name)?.ask(Request::Checkpoint)?);
+        say!("{}", guests::find(&self.name)?.ask(Request::Checkpoint)?);
         Ok(ExitCode::SUCCESS)
     }
 }
 
 impl Rollback {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        println!("{}", guests::find(&self.name)?.ask(Request::Rollback(CheckpointId(self.id)))?);
+        say!("{}", guests::find(&self.name)?.ask(Request::Rollback(CheckpointId(self.id)))?);
         Ok(ExitCode::SUCCESS)
     }
 }

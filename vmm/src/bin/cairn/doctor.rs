@@ -149,5 +149,5 @@ fn fail(error: &KvmError) -> ExitCode {
 }
 
 fn line(what: &str, found: &str) {
-    println!("{what:<16} {found}");
+    say!("{what:<16} {found}");
 }

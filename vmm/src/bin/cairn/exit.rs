@@ -9,6 +9,7 @@ use cairn_vmm::kvm::system::KvmError;
 use cairn_vmm::machine::app::RunError;
 use cairn_vmm::machine::linux::error::BootError;
 use cairn_vmm::machine::whole::SavedError;
+use cairn_vmm::tell;
 
 /// A store is damaged.
 pub(crate) const DAMAGED: u8 = 121;
@@ -34,7 +35,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         line.push_str(": ");
         line.push_str(&cause.to_string());
     }
-    eprintln!("{line}");
+    tell!("{line}");
     ExitCode::from(code(error))
 }
 

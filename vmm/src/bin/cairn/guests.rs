@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cairn_vmm::machine::control::{self, Request};
+use cairn_vmm::tell;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -61,14 +62,14 @@ pub(crate) fn running() -> Result<Vec<Guest>> {
             Ok(status) if status.is_empty() => {}
             Ok(status) => match control::read_answer(&status) {
                 Err(why) if status.starts_with("error ") => {
-                    eprintln!("cairn: the guest of process {pid} says: {why}");
+                    tell!("cairn: the guest of process {pid} says: {why}");
                 }
                 _ => guests.push(Guest { pid, socket, status }),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             // It was killed and left its socket.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => tidy(pid, &socket),
-            Err(error) => eprintln!("cairn: the guest of process {pid} doesn't answer: {error}"),
+            Err(error) => tell!("cairn: the guest of process {pid} doesn't answer: {error}"),
         }
     }
     Ok(guests)

@@ -1,5 +1,11 @@
 //! The `cairn` command.
 
+// `say!` and `tell!` are there instead.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod print;
+
 mod bench;
 mod boot;
 mod control;
@@ -18,6 +24,7 @@ mod whole;
 
 use std::process::ExitCode;
 
+use cairn_vmm::host::output::Log;
 use clap::{Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
@@ -86,7 +93,8 @@ fn start_log(verbose: u8) {
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Log)
+        .log_internal_errors(false)
         .with_ansi(terminal)
         .without_time()
         .with_target(false)

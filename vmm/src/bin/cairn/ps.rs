@@ -70,7 +70,7 @@ impl Ps {
             return Ok(ExitCode::SUCCESS);
         }
         if lines.is_empty() {
-            println!("no guest of yours is running");
+            say!("no guest of yours is running");
             return Ok(ExitCode::SUCCESS);
         }
         let titles = [
@@ -103,7 +103,7 @@ impl Ps {
                 or_nothing(line.store),
             ]);
         }
-        println!("{}", table.trim_fmt());
+        say!("{}", table.trim_fmt());
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -101,13 +101,13 @@ fn commit_files(comeback: Trusted) -> Result<ExitCode> {
     match comeback.commit_files()? {
         None => anyhow::bail!("the program had no directory that it may change: there is nothing to apply"),
         Some(published) if published.steps == 0 => {
-            println!("the program had changed nothing in its directories");
+            say!("the program had changed nothing in its directories");
         }
         Some(published) => {
             for change in &published.changes {
-                println!("{change}");
+                say!("{change}");
             }
-            println!("{} files written, {} changes in all", published.files, published.steps);
+            say!("{} files written, {} changes in all", published.files, published.steps);
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -15,6 +15,7 @@ use cairn_vmm::machine::name::GuestName;
 use cairn_vmm::machine::poll_policy::PollMode;
 use cairn_vmm::machine::state::UserState;
 use cairn_vmm::machine::tracking::TrackerMode;
+use cairn_vmm::tell;
 use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
 
@@ -157,10 +158,7 @@ impl Run {
         let config = self.config()?;
         let ended = app::run(&config)?;
         if commits && ended.end.status() != 0 {
-            eprintln!(
-                "cairn: the program ended with status {}: its changes are forgotten",
-                ended.end.status()
-            );
+            tell!("cairn: the program ended with status {}: its changes are forgotten", ended.end.status());
         }
         Ok(told(&ended))
     }
@@ -215,13 +213,13 @@ impl Run {
 pub(crate) fn told(ended: &Ended) -> ExitCode {
     let Ended { end, refused } = ended;
     match end {
-        End::Faulted(fault) => eprintln!("cairn: {fault}"),
+        End::Faulted(fault) => tell!("cairn: {fault}"),
         // A reader that has seen enough is no news.
         End::Killed(Signal::SIGPIPE) | End::Exited(_) => {}
-        End::Killed(signal) => eprintln!("cairn: the program was killed by {signal}"),
+        End::Killed(signal) => tell!("cairn: the program was killed by {signal}"),
     }
     if *end != End::Exited(0) && !refused.is_empty() {
-        eprintln!(
+        tell!(
             "cairn: the program made system calls that cairn doesn't have, perhaps that's why: {}",
             refused.join(", ")
         );

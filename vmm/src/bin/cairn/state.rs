@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cairn_vmm::machine::state::UserState;
 use cairn_vmm::store::signature::{Key, KeyError};
+use cairn_vmm::tell;
 use nix::unistd::{User, geteuid};
 
 /// Where it is. None for a user without a home directory, by the environment and by the list of users.
@@ -26,7 +27,7 @@ pub(crate) fn with_key() -> UserState {
             None
         }
         None => {
-            eprintln!("cairn: {NO_HOME}: checkpoints are not signed, and restoring them takes --trust");
+            tell!("cairn: {NO_HOME}: checkpoints are not signed, and restoring them takes --trust");
             None
         }
     };
@@ -47,9 +48,7 @@ pub(crate) const NO_HOME: &str = "neither XDG_STATE_HOME nor HOME names a direct
 
 fn tell(error: &KeyError) {
     let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-    eprintln!(
-        "cairn: {error}{cause}; until then checkpoints are not signed, and restoring them takes --trust"
-    );
+    tell!("cairn: {error}{cause}; until then checkpoints are not signed, and restoring them takes --trust");
 }
 
 /// The directory for records, which some things can't be done without.

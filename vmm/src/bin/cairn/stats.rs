@@ -8,6 +8,7 @@ use clap::Args;
 use crate::exit;
 use crate::guests;
 use crate::size::readable as size;
+use cairn_vmm::tell;
 
 /// Options of `cairn stats`.
 #[derive(Args, Debug)]
@@ -31,8 +32,8 @@ impl Stats {
         }
         if told == 0 {
             match self.pid {
-                Some(pid) => eprintln!("cairn: process {pid} runs no guest of yours"),
-                None => eprintln!("cairn: no guest of yours is running"),
+                Some(pid) => tell!("cairn: process {pid} runs no guest of yours"),
+                None => tell!("cairn: no guest of yours is running"),
             }
             return Ok(ExitCode::from(exit::OTHER));
         }
@@ -41,15 +42,15 @@ impl Stats {
 }
 
 fn print_guest(pid: u32, status: &str, raw: bool) {
-    println!("pid {pid}");
+    say!("pid {pid}");
     for line in status.lines() {
         if raw {
-            println!("{line}");
+            say!("{line}");
         } else {
-            println!("{}", readable(line));
+            say!("{}", readable(line));
         }
     }
-    println!();
+    say!("");
 }
 
 /// A line of a status with its value in a unit that people read.

@@ -122,9 +122,13 @@ pub(super) fn files(
             let directory = grant.host.display();
             match resume(&grant.host, &overlay.records)? {
                 Left::Nothing => {}
-                Left::Remains => tracing::info!("what a killed run had begun to write in {directory} is removed"),
+                Left::Remains => {
+                    tracing::info!("what a killed run had begun to write in {directory} is removed")
+                }
                 Left::Changes => {
-                    tracing::warn!("the changes of an earlier run in {directory} were not all applied; now they are");
+                    tracing::warn!(
+                        "the changes of an earlier run in {directory} were not all applied; now they are"
+                    );
                 }
             }
         }

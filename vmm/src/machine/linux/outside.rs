@@ -16,6 +16,7 @@ use crate::machine::linux::end::LinuxEnd;
 use crate::machine::linux::input::{self, InputEnd};
 use crate::machine::linux::terminal::RawTerminal;
 use crate::machine::linux::world::World;
+use crate::tell;
 
 /// The signals that end a guest.
 const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
@@ -88,7 +89,7 @@ impl Outside {
         let signals = SignalFd::with_flags(&self::ending(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let terminal = RawTerminal::enter()?;
         if terminal.is_some() {
-            eprintln!("cairn: Ctrl-A x ends the guest; Ctrl-A twice is Ctrl-A for the guest");
+            tell!("cairn: Ctrl-A x ends the guest; Ctrl-A twice is Ctrl-A for the guest");
         }
         let (of_signals, ends) = (Arc::clone(&stop), ending.clone());
         let signals = thread::Builder::new()

@@ -21,6 +21,7 @@ use crate::machine::sandbox;
 use crate::memory::layout::{PAGE, round_down, to_usize};
 use crate::memory::program::ProgramMemory;
 use crate::store::signature::{CheckedSnapshot, ReadError};
+use crate::tell;
 
 /// Pages that come along with one that is touched: neighbours are often touched next, and are unpacked already.
 const AROUND: u64 = 16;
@@ -226,7 +227,7 @@ enum Turn {
 
 /// The program waits for memory that can't be had: it can't go on, nor end in any other way.
 fn give_up(error: &ReadError) -> ! {
-    eprintln!("cairn: the rest of the program's memory can't be read: {error}");
+    tell!("cairn: the rest of the program's memory can't be read: {error}");
     std::process::exit(UNREADABLE)
 }
 
@@ -269,7 +270,7 @@ impl Bringer {
         let bring = move || match sandbox::confine() {
             Ok(()) => brings.run(),
             Err(error) => {
-                eprintln!("cairn: {error}");
+                tell!("cairn: {error}");
                 std::process::exit(UNREADABLE)
             }
         };

@@ -99,7 +99,8 @@ fn make(directory: &Path, path: &Path) -> io::Result<()> {
     private::make_directory(directory)?;
     let mut random = Source::open()?;
     let bytes = [random.bits()?, random.bits()?].concat();
-    let new = directory.join(format!("{FILE}.{}", std::process::id()));
+    // What a kill leaves of it is in nobody's way.
+    let new = directory.join(format!("{FILE}.{:x}", u128::from_le_bytes(random.bits()?)));
     let mut file = private::create(&new, true)?;
     let linked =
         file.write_all(&bytes).and_then(|()| file.sync_all()).and_then(|()| fs::hard_link(&new, path));
@@ -155,8 +156,16 @@ mod tests {
     #[test]
     fn many_at_once_have_the_same() {
         let state = tempfile::tempdir().unwrap();
-        // Each from a directory handle of its own; threads share the process's number, so all but one meet a file.
-        let ids: Vec<_> = (0..4).map(|_| Key::of(state.path()).unwrap().0.id()).collect();
+        let (path, barrier) = (state.path(), std::sync::Barrier::new(8));
+        let ids: Vec<_> = std::thread::scope(|scope| {
+            let make = || {
+                barrier.wait();
+                Key::of(path).unwrap().0.id()
+            };
+            let makers: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+            makers.into_iter().map(|maker| maker.join().unwrap()).collect()
+        });
+        assert_eq!(fs::read_dir(path).unwrap().count(), 1);
         assert!(ids.iter().all(|id| *id == ids[0]));
     }
 }

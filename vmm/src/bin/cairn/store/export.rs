@@ -51,7 +51,7 @@ impl Export {
             bar.inc(page_bytes);
         }
         bar.finish_and_clear();
-        println!("{path}: {}, of which {} are not zero", readable(len), readable(written));
+        say!("{path}: {}, of which {} are not zero", readable(len), readable(written));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -53,7 +53,7 @@ impl List {
             return Ok(ExitCode::SUCCESS);
         }
         if lines.is_empty() {
-            println!("no checkpoints in {}", self.place.directory.display());
+            say!("no checkpoints in {}", self.place.directory.display());
             return Ok(ExitCode::SUCCESS);
         }
         let mut table = table(&["id", "parent", "time", "objects", "own bytes", "deltas"], &[0, 1, 3, 4, 5]);
@@ -67,7 +67,7 @@ impl List {
                 line.deltas.to_string(),
             ]);
         }
-        println!("{}", table.trim_fmt());
+        say!("{}", table.trim_fmt());
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -76,11 +76,11 @@ impl Verify {
             return Ok(code);
         }
         for damage in &found.damage {
-            println!("{damage}");
+            say!("{damage}");
         }
-        println!("{} of {} checkpoints are whole, {} read", found.whole, found.kept, readable(found.bytes));
+        say!("{} of {} checkpoints are whole, {} read", found.whole, found.kept, readable(found.bytes));
         if found.unfinished != 0 {
-            println!(
+            say!(
                 "{} behind the last one belong to none: a commit that didn't get through",
                 readable(found.unfinished)
             );
@@ -114,7 +114,7 @@ impl Compact {
         })?;
         drop(writer);
         bar.finish_and_clear();
-        println!(
+        say!(
             "{} checkpoints in {}, {} checkpoints in {} before",
             self.place.open()?.checkpoints().len(),
             readable(size(&self.place)?),

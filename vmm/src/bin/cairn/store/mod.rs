@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use cairn_abi::CheckpointId;
 use cairn_store::{Snapshot, StoreError};
+use cairn_vmm::tell;
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -66,7 +67,7 @@ impl Place {
     fn open(&self) -> Result<cairn_store::Store, StoreError> {
         let store = cairn_store::Store::open(&self.directory)?;
         if let Some(damage) = store.damage() {
-            eprintln!("cairn: {damage}; checkpoints may be missing");
+            tell!("cairn: {damage}; checkpoints may be missing");
         }
         Ok(store)
     }
@@ -100,6 +101,6 @@ fn bar() -> ProgressBar {
 }
 
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value).context("the result is no JSON")?);
+    say!("{}", serde_json::to_string_pretty(value).context("the result is no JSON")?);
     Ok(())
 }

@@ -95,14 +95,14 @@ impl Show {
                 readable(object.present_bytes),
             ]);
         }
-        println!("{}", objects.trim_fmt());
-        println!("\nsigned by this user: {}", shown.signed);
+        say!("{}", objects.trim_fmt());
+        say!("\nsigned by this user: {}", shown.signed);
         if !shown.sections.is_empty() {
             let mut sections = table(&["section", "size"], &[1]);
             for section in shown.sections {
                 sections.add_row([section.name, readable(section.bytes)]);
             }
-            println!("\n{}", sections.trim_fmt());
+            say!("\n{}", sections.trim_fmt());
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -142,7 +142,7 @@ impl Diff {
             return Ok(ExitCode::SUCCESS);
         }
         if differences.is_empty() {
-            println!("checkpoints {} and {} hold the same", self.a, self.b);
+            say!("checkpoints {} and {} hold the same", self.a, self.b);
             return Ok(ExitCode::SUCCESS);
         }
         let mut table = table(&["object", "difference", "size", "first pages"], &[2]);
@@ -156,7 +156,7 @@ impl Diff {
             let size = if pages.is_empty() { "-".to_owned() } else { readable(bytes) };
             table.add_row([name, what.to_owned(), size, spans.join(", ")]);
         }
-        println!("{}", table.trim_fmt());
+        say!("{}", table.trim_fmt());
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -38,10 +38,7 @@ pub enum Left {
 
 impl Claim {
     /// Waits for the turn.
-    pub(in crate::guest::app::files) fn take(
-        records: &Path,
-        directory: &Path,
-    ) -> Result<Self, PublishError> {
+    pub(in crate::guest::app::files) fn take(records: &Path, directory: &Path) -> Result<Self, PublishError> {
         let path = place(records, directory, "lock")?;
         let lock = lock(records, directory, &path);
         let lock = lock.map_err(|source| PublishError::Record { path: path.clone(), source })?;
