@@ -183,6 +183,42 @@ fn a_program_is_rolled_back_at_random_and_prints_what_it_prints_natively() {
     assert_eq!(place.output(), native);
 }
 
+/// Sessions of the program's own go back with it: its walks check every byte and every checkpoint of theirs.
+#[test]
+fn a_program_with_sessions_of_its_own_is_rolled_back_at_random() {
+    let program = guest("guest-session");
+    let program = [program.to_str().unwrap(), "walk", "41", "12", "400"];
+    let native = Printed::from(run(Command::new(program[0]).args(&program[1..]), b"").unwrap());
+    let native = String::from_utf8(native.out).unwrap();
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
+    eprintln!("seed {seed}");
+    let mut random = Random(u64::from(seed) << 8 | 1);
+    let mut rolled_back = 0;
+    // It may come to its end while it's asked for something.
+    for _ in 0..10 {
+        let place = Place::new();
+        let running = place.run(&["--name", "walk"], &program);
+        place.wait_for("the first line", || place.output().contains('\n'));
+        for _ in 0..12 {
+            if place.cairn(&["checkpoint", "walk"]).status != Some(0) {
+                break;
+            }
+            let to = random.of(&place.ids()).to_string();
+            if place.cairn(&["rollback", "walk", &to]).status != Some(0) {
+                break;
+            }
+            rolled_back += 1;
+            assert!(native.starts_with(&place.output()), "{} isn't how {native} begins", place.output());
+        }
+        assert_eq!(running.end(), Some(0));
+        assert_eq!(place.output(), native);
+        if 12 <= rolled_back {
+            return;
+        }
+    }
+    panic!("it ended before it was rolled back, nearly always: {rolled_back} times");
+}
+
 #[test]
 fn every_checkpoint_has_the_output_that_it_had() {
     let place = Place::new();
@@ -220,11 +256,14 @@ fn every_checkpoint_has_the_output_that_it_had() {
     // The newest is what it was rolled back to, also when the file wasn't made that any more.
     running.kill();
     fs::write(place.path("out"), "").unwrap();
-    let mut restore = Command::new(built("cairn-vmm", "cairn"));
-    let running = place.start(restore.args(["restore", "store", "--name", "again"]));
-    place.wait_for("the guest", || place.cairn(&["checkpoint", "again"]).status == Some(0));
-    assert_eq!(place.output(), "one\nthree, which is longer\n");
-    assert_eq!(running.end(), Some(0));
+    // It's called what it was, or what one likes.
+    for (options, name) in [(&[][..], "echo"), (&["--name", "again"], "again"), (&[], "again")] {
+        let mut restore = Command::new(built("cairn-vmm", "cairn"));
+        let running = place.start(restore.args(["restore", "store"]).args(options));
+        place.wait_for("the guest", || place.cairn(&["checkpoint", name]).status == Some(0));
+        assert_eq!(place.output(), "one\nthree, which is longer\n");
+        running.kill();
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Programs that take checkpoints of themselves and are brought back from them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -166,17 +166,18 @@ fn without_checkpoints_of_the_whole_it_is_said_what_to_start() {
 /// says goes there as well.
 #[test]
 fn a_full_disk_is_an_error_and_no_end() {
-    const LIMIT: u64 = 64 << 10;
+    const LIMIT: u32 = 64 << 10;
     let place = Place::new();
     let log = File::create(place.0.path().join("log")).unwrap();
-    (&log).write_all(&[b'.'; LIMIT as usize]).unwrap();
+    log.set_len(LIMIT.into()).unwrap();
+    (&log).seek(SeekFrom::End(0)).unwrap();
     let mut command = place.guest("never", &["until stored"]);
     command.stderr(log);
     // SAFETY: both calls are allowed between fork and exec; they change the child alone.
     unsafe {
         command.pre_exec(|| {
             libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-            let limit = libc::rlimit { rlim_cur: LIMIT, rlim_max: libc::RLIM_INFINITY };
+            let limit = libc::rlimit { rlim_cur: LIMIT.into(), rlim_max: libc::RLIM_INFINITY };
             match libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) {
                 0 => Ok(()),
                 _ => Err(std::io::Error::last_os_error()),
@@ -232,6 +233,23 @@ fn a_warm_start_is_made_once_and_used_often() {
         let (out, err) = printed(&mut place.restore(&["--no-checkpoints"]), input.as_bytes());
         assert_eq!(out, native, "{err}");
         assert!(err.contains("the table is there") && !err.contains("numbers took"), "{err}");
+    }
+}
+
+/// The program's own checkpoints are there on both sides, and go on beside those of the whole.
+#[test]
+fn a_session_of_the_programs_own_is_on_both_sides_of_a_fork_point() {
+    for every in ["never", "10ms"] {
+        let place = Place::new();
+        let (child, mut lines) = start(&mut place.guest(every, &["session"]));
+        assert_eq!(line(&mut lines), "taken");
+        kill(child);
+        for _ in 0..3 {
+            let (out, err) = printed(&mut place.restore(&["--no-checkpoints"]), b"x");
+            // By time, the newest may have been taken when all that was over.
+            let after = every != "never" && ["taken\ndone\n", "done\n"].contains(&out.as_str());
+            assert!(after || out == "resumed\ndone\n", "{out}{err}");
+        }
     }
 }
 

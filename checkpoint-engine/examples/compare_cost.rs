@@ -56,8 +56,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         report(&format!("first checkpoint of 64 MiB, {what}"), 16384, times?);
     }
     let mut case = Case::new(64, 16384, pool.clone())?;
-    case.whole = true;
+    case.writes = Writes::Whole;
     report("checkpoint, 16384 whole pages, same core", 16384, case.run(false, false)?);
+    for pages in [163, 1638] {
+        // What would be left of a checkpoint whose pages had all been compared and taken before.
+        let mut case = Case::new(64, pages, pool.clone())?;
+        case.writes = Writes::Same;
+        report(&format!("checkpoint, {pages} pages of 64 MiB, same bytes"), pages, case.run(false, false)?);
+    }
     for pages in [163, 1638, 16384] {
         report(
             &format!("rollback, {pages} pages of 64 MiB, same core"),
@@ -129,8 +135,18 @@ struct Case {
     engine: Engine<Told>,
     memory: NonNull<u8>,
     hot: Vec<usize>,
-    /// Whether each page is written as a whole.
-    whole: bool,
+    writes: Writes,
+}
+
+/// What an epoch writes into each page.
+#[derive(Clone, Copy)]
+enum Writes {
+    /// Another word.
+    Word,
+    /// All of it.
+    Whole,
+    /// The word that is there.
+    Same,
 }
 
 impl Case {
@@ -144,7 +160,7 @@ impl Case {
         told.quiet = hot.is_empty();
         told.written.clear();
         hot.iter().for_each(|&page| told.written.insert(page));
-        Ok(Self { engine, memory, hot, whole: false })
+        Ok(Self { engine, memory, hot, writes: Writes::Word })
     }
 
     /// Times `EPOCHS` checkpoints, or rollbacks.
@@ -176,8 +192,12 @@ impl Case {
                         std::thread::yield_now();
                     }
                 } else {
-                    let write = if self.whole { write_whole } else { write };
-                    self.hot.iter().for_each(|&page| write(self.memory, page, epoch as u64 + 1));
+                    let value = epoch as u64 + 1;
+                    self.hot.iter().for_each(|&page| match self.writes {
+                        Writes::Word => write(self.memory, page, value),
+                        Writes::Whole => write_whole(self.memory, page, value),
+                        Writes::Same => write(self.memory, page, 1),
+                    });
                 }
                 let start = Instant::now();
                 if rollback {

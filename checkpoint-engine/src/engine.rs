@@ -165,14 +165,6 @@ impl<T: Tracker> Engine<T> {
         Ok(())
     }
 
-    /// Where a live region's bytes are.
-    ///
-    /// # Errors
-    /// [`EngineError::NoRegion`].
-    pub fn region_memory(&self, region: RegionId) -> Result<&LiveMemory, EngineError> {
-        self.region_at(region).map(|at| &self.regions[at].live)
-    }
-
     /// Makes the regions' bytes a checkpoint, and evicts the oldest if there are now too many, or too large ones.
     ///
     /// Pages that are [absent](EngineError::Absent) make it an *unfinished* checkpoint: what is present is taken,

@@ -120,7 +120,7 @@ impl PageSet {
     }
 
     /// Adds `pages`. What is beyond the region is ignored.
-    pub(crate) fn insert_run(&mut self, pages: Range<usize>) {
+    pub fn insert_run(&mut self, pages: Range<usize>) {
         self.each_word(pages, |word, bits| *word |= bits);
     }
 

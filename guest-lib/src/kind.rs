@@ -25,7 +25,7 @@ pub enum EngineKind {
 
 /// The text that is not an engine's name.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{name:?} is not an engine; the engines are {}", Names)]
+#[error("{name:?} is not an engine; the engines are {}", EngineKind::ALL.map(EngineKind::name).join(", "))]
 pub struct UnknownEngine {
     /// What was given.
     pub name: String,
@@ -68,19 +68,6 @@ impl FromStr for EngineKind {
             .into_iter()
             .find(|kind| kind.name() == name)
             .ok_or_else(|| UnknownEngine { name: name.to_owned() })
-    }
-}
-
-/// Prints all names, so that the message can't miss one.
-struct Names;
-
-impl fmt::Display for Names {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, kind) in EngineKind::ALL.into_iter().enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
-            write!(f, "{separator}{kind}")?;
-        }
-        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use cairn_abi::fork_point::{PATH, REQUEST};
-use cairn_guest::{CheckpointId, Error, ForkPoint, fork_point};
+use cairn_guest::{CheckpointId, Error, ForkPoint, Session, fork_point};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Some("file") => file(),
         Some("until stored") => until_stored(),
         Some("shared") => shared(),
+        Some("session") => session(),
         _ => Err(anyhow::anyhow!("no such mode")),
     };
     match done {
@@ -169,5 +170,35 @@ fn shared() -> Result<()> {
         ForkPoint::Taken(_) => say("taken"),
         ForkPoint::Resumed { .. } => say("resumed"),
     }
+    Ok(())
+}
+
+/// Has checkpoints of its own, too, and takes each of them on both sides of a fork point.
+fn session() -> Result<()> {
+    const WORDS: usize = 100_000;
+    let mut session = Session::open()?;
+    let table = session.region::<u64>("table", WORDS)?;
+    let mut ids = Vec::new();
+    for step in 1..=3 {
+        session.slice_mut(&table).fill(step);
+        ids.push((session.checkpoint()?, step));
+    }
+    session.slice_mut(&table)[7] = 99;
+    let side = match fork_point()? {
+        ForkPoint::Taken(_) => "taken",
+        ForkPoint::Resumed { .. } => "resumed",
+    };
+    let word = session.slice(&table)[7];
+    ensure!(word == 99, "{side}: what was written after the last checkpoint is {word}");
+    for (id, step) in ids.into_iter().rev() {
+        session.rollback(id)?;
+        let other = session.slice(&table).iter().position(|word| *word != step);
+        ensure!(other.is_none(), "{side}: checkpoint {} has another word at {other:?}", id.0);
+    }
+    session.checkpoint()?;
+    say(side);
+    // For the one who kills it.
+    std::io::stdin().read_exact(&mut [0])?;
+    say("done");
     Ok(())
 }

@@ -95,7 +95,7 @@ impl Tracker for MprotectTracker {
         let any_gap = usize::MAX;
         runs::covering(&close, &stay, any_gap, |run| tracked.watch.protect(run))
             .map_err(|source| TrackError::Os { call: "mprotect", region, source })?;
-        runs::subtract(&mut tracked.open, pages);
+        tracked.open.subtract(pages);
         Ok(())
     }
 
@@ -103,7 +103,7 @@ impl Tracker for MprotectTracker {
         let tracked = find(&mut self.regions, region)?;
         let (writable, _) = tracked.writable_in_and_out(pages)?;
         let mut closed = pages.clone();
-        runs::subtract(&mut closed, &writable);
+        closed.subtract(&writable);
         let nothing = tracked.page_set()?;
         runs::covering(&closed, &nothing, 0, |run| tracked.watch.unprotect(run))
             .map_err(|source| TrackError::Os { call: "mprotect", region, source })
@@ -118,7 +118,7 @@ impl Tracked {
         let (start, open) = (self.span.start, &mut self.open);
         pagemap
             .resident(self.span.clone(), |found| {
-                runs::insert(open, (found.start - start) / PAGE..(found.end - start) / PAGE);
+                open.insert_run((found.start - start) / PAGE..(found.end - start) / PAGE);
             })
             .map_err(failed("PAGEMAP_SCAN", self.id))?;
         self.watch.protect(0..self.span.len() / PAGE).map_err(failed("mprotect", self.id))?;

@@ -4,22 +4,6 @@ use std::ops::Range;
 
 use cairn_engine::PageSet;
 
-/// Adds a run of pages. What is beyond the region is ignored.
-pub(super) fn insert(set: &mut PageSet, pages: Range<usize>) {
-    let pages = pages.start..pages.end.min(set.pages());
-    let words = set.words_mut();
-    for (word, mask) in masks(pages) {
-        words[word] |= mask;
-    }
-}
-
-/// Removes the pages of `other`.
-pub(super) fn subtract(set: &mut PageSet, other: &PageSet) {
-    for (word, gone) in set.words_mut().iter_mut().zip(other.words()) {
-        *word &= !gone;
-    }
-}
-
 /// The words of a bitmap that hold `pages`, each with the bits that do.
 pub(super) fn masks(pages: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
     let words = if pages.is_empty() { 0..0 } else { pages.start / 64..pages.end.div_ceil(64) };
@@ -103,7 +87,7 @@ mod tests {
             let mut covered = set_of([]);
             for run in runs(&set, &others, gap) {
                 prop_assert!(set.contains(run.start) && set.contains(run.end - 1));
-                insert(&mut covered, run);
+                covered.insert_run(run);
             }
             prop_assert!(set.iter().all(|page| covered.contains(page)));
             prop_assert!(others.iter().all(|page| !covered.contains(page)));
@@ -113,12 +97,12 @@ mod tests {
         fn masks_cover_exactly_the_pages(start in 0..PAGES, len in 0..PAGES) {
             let end = PAGES.min(start + len);
             let mut set = set_of([]);
-            insert(&mut set, start..end);
+            set.insert_run(start..end);
             prop_assert!(set.iter().eq(start..end));
-            insert(&mut set, start..PAGES + 70);
+            set.insert_run(start..PAGES + 70);
             prop_assert!(set.iter().eq(start..PAGES));
             let copy = set.clone();
-            subtract(&mut set, &copy);
+            set.subtract(&copy);
             prop_assert!(set.is_empty());
         }
     }

@@ -100,7 +100,7 @@ impl Tracker for UffdTracker {
             Protecting::AtCollect => {
                 let open = &mut tracked.open;
                 let scanned =
-                    pagemap.take_written(tracked.span.clone(), |found| runs::insert(open, pages(found)));
+                    pagemap.take_written(tracked.span.clone(), |found| open.insert_run(pages(found)));
                 if scanned.is_ok() {
                     tracked.unguarded.clear();
                 }
@@ -108,7 +108,7 @@ impl Tracker for UffdTracker {
             }
             Protecting::AsTold => {
                 let unguarded = &mut tracked.unguarded;
-                pagemap.written(tracked.span.clone(), |found| runs::insert(unguarded, pages(found)))
+                pagemap.written(tracked.span.clone(), |found| unguarded.insert_run(pages(found)))
             }
         };
         scanned.map_err(|source| TrackError::Os { call: "PAGEMAP_SCAN", region, source })?;
@@ -121,12 +121,12 @@ impl Tracker for UffdTracker {
         let pagemap = &self.pagemap;
         let tracked = find(&mut self.regions, region)?;
         let mut stay = tracked.unguarded.clone();
-        runs::subtract(&mut stay, pages);
+        stay.subtract(pages);
         let mut close = tracked.unguarded.clone();
-        runs::subtract(&mut close, &stay);
+        close.subtract(&stay);
         runs::covering(&close, &stay, MAX_GAP, |run| pagemap.protect(tracked.addresses(run)))
             .map_err(|source| TrackError::Os { call: "PAGEMAP_SCAN", region, source })?;
-        runs::subtract(&mut tracked.open, pages);
+        tracked.open.subtract(pages);
         tracked.unguarded = stay;
         Ok(())
     }

@@ -12,11 +12,12 @@ use std::fmt::Display;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use vm_memory::GuestMemoryMmap;
 
+use crate::host::thread::start_confined;
 use crate::memory::marks::FrameMarks;
 use crate::memory::ram::Ram;
 use crate::virtio::buffers::Buffers;
@@ -92,17 +93,7 @@ impl Worker {
             failed: AtomicBool::new(false),
         });
         let body = Body { shared: Arc::clone(&shared), server, ram, interrupts, noted: false };
-        let (confined, answer) = mpsc::channel();
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let answer = confine();
-            let goes_on = answer.is_ok();
-            // Whoever started the thread waits for it.
-            let _ = confined.send(answer);
-            if goes_on {
-                body.run();
-            }
-        })?;
-        answer.recv().map_err(io::Error::other)??;
+        let thread = start_confined(name, confine, move || body.run())??;
         Ok(Self { shared, thread: Some(thread) })
     }
 

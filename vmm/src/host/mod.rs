@@ -8,5 +8,6 @@ pub mod pagemap;
 pub mod private;
 pub mod random;
 pub mod signal;
+pub mod thread;
 pub mod tsc;
 pub mod userfault;

@@ -32,10 +32,7 @@ use crate::machine::whole::WholeConfig;
 pub const LEAST_MEMORY: u64 = 16 << 20;
 /// The memory that a guest has unless told otherwise. It costs the host what the program touches.
 pub const DEFAULT_MEMORY: u64 = 8 << 30;
-/// Checkpoints that a session retains unless told otherwise.
-pub const DEFAULT_HISTORY: usize = 8;
-/// Regions that a session may have at once. Bounds the memslots and tables of one program.
-pub(super) const MAX_REGIONS: u32 = 64;
+
 /// What to run, and with what.
 #[derive(Clone, Debug)]
 pub struct AppConfig {

@@ -1,10 +1,10 @@
 //! The thread that copies asynchronous checkpoints while the program runs.
 
-use std::io;
-use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use crate::checkpoint::Freezer;
+use crate::host::thread::start_confined;
 use crate::machine::app::RunError;
 use crate::machine::sandbox;
 
@@ -32,18 +32,9 @@ impl Copier {
     /// # Errors
     /// The thread can't be made or confined.
     pub(super) fn start(freezer: Arc<Freezer>) -> Result<Self, RunError> {
-        let (tell, told) = mpsc::channel();
         let copied = Arc::clone(&freezer);
-        let copy = move || {
-            let confined = sandbox::confine_copier();
-            let ready = confined.is_ok();
-            if tell.send(confined).is_ok() && ready {
-                copied.copy();
-            }
-        };
-        let host = |source| RunError::Host { what: "a thread", source };
-        let thread = thread::Builder::new().name("copier".to_owned()).spawn(copy).map_err(host)?;
-        told.recv().map_err(|_| host(io::Error::other("the copying thread has panicked")))??;
+        let started = start_confined("copier", sandbox::confine_copier, move || copied.copy());
+        let thread = started.map_err(|source| RunError::Host { what: "a thread", source })??;
         Ok(Self { freezer, thread: Some(thread) })
     }
 }

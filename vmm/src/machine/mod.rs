@@ -18,6 +18,7 @@ mod random;
 pub mod run_loop;
 pub mod sandbox;
 mod script;
+pub mod sessions;
 pub mod state;
 pub mod status;
 pub mod storing;

@@ -159,8 +159,9 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-/// What every thread of a guest with a kernel takes, and a helper of either guest: memory, messages, other threads, its end.
-const ALLOWED_LINUX: &[i64] = &[
+/// What every confined thread takes but those that serve an app guest's program ([`ALLOWED`]): memory, messages, other
+/// threads, its end.
+const ALLOWED_ANY: &[i64] = &[
     libc::SYS_munmap,
     libc::SYS_mremap,
     libc::SYS_madvise,
@@ -253,9 +254,11 @@ const ALLOWED_STORE: &[i64] = &[
     libc::SYS_flock,
 ];
 
-/// What a thread of a guest with a kernel may call and doesn't get: a panic that tells where it came from
-/// (RUST_BACKTRACE) looks for names in files. It can do without, and whoever catches it goes on.
-const REFUSED_LINUX: &[i64] = &[libc::SYS_open, libc::SYS_openat, libc::SYS_readlink, libc::SYS_getcwd];
+/// What these may call and don't get: a panic that tells where it came from (RUST_BACKTRACE) looks for names in files. It
+/// can do without, and whoever catches it goes on.
+const REFUSED: &[i64] = &[libc::SYS_open, libc::SYS_openat, libc::SYS_readlink, libc::SYS_getcwd];
+/// The same of the thread that writes the store, which opens files itself.
+const REFUSED_STORE: &[i64] = &[libc::SYS_open, libc::SYS_readlink, libc::SYS_getcwd];
 
 /// The bits of an ioctl's number that say whose it is, and KVM's.
 const IOCTL_TYPE: u64 = 0xff00;
@@ -270,7 +273,7 @@ const IOCTL_USERFAULT: u64 = (linux_raw_sys::general::USERFAULTFD_IOC as u64) <<
 /// # Errors
 /// [`SandboxError`]: the thread must not run a guest then.
 pub fn confine() -> Result<(), SandboxError> {
-    apply(ALLOWED.iter().map(|call| (*call, vec![])).collect())
+    apply(whole(ALLOWED))
 }
 
 /// Confines the calling thread, which runs a vCPU of a guest with a kernel, in the same way. It can make no
@@ -299,7 +302,7 @@ pub fn confine_device() -> Result<(), SandboxError> {
 pub fn confine_copier() -> Result<(), SandboxError> {
     let clear_log = masked(1, u32::MAX.into(), dirty_log::clear_request())?;
     let ioctl = [masked(1, IOCTL_TYPE, IOCTL_USERFAULT)?, clear_log].concat();
-    confine_to(ALLOWED_COPIER, Some(ioctl))
+    confine_to(ALLOWED_COPIER, REFUSED, Some(ioctl))
 }
 
 /// Confines the calling thread, which writes the store of a guest, likewise. It may open files: a store has new ones
@@ -308,12 +311,7 @@ pub fn confine_copier() -> Result<(), SandboxError> {
 /// # Errors
 /// [`SandboxError`]: nothing may be stored then.
 pub fn confine_store() -> Result<(), SandboxError> {
-    let mut rules = shared_rules(ALLOWED_STORE)?;
-    let refused = [libc::SYS_open, libc::SYS_readlink, libc::SYS_getcwd];
-    rules.extend(refused.map(|call| (call, vec![])));
-    let refuse = SeccompAction::Errno(libc::EACCES.unsigned_abs());
-    install(refused.map(|call| (call, vec![])).into(), SeccompAction::Allow, refuse)?;
-    apply(rules)
+    confine_to(ALLOWED_STORE, REFUSED_STORE, None)
 }
 
 /// Confines the calling thread, which compares and copies memory for another, likewise. It has nothing to ask of a
@@ -322,31 +320,26 @@ pub fn confine_store() -> Result<(), SandboxError> {
 /// # Errors
 /// [`SandboxError`]: the thread must not help then.
 pub fn confine_helper() -> Result<(), SandboxError> {
-    confine_to(&[], None)
+    confine_to(&[], REFUSED, None)
 }
 
 fn confine_linux(more: &[i64]) -> Result<(), SandboxError> {
-    confine_to(more, Some(masked(1, IOCTL_TYPE, IOCTL_KVM)?))
+    confine_to(more, REFUSED, Some(masked(1, IOCTL_TYPE, IOCTL_KVM)?))
 }
 
-fn confine_to(more: &[i64], ioctl: Option<Vec<SeccompRule>>) -> Result<(), SandboxError> {
-    let mut rules = shared_rules(&[more, REFUSED_LINUX].concat())?;
+fn confine_to(more: &[i64], refused: &[i64], ioctl: Option<Vec<SeccompRule>>) -> Result<(), SandboxError> {
+    let mut rules = whole(&[ALLOWED_ANY, more, refused].concat());
+    // No memory can be made executable.
+    let no_code = masked(2, libc::PROT_EXEC.unsigned_abs().into(), 0)?;
+    rules.insert(libc::SYS_mmap, no_code.clone());
+    rules.insert(libc::SYS_mprotect, no_code);
     if let Some(ioctl) = ioctl {
         rules.insert(libc::SYS_ioctl, ioctl);
     }
     // Of several filters the strictest counts, and behind the other one there is no way to add this one.
-    let refused = SeccompAction::Errno(libc::EACCES.unsigned_abs());
-    install(whole(REFUSED_LINUX), SeccompAction::Allow, refused)?;
+    let refuse = SeccompAction::Errno(libc::EACCES.unsigned_abs());
+    install(whole(refused), SeccompAction::Allow, refuse)?;
     apply(rules)
-}
-
-/// The list that all these have, with `more`. No memory can be made executable.
-fn shared_rules(more: &[i64]) -> Result<Rules, SandboxError> {
-    let mut rules = whole(&[ALLOWED_LINUX, more].concat());
-    let no_code = masked(2, libc::PROT_EXEC.unsigned_abs().into(), 0)?;
-    rules.insert(libc::SYS_mmap, no_code.clone());
-    rules.insert(libc::SYS_mprotect, no_code);
-    Ok(rules)
 }
 
 fn whole(calls: &[i64]) -> Rules {

@@ -15,7 +15,7 @@ use cairn_abi::reply::SessionFigures;
 
 use crate::checkpoint::Keeper;
 use crate::devices::bus::MmioDevice;
-use crate::devices::checkpoint::device::{CheckpointDevice, Rest};
+use crate::devices::checkpoint::device::{CheckpointDevice, Rest, Served};
 use crate::devices::checkpoint::{AddressSpace, Effect, Outcome};
 use crate::guest::app::space::RegionOwner;
 use crate::kvm::system::KvmError;
@@ -183,14 +183,21 @@ impl Unit {
         }
         self.announced = polling;
         let memory = Arc::clone(&self.memory);
-        let view = memory.view();
-        if self.function.device_mut().announce_polling(&view, polling) {
-            let (keeper, saver) = (&mut self.keeper, &mut self.saver);
-            let device = self.function.device_mut();
-            let served =
-                device.poll(&view, self.address_space, &mut |effect| act(keeper, saver, effect, &view));
-            self.polled += u64::from(served.requests);
+        let is_waiting = self.function.device_mut().announce_polling(&memory.view(), polling);
+        if is_waiting {
+            self.poll();
         }
+    }
+
+    /// Serves what is in the queue without a notification.
+    fn poll(&mut self) -> Served {
+        let memory = Arc::clone(&self.memory);
+        let view = memory.view();
+        let (keeper, saver) = (&mut self.keeper, &mut self.saver);
+        let device = self.function.device_mut();
+        let served = device.poll(&view, self.address_space, &mut |effect| act(keeper, saver, effect, &view));
+        self.polled += u64::from(served.requests);
+        served
     }
 
     /// What the poller does over and over. The driver is told that it polls by the poller itself, so that
@@ -200,13 +207,7 @@ impl Unit {
             return Look::Over;
         }
         self.announce(true);
-        let memory = Arc::clone(&self.memory);
-        let view = memory.view();
-        let (keeper, saver) = (&mut self.keeper, &mut self.saver);
-        let device = self.function.device_mut();
-        let served = device.poll(&view, self.address_space, &mut |effect| act(keeper, saver, effect, &view));
-        drop(view);
-        self.polled += u64::from(served.requests);
+        let served = self.poll();
         if matches!(served.rest, Rest::Unusable | Rest::OutOfReach) {
             self.policy.reset();
         } else if 0 < served.requests {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cairn_abi::CheckpointId;
@@ -11,6 +11,7 @@ use cairn_abi::reply::StoreFigures;
 use cairn_store::{Batch, Level, Snapshot, StoreError};
 
 use super::disk::{Disk, errno};
+use crate::host::thread::start_confined;
 
 /// Batches that wait while one is written. Bounds what checkpoints cost in memory when the disk is slower than the
 /// program: with the one that is written, as much again as the regions have at most for each.
@@ -117,17 +118,8 @@ impl Sink {
         let state = State { written: newest, ..State::default() };
         let (work, progress) = (Condvar::new(), Condvar::new());
         let shared = Arc::new(Shared { state: Mutex::new(state), work, progress, level_of_all });
-        let (tell, told) = std::sync::mpsc::channel();
         let served = Arc::clone(&shared);
-        let serve = move || {
-            let confined = confine();
-            let ready = confined.is_ok();
-            if tell.send(confined).is_ok() && ready {
-                served.serve(disk);
-            }
-        };
-        let thread = thread::Builder::new().name("store".to_owned()).spawn(serve)?;
-        told.recv().map_err(|_| io::Error::other("the store's thread has panicked"))??;
+        let thread = start_confined("store", confine, move || served.serve(disk))??;
         Ok(Self { shared, thread: Some(thread) })
     }
 

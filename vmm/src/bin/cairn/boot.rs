@@ -14,6 +14,7 @@ use cairn_vmm::machine::linux::config::{
 use cairn_vmm::machine::linux::end::{LinuxEnd, LinuxEnded};
 use cairn_vmm::machine::linux::report::Report;
 use cairn_vmm::machine::name::GuestName;
+use cairn_vmm::machine::sessions::DEFAULT_HISTORY;
 use cairn_vmm::tell;
 use clap::Args;
 
@@ -78,7 +79,7 @@ pub(crate) struct Boot {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=i64::from(MOST_SESSIONS)))]
     sessions: u8,
     /// Checkpoints that a session can roll back to.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = crate::run::history)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_HISTORY, value_parser = crate::run::history)]
     history: usize,
     /// How the pages that programs wrote are found: auto and bitmap are the same here, KVM's dirty bitmap.
     #[arg(long, value_name = "TRACKER", default_value = "auto", value_parser = tracker)]

@@ -84,6 +84,7 @@ fn boot_code(error: &BootError) -> u8 {
         | BootError::Disk(_)
         | BootError::Devices(_)
         | BootError::Store(_)
+        | BootError::Broken(_)
         | BootError::Host { .. } => OTHER,
     }
 }

@@ -50,7 +50,7 @@ pub(crate) struct Restore {
     /// Take no further checkpoints: the store is only read.
     #[arg(long, conflicts_with_all = ["every", "keep"])]
     no_checkpoints: bool,
-    /// What `cairn ps`, `checkpoint` and `rollback` call it [default: the program's own name].
+    /// What `cairn ps`, `checkpoint` and `rollback` call it [default: what they called it before].
     #[arg(long, value_name = "NAME")]
     name: Option<GuestName>,
     /// The file that standard output goes to, if it was a file and is elsewhere now.

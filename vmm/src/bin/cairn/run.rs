@@ -13,6 +13,7 @@ use cairn_vmm::machine::end::{End, Ended};
 use cairn_vmm::machine::helpers::MOST_THREADS;
 use cairn_vmm::machine::name::GuestName;
 use cairn_vmm::machine::poll_policy::PollMode;
+use cairn_vmm::machine::sessions::DEFAULT_HISTORY;
 use cairn_vmm::machine::state::UserState;
 use cairn_vmm::machine::tracking::TrackerMode;
 use cairn_vmm::tell;
@@ -72,7 +73,7 @@ pub(crate) struct Run {
     #[arg(long, value_enum, default_value_t = Poll::Auto)]
     poll: Poll,
     /// Checkpoints that can be rolled back to.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = history)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_HISTORY, value_parser = history)]
     history: usize,
     /// How the pages that the program wrote are found.
     #[arg(long, value_enum, default_value_t = Tracker::Auto)]

@@ -18,9 +18,7 @@ impl RegionSpan {
     #[must_use]
     pub fn from_claim(claim: Span) -> Option<Self> {
         let Span { address, len } = claim;
-        let pages = address.is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE) && len > 0;
-        let ends = address.checked_add(len).is_some();
-        (pages && ends).then_some(Self { address, len })
+        claim.is_whole_pages().then_some(Self { address, len })
     }
 
     /// The first byte's virtual address, a multiple of [`PAGE_SIZE`].

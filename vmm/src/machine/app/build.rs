@@ -8,7 +8,7 @@ use nix::sys::stat::{Mode, umask};
 
 use super::load::{load, start_facts};
 use super::machine::Machine;
-use super::{AppConfig, DeviceError, MAX_REGIONS, RunError};
+use super::{AppConfig, DeviceError, RunError};
 use crate::checkpoint::{Keeper, KeeperConfig, TrackerParts};
 use crate::devices::bus::Bus;
 use crate::devices::checkpoint::device::IDENTITY;
@@ -21,6 +21,7 @@ use crate::machine::bare::Bare;
 use crate::machine::calls::SharedCalls;
 use crate::machine::host_costs::HostFigures;
 use crate::machine::poll_policy::PollPolicy;
+use crate::machine::sessions::MAX_REGIONS;
 use crate::machine::sysfs::UnitSysfs;
 use crate::machine::tracking::{TrackerMode, Tracking};
 use crate::machine::unit::{REGISTERS, SharedUnit, Unit, UnitRegions, UnitRegisters};

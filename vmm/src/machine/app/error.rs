@@ -74,6 +74,9 @@ pub enum RunError {
         /// How many.
         bytes: usize,
     },
+    /// The monitor itself failed, not the host.
+    #[error("cairn can't go on with the program: {0}")]
+    Broken(&'static str),
     /// The host refused memory or a thread.
     #[error("the host refused {what}")]
     Host {
@@ -138,7 +141,8 @@ pub enum RunError {
     Stdout(#[from] StdoutError),
     /// The store has no checkpoint yet.
     #[error(
-        "there is no whole checkpoint in {store}: none was completed yet, or it's damaged, which          `cairn store verify {store}` would tell"
+        "there is no whole checkpoint in {store}: none was completed yet, or it's damaged, which \
+         `cairn store verify {store}` would tell"
     )]
     NoCheckpoint {
         /// Its directory.

@@ -39,12 +39,12 @@ pub(super) struct Front {
     events: Sender<Event>,
     /// What has been done, if the whole program is checkpointed.
     figures: Option<Arc<Mutex<Figures>>>,
-    lives: Mutex<Lives>,
+    running: Mutex<Running>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Lives {
+struct Running {
     /// The machine in which the program runs; None between two.
     now: Option<Life>,
     ended: bool,
@@ -67,8 +67,8 @@ impl Front {
         let (events, happened) = mpsc::channel();
         let about = About::new(config.name.clone(), &config.program, "app").with_store(config.store.as_ref());
         let figures = config.whole.as_ref().map(|_| Arc::clone(figures));
-        let (lives, changed) = (Mutex::default(), Condvar::new());
-        (Self { about, events, figures, lives, changed }, happened)
+        let (running, changed) = (Mutex::default(), Condvar::new());
+        (Self { about, events, figures, running, changed }, happened)
     }
 
     /// For the machine's own events.
@@ -78,25 +78,25 @@ impl Front {
 
     /// The program runs in this machine now, or in none for a moment.
     pub(super) fn set_life(&self, life: Option<Life>) {
-        self.lives().now = life;
+        self.running().now = life;
         self.changed.notify_all();
     }
 
     /// The program doesn't run any more.
     pub(super) fn end(&self) {
-        *self.lives() = Lives { now: None, ended: true };
+        *self.running() = Running { now: None, ended: true };
         self.changed.notify_all();
     }
 
     /// The machine in which the program runs, once it does; None when it has ended.
     fn life(&self) -> Option<Life> {
-        let between = |lives: &mut Lives| lives.now.is_none() && !lives.ended;
-        let lives = self.changed.wait_while(self.lives(), between);
-        lives.unwrap_or_else(PoisonError::into_inner).now.clone()
+        let between = |running: &mut Running| running.now.is_none() && !running.ended;
+        let running = self.changed.wait_while(self.running(), between);
+        running.unwrap_or_else(PoisonError::into_inner).now.clone()
     }
 
-    fn lives(&self) -> MutexGuard<'_, Lives> {
-        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,7 +104,7 @@ impl Guest for Front {
     fn status(&self) -> String {
         let figures = self.figures.as_deref().map(crate::machine::whole::read);
         let whole = figures.into_iter().flat_map(Figures::named);
-        let Some(Life { unit, calls, sink, .. }) = self.lives().now.clone() else {
+        let Some(Life { unit, calls, sink, .. }) = self.running().now.clone() else {
             return self.about.status(whole, [], None);
         };
         let (counted, sessions) = unit.with(|unit| (unit.counted(), unit.figures()));

@@ -32,23 +32,24 @@ pub(super) struct Lives<'a> {
 pub(super) struct Next {
     machine: Machine,
     parent: Parent,
+    /// What the file of standard output is to be made before.
+    output: Option<Output>,
     back: Option<Back>,
 }
 
 /// A rollback that isn't over.
 struct Back {
     to: CheckpointId,
-    /// What that is in the store.
-    parent: CheckpointId,
     begun: Instant,
-    /// What the file of standard output is to be.
-    output: Option<Output>,
     answer: Sender<Result<String, String>>,
 }
 
 /// Why a program isn't rolled back. It runs on.
 #[derive(Debug, thiserror::Error)]
 enum RollbackError {
+    /// Nobody takes checkpoints of it.
+    #[error("the program runs without checkpoints of the whole")]
+    NotWhole,
     /// There is no such checkpoint, or it can't be gone on with here.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -83,7 +84,7 @@ pub(super) fn run(kvm: &System, config: &AppConfig, comeback: Option<Comeback>) 
     let asked: Arc<dyn control::Guest> = Arc::<Front>::clone(&front);
     let control = control::start(asked);
     let lives = Lives { kvm, config, front: Arc::clone(&front), figures, happened };
-    let ended = lives.run(Next { machine, parent: Parent { id, signer }, back: None });
+    let ended = lives.run(Next { machine, parent: Parent { id, signer }, output: None, back: None });
     // In this order: what was asked is answered when nobody is there any more who would do it.
     front.end();
     drop(lives);
@@ -100,14 +101,13 @@ impl Lives<'_> {
         let (mut next, mut number) = (Box::new(first), 0);
         let mut remains = None;
         loop {
-            let Next { machine, parent, back } = *next;
-            let output = back.as_ref().and_then(|back| back.output.as_ref());
-            if let (Some(path), Some(output)) = (&self.config.stdout, output) {
+            let Next { machine, parent, output, back } = *next;
+            if let (Some(path), Some(output)) = (&self.config.stdout, &output) {
                 stdout::turn_own(path, output)?;
             }
-            let calls = Arc::clone(&machine.calls);
+            let (calls, newest) = (Arc::clone(&machine.calls), parent.id);
             let started = || {
-                back.into_iter().for_each(|back| self.tell(&back));
+                back.into_iter().for_each(|back| self.tell(&back, newest));
                 drop(remains.take());
             };
             match machine.run(self, number, parent, started)? {
@@ -120,48 +120,40 @@ impl Lives<'_> {
     /// Waits until the program has ended, or is to go on in another machine, and stands still in this one.
     pub(super) fn wait(&self, life: &Life) -> Option<Box<Next>> {
         while let Ok(event) = self.happened.recv() {
-            let (to, answer) = match event {
-                Event::Rollback { to, answer } => (to, answer),
+            let back = match event {
+                Event::Rollback { to, answer } => Back { to, begun: Instant::now(), answer },
                 Event::Stopped(number) if number == life.number => break,
                 // It was let out, and the program goes on in this one.
                 Event::Stopped(_) => continue,
             };
-            let begun = Instant::now();
-            match self.go_back(life, to, begun) {
-                Ok((machine, parent, signer, output)) => {
-                    let back = Back { to, parent, begun, output, answer };
-                    let parent = Parent { id: Some(parent), signer };
-                    return Some(Box::new(Next { machine, parent, back: Some(back) }));
+            match self.go_back(life, &back) {
+                Ok((machine, parent, output)) => {
+                    return Some(Box::new(Next { machine, parent, output, back: Some(back) }));
                 }
                 Err(error) => {
-                    tracing::info!(to = to.0, error, "the program is not rolled back");
+                    tracing::info!(to = back.to.0, error, "the program is not rolled back");
                     // Whoever asked may have gone.
-                    let _ = answer.send(Err(error));
+                    let _ = back.answer.send(Err(error));
                 }
             }
         }
         None
     }
 
-    /// Makes the machine in which the program goes on from `to`, and then ends its run in this one. Whatever can fail
-    /// does so before that. Answers what the new machine's memory is in the store, too, and where its output stands.
-    fn go_back(
-        &self,
-        life: &Life,
-        to: CheckpointId,
-        begun: Instant,
-    ) -> Result<(Machine, CheckpointId, Option<Signer>, Option<Output>), String> {
-        let (machine, comeback) = self.prepare(life, to).map_err(|error| chain(&error))?;
-        tracing::debug!(after = ?begun.elapsed(), "the next machine is built");
+    /// Makes the machine in which the program goes on, and then ends its run in this one. Whatever can fail does so
+    /// before that. Answers what the new machine's memory is in the store, too, and where its output stands.
+    fn go_back(&self, life: &Life, back: &Back) -> Result<(Machine, Parent, Option<Output>), String> {
+        let (machine, comeback) = self.prepare(life, back.to).map_err(|error| chain(&error))?;
+        tracing::debug!(after = ?back.begun.elapsed(), "the next machine is built");
         let output = comeback.output.clone();
         let (signer, _) = comeback.signer(self.config.state.key.as_ref());
         let asker = life.asker.as_ref().ok_or("nobody takes its checkpoints")?;
         // Who asks for a checkpoint meanwhile waits for what comes of this.
         self.front.set_life(None);
         match asker.go_back(Arc::new(comeback)) {
-            Ok(parent) => {
-                tracing::debug!(after = ?begun.elapsed(), "the program has left this machine");
-                Ok((machine, parent, signer, output))
+            Ok(id) => {
+                tracing::debug!(after = ?back.begun.elapsed(), "the program has left this machine");
+                Ok((machine, Parent { id: Some(id), signer }, output))
             }
             Err(refused) => {
                 self.front.set_life(Some(life.clone()));
@@ -172,7 +164,7 @@ impl Lives<'_> {
 
     fn prepare(&self, life: &Life, to: CheckpointId) -> Result<(Machine, Comeback), RollbackError> {
         let (Some(store), Some(whole)) = (&self.config.store, &self.config.whole) else {
-            return Err(RunError::NoCheckpoint { store: ".".into() }.into());
+            return Err(RollbackError::NotWhole);
         };
         let key = self.config.state.key.as_ref();
         let comeback = Comeback::open(&store.directory, Some(to), key)?;
@@ -189,12 +181,12 @@ impl Lives<'_> {
         Ok((machine, comeback))
     }
 
-    /// Tells that the program runs again.
-    fn tell(&self, back: &Back) {
+    /// Tells that the program runs again, from what is the store's `newest`.
+    fn tell(&self, back: &Back, newest: Option<CheckpointId>) {
         let took = back.begun.elapsed();
         let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
         figures.rollbacks += 1;
-        (figures.newest, figures.taken) = (back.parent.0, Some(SystemTime::now()));
+        (figures.newest, figures.taken) = (newest.map_or(0, |id| id.0), Some(SystemTime::now()));
         figures.rollback_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         drop(figures);
         let ms = took.as_secs_f64() * 1000.0;

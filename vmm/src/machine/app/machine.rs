@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
-use std::{io, thread};
+use std::thread::{self, JoinHandle};
 
 use cairn_abi::CheckpointId;
 
@@ -52,34 +52,14 @@ impl Machine {
     /// machine; there were `number` before. Its memory is what checkpoint `parent` has, if that is one. `started` is
     /// called when it runs.
     pub(super) fn run(
-        self,
+        mut self,
         lives: &Lives<'_>,
         number: usize,
         parent: Parent,
         started: impl FnOnce(),
     ) -> Result<Way, RunError> {
-        let Self { slots, cpu, calls, unit, bus, freezer, bringer, store, orders } = self;
-        let config = lives.config;
-        let whole = match (&config.whole, &store, orders) {
-            (Some(wanted), Some(sink), Some(orders)) => {
-                let door = Arc::new(Door::new(&cpu)?);
-                let parts = whole::Parts {
-                    config: SavedConfig::new(config, wanted),
-                    sink: Arc::clone(sink),
-                    level: config.store.as_ref().and_then(|store| store.level_of_all),
-                    door: Arc::clone(&door),
-                    calls: Arc::clone(&calls),
-                    unit: Arc::clone(&unit),
-                    slots,
-                    orders,
-                    parent: parent.id,
-                    signer: parent.signer,
-                    figures: Arc::clone(&lives.figures),
-                };
-                Some((Whole::start(parts)?, door))
-            }
-            _ => None,
-        };
+        let whole = self.start_whole(lives, parent)?;
+        let Self { cpu, calls, unit, bus, freezer, bringer, store, .. } = self;
         let (asker, door) = whole.as_ref().map(|(whole, door)| (whole.asker(), Arc::clone(door))).unzip();
         let life = Life { number, unit: Arc::clone(&unit), calls: Arc::clone(&calls), sink: store, asker };
         lives.front.set_life(Some(life.clone()));
@@ -104,18 +84,7 @@ impl Machine {
         started();
         let next = lives.wait(&life);
         lives.front.set_life(None);
-        let ended = vcpu.join();
-        unit.stop();
-        // A thread that panicked has told so; its end is the program's.
-        let polled = poller.join().unwrap_or(Ok(()));
-        let ended = ended.unwrap_or_else(|_| {
-            Err(RunError::Host {
-                what: "to go on",
-                source: io::Error::other("the guest's thread has panicked"),
-            })
-        })?;
-        polled?;
-        match (ended, next) {
+        match (joined(vcpu, poller, &unit)?, next) {
             (Some(ended), _) => Ok(Way::Ended(ended)),
             (None, Some(next)) => {
                 // Ends the thread that takes checkpoints: the next machine has its own.
@@ -125,12 +94,53 @@ impl Machine {
                     Remains { _copier: copier, _bringer: bringer, _calls: life.calls, _unit: unit },
                 ))
             }
-            (None, None) => Err(RunError::Host {
-                what: "to go on",
-                source: io::Error::other("the guest's thread left the program"),
-            }),
+            (None, None) => Err(RunError::Broken("the guest's thread left it")),
         }
     }
+
+    /// Begins to checkpoint the whole program if that is asked for, and makes the door where it is stopped for it.
+    fn start_whole(
+        &mut self,
+        lives: &Lives<'_>,
+        parent: Parent,
+    ) -> Result<Option<(Whole, Arc<Door>)>, RunError> {
+        let config = lives.config;
+        let (Some(wanted), Some(sink), Some(orders)) = (&config.whole, &self.store, self.orders.take())
+        else {
+            return Ok(None);
+        };
+        let door = Arc::new(Door::new(&self.cpu)?);
+        let parts = whole::Parts {
+            config: SavedConfig::new(config, wanted),
+            sink: Arc::clone(sink),
+            level: config.store.as_ref().and_then(|store| store.level_of_all),
+            door: Arc::clone(&door),
+            calls: Arc::clone(&self.calls),
+            unit: Arc::clone(&self.unit),
+            slots: Arc::clone(&self.slots),
+            orders,
+            parent: parent.id,
+            signer: parent.signer,
+            figures: Arc::clone(&lives.figures),
+        };
+        Ok(Some((Whole::start(parts)?, door)))
+    }
+}
+
+/// Waits for the vCPU's thread, which ends by itself, and then ends the poller's. Answers how the program ended, if it
+/// did.
+fn joined(
+    vcpu: JoinHandle<Result<Option<Ended>, RunError>>,
+    poller: JoinHandle<Result<(), SandboxError>>,
+    unit: &SharedUnit,
+) -> Result<Option<Ended>, RunError> {
+    let ended = vcpu.join();
+    unit.stop();
+    // A thread that panicked has told so; its end is the program's.
+    let polled = poller.join().unwrap_or(Ok(()));
+    let ended = ended.unwrap_or(Err(RunError::Broken("the guest's thread has panicked")))?;
+    polled?;
+    Ok(ended)
 }
 
 /// How a machine's run ends.

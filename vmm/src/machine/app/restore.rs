@@ -89,7 +89,7 @@ impl Trusted {
     }
 
     /// Runs the program to its end, with further checkpoints where `further` says. Its standard output goes on in the
-    /// file `stdout`, if it was a file; it's called `name`, or as its program.
+    /// file `stdout`, if it was a file; it's called `name`, or as it was.
     ///
     /// # Errors
     /// [`RunError`]: what is wrong and what to do.

@@ -55,6 +55,9 @@ pub enum BootError {
     /// The devices don't fit, or get no thread.
     #[error("the machine's devices can't be made")]
     Devices(#[from] DevicesError),
+    /// The monitor itself failed, not the host.
+    #[error("cairn can't go on with the guest: {0}")]
+    Broken(&'static str),
     /// The host refused memory or a thread.
     #[error("the host refused {what}")]
     Host {

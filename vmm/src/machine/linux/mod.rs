@@ -17,7 +17,7 @@ mod vcpu;
 pub mod world;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -140,10 +140,7 @@ fn run_vcpus(vcpus: Vec<VcpuThread>, world: &Arc<World>) -> Result<Option<LinuxE
     let ends: Vec<_> = threads.into_iter().map(thread::JoinHandle::join).collect();
     let mut ended = None;
     for end in ends {
-        let panicked = |_| BootError::Host {
-            what: "to go on",
-            source: io::Error::other("a vCPU's thread has panicked"),
-        };
+        let panicked = |_| BootError::Broken("a vCPU's thread has panicked");
         match end.map_err(panicked)?? {
             VcpuEnd::Stopped => {}
             VcpuEnd::Power(PowerEvent::Off) => ended = Some(LinuxEnd::Off),

@@ -12,6 +12,7 @@ mod door;
 mod figures;
 mod files;
 mod hot;
+mod objects;
 pub(crate) mod output;
 mod pages;
 mod program;
@@ -101,7 +102,7 @@ impl Whole {
         let (asker, orders) = orders;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
         if !sink.claim(OWNER) {
-            return Err(host("the store")(io::Error::other("somebody else has it")));
+            return Err(RunError::Broken("somebody else has the store"));
         }
         let pagemap = Pagemap::open().map_err(host("to tell which pages there are"))?;
         let memory = calls.with(|process| Arc::clone(process.memory()));

@@ -17,9 +17,10 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Batch, BatchError, Object, ObjectName, PAGE_SIZE, Store, section};
+use cairn_store::{Batch, PAGE_SIZE, Store, section};
 use serde::{Deserialize, Serialize};
 
+use super::objects;
 use super::saved::{SavedError, output_length};
 use crate::store::signature::{CheckedSnapshot, Key, Unsigned};
 
@@ -179,15 +180,8 @@ fn turn(snapshot: &CheckedSnapshot) -> Result<Option<Turn>, SavedError> {
 }
 
 fn add(batch: &mut Batch, name: &str, bytes: &[u8]) -> Result<(), SavedError> {
-    let name = ObjectName::new(name).map_err(BatchError::from)?;
-    let pages = bytes.len().div_ceil(PAGE_SIZE) as u64;
-    let object = batch.object(Object { name, tag: TAG, address: 0, pages })?;
-    for (page, bytes) in (0..).zip(bytes.chunks(PAGE_SIZE)) {
-        let mut whole = [0; PAGE_SIZE];
-        whole[..bytes.len()].copy_from_slice(bytes);
-        batch.page(object, page, &whole)?;
-    }
-    Ok(())
+    let object = objects::add(batch, name, TAG, bytes.len().div_ceil(PAGE_SIZE) as u64)?;
+    Ok(objects::put(batch, object, bytes)?)
 }
 
 /// The first `length` bytes of an object.

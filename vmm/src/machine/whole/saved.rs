@@ -19,14 +19,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cairn_abi::CheckpointId;
-use cairn_store::{
-    Batch, BatchError, Level, Object, ObjectIndex, ObjectName, Options, PAGE_SIZE, StoreError, section,
-};
+use cairn_store::{Batch, BatchError, Level, Object, ObjectIndex, Options, PAGE_SIZE, StoreError, section};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::files::object_name;
 use super::hot::{self, Change, HotPages};
+use super::objects;
 use super::output::{OutputError, is_of_turn};
 use super::session as program_session;
 use super::take::Taken;
@@ -34,7 +33,6 @@ use super::trust::Rights;
 use crate::guest::app::files::{FilesImage, Grant};
 use crate::guest::app::image::{FrozenCpu, FrozenProcess, VERSION};
 use crate::machine::app::{AppConfig, Overlay};
-use crate::machine::name::GuestName;
 use crate::machine::poll_policy::PollMode;
 use crate::machine::state::UserState;
 use crate::machine::storing::StoreConfig;
@@ -60,6 +58,8 @@ const FILE_TAG: u64 = u64::from_le_bytes(*b"file\0\0\0\0");
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SavedConfig {
     version: u32,
+    /// What it's called.
+    name: String,
     program: Vec<u8>,
     arguments: Vec<Vec<u8>>,
     environment: Vec<Vec<u8>>,
@@ -119,8 +119,8 @@ pub enum SavedError {
     /// The file of standard output.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// Not a text.
-    #[error("the checkpoint's arguments make no sense")]
+    /// Not a text, or a name that no guest can have.
+    #[error("the checkpoint's arguments or its name make no sense")]
     Arguments,
 }
 
@@ -141,6 +141,7 @@ impl SavedConfig {
         let grant = |grant: &Grant| (bytes(&grant.host), bytes(&grant.guest), grant.writable);
         Self {
             version: VERSION,
+            name: config.name.to_string(),
             program: bytes(&config.program),
             arguments: texts(&config.arguments),
             environment: texts(&config.environment),
@@ -176,7 +177,7 @@ impl SavedConfig {
             writable: *writable,
         };
         Ok(AppConfig {
-            name: GuestName::of_program(&path(&self.program)),
+            name: self.name.parse().map_err(|_| SavedError::Arguments)?,
             program: path(&self.program),
             arguments: texts(&self.arguments)?,
             environment: texts(&self.environment)?,
@@ -257,7 +258,7 @@ pub(super) fn write(
     section(batch, "files", &taken.image)?;
     section(batch, "session", &taken.session)?;
     section(batch, STDOUT, &taken.stdout)?;
-    let memory = named(batch, MEMORY, MEMORY_TAG, WINDOW_SIZE / PAGE)?;
+    let memory = objects::add(batch, MEMORY, MEMORY_TAG, WINDOW_SIZE / PAGE)?;
     let mut chunks = Vec::with_capacity(PAGE_SIZE);
     for (page, bytes) in taken.pages.iter() {
         // A complete one has all pages, most of which aren't written any more.
@@ -283,7 +284,7 @@ pub(super) fn write(
     }
     let mut files = Vec::with_capacity(taken.files.files.len());
     for (name, pages) in &taken.files.files {
-        files.push(named(batch, &object_name(name), FILE_TAG, *pages)?);
+        files.push(objects::add(batch, &object_name(name), FILE_TAG, *pages)?);
     }
     for (file, page, bytes) in &taken.files.pages {
         if let Some(object) = files.get(*file as usize) {
@@ -315,11 +316,6 @@ pub(super) fn repeat(
         batch.object(object.clone())?;
     }
     Ok(())
-}
-
-fn named(batch: &mut Batch, name: &str, tag: u64, pages: u64) -> Result<ObjectIndex, SavedError> {
-    let name = ObjectName::new(name).map_err(BatchError::from)?;
-    Ok(batch.object(Object { name, tag, address: 0, pages })?)
 }
 
 fn section<T: Serialize>(batch: &mut Batch, name: &'static str, value: &T) -> Result<(), SavedError> {

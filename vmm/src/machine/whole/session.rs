@@ -5,8 +5,9 @@
 //! has changed: a session that does nothing costs no more than its values.
 
 use cairn_abi::{CheckpointId, RegionId};
-use cairn_store::{Batch, BatchError, Object, ObjectIndex, ObjectName, PAGE_SIZE};
+use cairn_store::{Batch, PAGE_SIZE};
 
+use super::objects;
 use super::saved::SavedError;
 use crate::checkpoint::{KeeperStateError, MirrorPages, SessionBytes, SessionSource, TakePage};
 use crate::machine::unit::UnitState;
@@ -30,7 +31,7 @@ fn delta_name(id: CheckpointId) -> String {
 pub(super) fn write(batch: &mut Batch, state: &UnitState, bytes: &SessionBytes) -> Result<(), SavedError> {
     let mut mirrors = Vec::with_capacity(bytes.mirrors.len());
     for (region, pages) in &bytes.mirrors {
-        mirrors.push(object(batch, &mirror_name(*region), MIRROR_TAG, *pages)?);
+        mirrors.push(objects::add(batch, &mirror_name(*region), MIRROR_TAG, *pages)?);
     }
     for (mirror, page, content) in bytes.pages() {
         let Some(mirror) = mirrors.get(mirror).copied() else { continue };
@@ -41,21 +42,12 @@ pub(super) fn write(batch: &mut Batch, state: &UnitState, bytes: &SessionBytes) 
         }
     }
     for (id, len) in state.deltas() {
-        let delta = object(batch, &delta_name(id), DELTA_TAG, len.div_ceil(PAGE_SIZE as u64))?;
+        let delta = objects::add(batch, &delta_name(id), DELTA_TAG, len.div_ceil(PAGE_SIZE as u64))?;
         if let Some((_, bytes)) = bytes.deltas.iter().find(|(told, _)| *told == id) {
-            for (page, bytes) in (0..).zip(bytes.chunks(PAGE_SIZE)) {
-                let mut whole = [0; PAGE_SIZE];
-                whole[..bytes.len()].copy_from_slice(bytes);
-                batch.page(delta, page, &whole)?;
-            }
+            objects::put(batch, delta, bytes)?;
         }
     }
     Ok(())
-}
-
-fn object(batch: &mut Batch, name: &str, tag: u64, pages: u64) -> Result<ObjectIndex, SavedError> {
-    let name = ObjectName::new(name).map_err(BatchError::from)?;
-    Ok(batch.object(Object { name, tag, address: 0, pages })?)
 }
 
 /// The session's bytes in a store.
