@@ -17,10 +17,10 @@ pub(crate) struct StoreOptions {
     /// to be durable. The next run with the same directory can recover them.
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
-    /// Checkpoints that the store keeps at least [default: the newest].
-    #[arg(long, value_name = "N", requires = "store")]
+    /// Keep only the newest N checkpoints [default: all].
+    #[arg(long, value_name = "N", requires = "store", value_parser = keep)]
     keep: Option<NonZeroUsize>,
-    /// Bytes that the store may take: older checkpoints go, never the newest.
+    /// Bytes that the store may take: the oldest checkpoints go, never the newest [default: no bound].
     #[arg(long, value_name = "SIZE", requires = "store")]
     keep_bytes: Option<Size>,
     /// Make every checkpoint of the program durable, not only those that it asks for.
@@ -34,6 +34,11 @@ enum Durable {
     Written,
     /// They survive a power failure.
     Synced,
+}
+
+/// How many checkpoints are kept, for `--keep`.
+pub(crate) fn keep(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "write a number from 1".to_owned())
 }
 
 impl StoreOptions {
