@@ -99,17 +99,20 @@ impl Delta {
         pages.map(|entry| (entry.region, entry.page, entry.mask))
     }
 
-    /// Writes out the zeros that are left out, which [`swap`](Self::swap) needs room for.
+    /// Writes out the zeros that are left out, which [`swap`](Self::swap) needs room for. Returns whether there were
+    /// any.
     ///
     /// # Errors
-    /// No memory; it holds what it held.
-    pub(crate) fn unpack(&mut self) -> Result<(), TryReserveError> {
+    /// No memory; it says what it said, but some zeros may be written out.
+    pub(crate) fn unpack(&mut self) -> Result<bool, TryReserveError> {
+        let mut any = false;
         for segment in &mut self.segments {
             if let Some(chunks) = segment.unpacked()? {
                 segment.become_unpacked(chunks);
+                any = true;
             }
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Swaps its bytes with those of the mirrors: applies it, and turns it into the delta that leads back. It
