@@ -141,7 +141,8 @@ impl Delta {
         });
     }
 
-    /// Visits each page with its mirror's bytes and its own chunks.
+    /// Visits each page with its mirror's bytes, which it writes, and its own chunks. A page that is zeros then isn't
+    /// resident any more.
     fn walk<'a>(
         &mut self,
         mirrors: impl Iterator<Item = (RegionId, &'a mut Mirror)>,
@@ -158,7 +159,12 @@ impl Delta {
         let mut entries = entries.peekable();
         for (region, mirror) in mirrors {
             while let Some((entry, own)) = entries.next_if(|(entry, _)| entry.region == region) {
-                visit(mirror.page_mut(entry.page), entry, own);
+                let page = mirror.page_mut(entry.page);
+                visit(page, entry, own);
+                // As a rule one chunk that was written says that it isn't.
+                if is_zero(chunk_of(page, entry.mask.trailing_zeros() as usize)) && is_zero(page) {
+                    mirror.whole().set_zero(entry.page);
+                }
             }
         }
         debug_assert!(entries.next().is_none(), "a delta of a region without a mirror");
@@ -204,6 +210,11 @@ impl Delta {
 /// The bytes of chunk `at`.
 fn chunk_of(page: &mut Page, at: usize) -> &mut [u8] {
     &mut page[at * CHUNK_SIZE..][..CHUNK_SIZE]
+}
+
+/// Whether `bytes`, a page or a chunk, are all zeros.
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.as_chunks::<CHUNK_SIZE>().0.iter().all(|chunk| chunk.iter().fold(0, |any, byte| any | byte) == 0)
 }
 
 /// The indices of the bits that are set, ascending.

@@ -71,6 +71,27 @@ fn what_a_failed_rollback_wrote_out_is_kept_elsewhere_too() {
     world.rollback_to_all();
 }
 
+#[test]
+fn a_checkpoint_that_fails_leaves_no_memory_behind() {
+    // Each of the pages needs an entry, if no chunk.
+    let config = Config { max_history_bytes: 1000, ..Config::default() };
+    for asynchronous in [false, true] {
+        let mut world = World::with_config(config, FakeTracker::default());
+        world.add(100).unwrap();
+        world.checkpoint().unwrap();
+        (0..100).for_each(|page| world.write_page(0, page, 1));
+        if asynchronous {
+            let ticket = world.engine.checkpoint_async().unwrap();
+            assert!(matches!(world.engine.ticket(ticket.id, true), Err(EngineError::NoMemory)));
+        } else {
+            assert!(matches!(world.checkpoint(), Err(EngineError::NoMemory)));
+        }
+        assert_eq!(world.engine.figures().mirror_bytes, 4096);
+        world.engine.rollback(CheckpointId(1)).unwrap();
+        assert!(world.read().values().all(|bytes| bytes.iter().filter(|byte| **byte != 0).count() == 1));
+    }
+}
+
 /// Takes checkpoints of 0, 7, .. 28 pages in turn, in each of which one chunk changed. Returns how many failed.
 fn fill_history(world: &mut World) -> u32 {
     let mut failed = 0;
