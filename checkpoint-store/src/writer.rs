@@ -12,7 +12,7 @@ use crate::compaction::plan::Goal;
 use crate::compaction::{self, Compactor, Progress};
 use crate::disk::{Disk, HostDisk};
 use crate::format::manifest::{Entry, Segment};
-use crate::format::{MAX_CHAIN, len64};
+use crate::format::{MAX_CHAIN, MAX_ID, len64};
 use crate::group::Label;
 use crate::lock::Lock;
 use crate::state::{self, Shared, State};
@@ -181,6 +181,9 @@ impl Writer {
             if id <= newest {
                 return refuse(BatchError::Order(newest));
             }
+            if MAX_ID < id {
+                return refuse(BatchError::Id);
+            }
             let Some(parent) = batch.parent() else { return Ok(0) };
             if parent.0 < state.oldest_kept().max(state.floor) || !state.entries.contains_key(&parent.0) {
                 return refuse(BatchError::Parent(parent.0));
@@ -295,6 +298,9 @@ fn load(directory: &Path, disk: &dyn Disk) -> Result<(Lock, Active, State), Stor
         create::store(directory, disk)?;
     }
     let catalogue = Catalogue::load(directory)?;
+    for damage in catalogue.damage.iter().chain(&catalogue.lost) {
+        tracing::warn!("{damage}");
+    }
     create::remove_leftovers(directory, disk, &catalogue.manifest)?;
     let active = Active::open(directory, disk, &catalogue)?;
     let state = State {
