@@ -71,7 +71,11 @@ impl Active {
             disk.sync_directory()?;
             Ok(file)
         };
-        let file = make().map_err(|error| StoreError::io("begin", &path, error))?;
+        let file = make().map_err(|error| {
+            // No manifest names it; if it can't be deleted, the next writer does.
+            let _ = disk.remove(&file_name(number));
+            StoreError::io("begin", &path, error)
+        })?;
         let end = len64(SEGMENT_HEADER);
         Ok(Self { path, number, mark: Mark::of(store), file, end, synced: end, torn: false, given_up: false })
     }

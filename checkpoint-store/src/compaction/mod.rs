@@ -90,7 +90,8 @@ fn one(
         }
         state.manifest.oldest_kept = state.manifest.oldest_kept.max(step.oldest_kept);
     });
-    replaced.map(|()| true)
+    replaced.inspect_err(|_| drop(shared.disk.remove(&name)))?;
+    Ok(true)
 }
 
 /// Writes the step's checkpoints into segment `number`, so that they are on the disk.
