@@ -141,6 +141,7 @@ pub(super) fn files(
         functions,
         overlay: config.overlay.is_some(),
         checkpoints,
+        hidden: config.state.directory.clone(),
     };
     let (view, directory) = layout.build()?;
     let mut files = Files::new(view, Descriptors::standard(), &directory)
