@@ -91,6 +91,7 @@ fn boot_code(error: &BootError) -> u8 {
         BootError::Load(LoadError::TooSmall { .. }) => TOO_SMALL,
         BootError::Load(_) | BootError::Program(_) => NOT_RUNNABLE,
         BootError::Stuck { .. } => GUEST_FAILED,
+        BootError::Store(StoringError::Open(StoreError::Damaged(_))) => DAMAGED,
         BootError::File { .. }
         | BootError::Disk(_)
         | BootError::Devices(_)
