@@ -24,8 +24,9 @@ output and error are this process's; what went to a terminal or a pipe before is
 where they were, but for the time of day.
 
 A store says which directories the program sees and changes, and where its standard output goes. What you made yourself
-on this machine is signed with a key of yours (key in $XDG_STATE_HOME/cairn, ~/.local/state/cairn) and gets that. Of anything else the program is
-somebody's, and gets it only if you agree: to all of it with --trust, or by giving the same with --dir and --stdout.
+on this machine is signed with a key of yours (key in $XDG_STATE_HOME/cairn, ~/.local/state/cairn) and gets that. Of
+anything else the program is somebody's, and gets it only if you agree: to all of it with --trust, or by giving the
+same with --dir and --stdout.
 
 Exit status: as for cairn run.
 
