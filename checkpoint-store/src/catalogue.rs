@@ -155,6 +155,12 @@ pub(crate) fn read_manifest(directory: &Path) -> Result<Manifest, StoreError> {
     })
 }
 
+/// The generation of the manifest that a store has now, unchecked: to find out cheaply whether it's another one.
+pub(crate) fn generation(directory: &Path) -> Option<u64> {
+    let file = open_plain(OpenOptions::new().read(true), &directory.join(MANIFEST)).ok()?;
+    Manifest::generation_of(file).ok()
+}
+
 /// Opens segment `number` and checks that it is that.
 pub(crate) fn open_segment(
     directory: &Path,
