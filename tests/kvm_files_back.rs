@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cairn_store::Store;
 use cairn_tests::random::Random;
-use cairn_tests::resume::{Place, Trial, is_there, kill_and_restore, start, wait_for_checkpoint};
+use cairn_tests::resume::{ATTEMPTS, Place, Trial, is_there, kill_and_restore, start, wait_for_checkpoint};
 use cairn_tests::{Printed, cairn_run, guest, run};
 
 const SQLITE: &str = "/usr/bin/sqlite3";
@@ -67,7 +67,8 @@ fn import_goes_on(begin: &str, kills: u32) {
     let mut command = Command::new(program[0]);
     let printed = Printed::from(run(command.args(&program[1..]).current_dir(native.path()), b"").unwrap());
     assert_eq!(printed.status, Some(0), "{printed:?}");
-    for _ in 0..10 {
+    let mut all_kills = 0;
+    for _ in 0..ATTEMPTS {
         let place = Place::new();
         prepare(&place);
         let grant = format!("{}:rw", place.path().join("data").display());
@@ -86,12 +87,13 @@ fn import_goes_on(begin: &str, kills: u32) {
         assert!(database(place.path()) == database(native.path()), "killed {killed} times");
         let left: Vec<_> = fs::read_dir(place.path().join("data")).unwrap().collect();
         assert_eq!(left.len(), 1, "{left:?}");
-        // Where the machine is busy with others, a program may have ended before it was killed often.
-        if kills / 2 < killed {
+        // On a fast machine, and on one that is busy with others, a program has ended before it was killed often.
+        all_kills += killed;
+        if kills / 2 < all_kills {
             return;
         }
     }
-    panic!("the import ended before it was killed, always");
+    panic!("killed {all_kills} times in {ATTEMPTS} imports");
 }
 
 #[test]
@@ -144,13 +146,14 @@ fn staging(directory: &Path) -> Vec<std::path::PathBuf> {
     entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(".cairn-")).collect()
 }
 
-/// Real processes, killed while they publish thousands of changes; the next run on the directory finishes what was
+/// Real processes, killed while they publish hundreds of changes; the next run on the directory finishes what was
 /// begun. All of it is there then, or nothing.
 #[test]
 fn a_kill_while_changes_are_applied_leaves_all_or_nothing() {
-    const FILES: u32 = 2000;
+    const FILES: u32 = 600;
     const ROUNDS: u32 = 30;
     const MOST_ROUNDS: u32 = 60;
+    const MEASURED: u32 = 3;
     let seed = u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());
     let mut random = Random(seed << 8 | 1);
     let place = Place::new();
@@ -188,16 +191,24 @@ fn a_kill_while_changes_are_applied_leaves_all_or_nothing() {
     };
     fill(&directory, FILES);
     let before = tree(&directory);
-    let mut child = begin();
-    let begun = Instant::now();
-    wait_for_record(&mut child);
-    let [gathers, applies] = [begun.elapsed(), {
+    // How long all takes, and the steps alone if they are seen to be taken: on a busy machine they may be missed.
+    let measure = || {
+        let (mut child, begun) = (begin(), Instant::now());
+        wait_for_record(&mut child);
+        let gathers = is_begun().then(|| begun.elapsed());
         assert!(child.wait().unwrap().success());
-        begun.elapsed()
-    }];
-    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap();
-    let (took, applies) = (micros(applies), micros(applies - gathers));
+        let took = begun.elapsed();
+        [took, gathers.map_or(Duration::ZERO, |gathers| took - gathers)]
+            .map(|time| 1 + u64::try_from(time.as_micros()).unwrap())
+    };
+    let [mut took, mut applies] = measure();
     let after = tree(&directory);
+    for _ in 1..MEASURED {
+        fs::remove_dir_all(&directory).unwrap();
+        fill(&directory, FILES);
+        let [all, steps] = measure();
+        (took, applies) = (took.max(all), applies.max(steps));
+    }
     // What the program does natively is the model.
     fs::remove_dir_all(&directory).unwrap();
     fill(&directory, FILES);

@@ -5,6 +5,7 @@ use std::thread::{self, ScopedJoinHandle};
 
 use cairn_abi::{RegionId, RegionName};
 use cairn_engine::{Config, Engine, LiveMemory, TrackError, Tracker};
+use cairn_test_host::{holds_writers, skipped};
 use nix::sys::mman::MmapAdvise;
 
 use super::*;
@@ -115,11 +116,11 @@ struct Scene {
 impl Scene {
     /// None where writers can't be held off.
     fn new() -> Option<Self> {
-        let Ok(freezer) = Freezer::open() else {
-            eprintln!("no userfaultfd for kernel writes here: nothing is tested");
+        if !holds_writers() {
+            skipped("no userfaultfd for writes of the kernel");
             return None;
-        };
-        let freezer = Arc::new(freezer);
+        }
+        let freezer = Arc::new(Freezer::open().unwrap());
         let memory = Arc::new(Reservation::anonymous(to_usize(BYTES), to_usize(LARGE_PAGE)).unwrap());
         let base = memory.address(0);
         freezer.register(&(base..memory.address(BYTES))).unwrap();

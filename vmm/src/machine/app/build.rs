@@ -98,11 +98,11 @@ impl Machine {
     }
 }
 
-/// Opens the store, if there is to be one, and directs standard output to its file.
+/// Opens the store, if there is to be one, and directs standard output to its file, which stays as it is for now.
 fn open_store(config: &AppConfig, comeback: Option<&Comeback>) -> Result<Option<Arc<Sink>>, RunError> {
     let store = storing::start(config.store.as_ref())?;
     if let Some(path) = &config.stdout {
-        // Whoever had the store until now may have been writing there.
+        // After the store is ours: whoever had it until now may have been writing there.
         stdout::direct(path, comeback.and_then(|comeback| comeback.output.as_ref()))?;
     }
     Ok(store)

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
+use cairn_test_host::skipped;
 use nix::{
     errno::Errno,
     sys::stat::{Mode, SFlag, mknod},
@@ -161,8 +162,8 @@ fn devices_in_granted_directories_stay_shut() {
             block,
         ));
         if made == Err(Errno::EPERM) {
-            // Only root makes device nodes; without them there is nothing to refuse.
-            assert!(!nix::unistd::geteuid().is_root());
+            // Without device nodes there is nothing to refuse. In a user namespace root can't make them either.
+            skipped("this process may not make device nodes");
             return;
         }
         made.unwrap();
