@@ -11,6 +11,7 @@ use zerocopy::FromBytes;
 use crate::StoreError;
 use crate::error::Damage;
 use crate::format::manifest::{Entry, MANIFEST, Manifest, ManifestError};
+use crate::format::record::Mark;
 use crate::format::segment::{SEGMENT_HEADER, SegmentHeader, file_name};
 use crate::format::{MAX_CHAIN, MAX_MANIFEST_BYTES, VERSION};
 use crate::layer::{Layer, SegmentFile};
@@ -34,6 +35,8 @@ pub(crate) struct Catalogue {
     pub(crate) len: u64,
     /// Damage that was met while looking.
     pub(crate) damage: Option<Damage>,
+    /// What hides checkpoints at the end of the active segment: see [`Scan::lost`].
+    pub(crate) lost: Option<Damage>,
 }
 
 impl Catalogue {
@@ -59,12 +62,12 @@ impl Catalogue {
     fn with(directory: &Path, manifest: Manifest) -> Result<Self, StoreError> {
         let active = manifest.active;
         let segment = open_segment(directory, manifest.store, active)?;
-        let Scan { entries: found, end, synced, len, damage } = scan(&segment, active, u64::MAX)?;
+        let Scan { entries: found, end, synced, len, damage, lost } = scan(&segment, active)?;
         let mut entries: BTreeMap<u64, Entry> =
             found.into_iter().map(|entry| (entry.id.get(), entry)).collect();
         // Compaction may have written a checkpoint of the active segment anew.
         entries.extend(manifest.checkpoints.iter().map(|entry| (entry.id.get(), *entry)));
-        Ok(Self { manifest, entries, end, synced, len, damage })
+        Ok(Self { manifest, entries, end, synced, len, damage, lost })
     }
 
     /// The checkpoint's layers, its own first, the last one complete.
@@ -161,7 +164,7 @@ pub(crate) fn open_segment(
         io::ErrorKind::NotFound => StoreError::damage(&path, 0, "the segment is missing"),
         _ => StoreError::io("open", &path, error),
     })?;
-    let segment = SegmentFile { file, path };
+    let segment = SegmentFile { file, path, mark: Mark::of(store) };
     let mut bytes = [0; SEGMENT_HEADER];
     segment.read(0, &mut bytes)?;
     let header = SegmentHeader::read_from_bytes(&bytes).expect("as many bytes as a header has");

@@ -66,21 +66,18 @@ pub(crate) fn store(directory: &Path, disk: &dyn Disk) -> Result<(), StoreError>
         segments: Vec::new(),
         checkpoints: Vec::new(),
     };
-    write_manifest(directory, disk, &manifest)
+    put_manifest(directory, disk, &manifest)?;
+    disk.sync_directory().map_err(|error| StoreError::io("sync", directory, error))
 }
 
-/// Puts a manifest in the place of the one there is. Whoever looks finds one or the other.
-pub(crate) fn write_manifest(
-    directory: &Path,
-    disk: &dyn Disk,
-    manifest: &Manifest,
-) -> Result<(), StoreError> {
+/// Puts a manifest in the place of the one there is. Whoever looks finds one or the other; until the directory is
+/// synced, so does whoever looks after a loss of power.
+pub(crate) fn put_manifest(directory: &Path, disk: &dyn Disk, manifest: &Manifest) -> Result<(), StoreError> {
     let write = || {
         let file = disk.create(MANIFEST_NEW)?;
         file.write_at(0, &manifest.encode())?;
         file.sync()?;
-        disk.rename(MANIFEST_NEW, MANIFEST)?;
-        disk.sync_directory()
+        disk.rename(MANIFEST_NEW, MANIFEST)
     };
     write().map_err(|error| StoreError::io("replace", &directory.join(MANIFEST), error))
 }

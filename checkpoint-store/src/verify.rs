@@ -41,7 +41,7 @@ pub fn verify(directory: &Path, passed: &mut dyn FnMut(u64, u64)) -> Result<Veri
     let catalogue = Catalogue::load(directory)?;
     let total = catalogue.entries.values().map(|entry| entry.group.get()).sum();
     let mut found = Verified { unfinished: catalogue.len - catalogue.end, ..Verified::default() };
-    found.damage.extend(catalogue.damage.clone());
+    found.damage.extend(catalogue.damage.iter().chain(&catalogue.lost).cloned());
     let mut entries: Vec<&Entry> = catalogue.entries.values().collect();
     entries.sort_unstable_by_key(|entry| (entry.segment.get(), entry.at.get()));
     let mut damaged = HashSet::new();

@@ -3,7 +3,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{VERSION, crc, len32};
+use super::{MAX_ID, VERSION, crc, len32};
 
 const MAGIC: [u8; 8] = *b"CAIRNMAN";
 /// Its name.
@@ -152,6 +152,7 @@ impl Manifest {
         let beyond = |segment: &Segment| self.next_segment <= segment.number.get();
         if known(self.active).is_some()
             || self.next_segment <= self.active
+            || MAX_ID < self.next_segment.max(self.generation)
             || self.segments.iter().any(beyond)
         {
             return Err("its segment numbers contradict each other");
@@ -163,6 +164,9 @@ impl Manifest {
             let id = entry.id.get();
             if id == 0 || id <= entry.parent.get() || id <= entry.base.get() {
                 return Err("a checkpoint is older than its parent");
+            }
+            if MAX_ID < id {
+                return Err("a checkpoint whose id is beyond its bound");
             }
             let end = entry.at.get().checked_add(entry.group.get());
             let fits = known(entry.segment.get())

@@ -3,6 +3,7 @@
 mod compaction;
 mod disk;
 mod faults;
+mod forged;
 mod hostile;
 mod model;
 mod power;

@@ -97,11 +97,11 @@ impl Machine {
     }
 }
 
-/// Opens the store, if there is to be one, and directs standard output to its file.
+/// Opens the store, if there is to be one, and directs standard output to its file, which stays as it is for now.
 fn open_store(config: &AppConfig, comeback: Option<&Comeback>) -> Result<Option<Arc<Sink>>, RunError> {
     let store = storing::start(config.store.as_ref())?;
     if let Some(path) = &config.stdout {
-        // Whoever had the store until now may have been writing there.
+        // After the store is ours: whoever had it until now may have been writing there.
         stdout::direct(path, comeback.and_then(|comeback| comeback.output.as_ref()))?;
     }
     Ok(store)
@@ -141,6 +141,7 @@ pub(super) fn files(
         functions,
         overlay: config.overlay.is_some(),
         checkpoints,
+        hidden: config.state.directory.clone(),
     };
     let (view, directory) = layout.build()?;
     let mut files = Files::new(view, Descriptors::standard(), &directory)

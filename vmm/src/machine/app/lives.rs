@@ -74,6 +74,7 @@ pub(super) fn run(kvm: &System, config: &AppConfig, comeback: Option<Comeback>) 
         ..Figures::default()
     };
     let key = config.state.key.as_ref();
+    let output = comeback.as_ref().and_then(|comeback| comeback.output.clone()).unwrap_or_default();
     let (signer, id) = match comeback {
         Some(comeback) => comeback.signer(key),
         None => (key.cloned().map(Signer::new), None),
@@ -84,7 +85,7 @@ pub(super) fn run(kvm: &System, config: &AppConfig, comeback: Option<Comeback>) 
     let asked: Arc<dyn control::Guest> = Arc::<Front>::clone(&front);
     let control = control::start(asked);
     let lives = Lives { kvm, config, front: Arc::clone(&front), figures, happened };
-    let ended = lives.run(Next { machine, parent: Parent { id, signer }, output: None, back: None });
+    let ended = lives.run(Next { machine, parent: Parent { id, signer }, output: Some(output), back: None });
     // In this order: what was asked is answered when nobody is there any more who would do it.
     front.end();
     drop(lives);
@@ -102,6 +103,7 @@ impl Lives<'_> {
         let mut remains = None;
         loop {
             let Next { machine, parent, output, back } = *next;
+            // Not before: what keeps a program from starting leaves the file as it was.
             if let (Some(path), Some(output)) = (&self.config.stdout, &output) {
                 stdout::turn_own(path, output)?;
             }

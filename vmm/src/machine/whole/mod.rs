@@ -34,7 +34,7 @@ use cairn_store::Level;
 pub(crate) use arrival::Bringer;
 pub(crate) use checkpointer::{Asker, Orders, chain, orders};
 pub(crate) use comeback::Comeback;
-pub(crate) use door::Door;
+pub(crate) use door::{Door, Exit};
 pub use figures::Figures;
 pub(crate) use program::for_program;
 pub use saved::{SavedConfig, SavedError};

@@ -69,8 +69,8 @@ pub enum OutputError {
     Read(#[source] io::Error),
 }
 
-/// What the file is to be: as it is up to `start`, then these bytes.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// What the file is to be: as it is up to `start`, then these bytes. By default nothing at all.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Output {
     pub(crate) start: u64,
     pub(crate) put: Vec<u8>,

@@ -1,6 +1,6 @@
 //! What the view asks of the thing behind a mount.
 
-use std::{fmt::Debug, os::fd::AsFd};
+use std::{fmt::Debug, os::fd::AsFd, path::PathBuf};
 
 use nix::{
     errno::Errno,
@@ -201,6 +201,11 @@ pub(super) trait Backend: Debug + Send + Sync {
 
     /// The tree, if it is one that belongs to the guest and is part of its checkpoints.
     fn tree(&self) -> Option<&MemoryTree> {
+        None
+    }
+
+    /// The directory of the host that it shows, without symbolic links.
+    fn shows(&self) -> Option<PathBuf> {
         None
     }
 

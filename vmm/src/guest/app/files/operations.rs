@@ -262,7 +262,7 @@ impl FileView {
                     below.push(b'/');
                 }
                 below.extend_from_slice(name);
-                if mount.backend.look(caller, Inside::new(&below)).is_err() {
+                if mount.backend.look(caller, Inside::new(&below)) == Err(Errno::ENOENT) {
                     extra.push(Entry { inode: 1, kind: libc::DT_DIR, name: name.to_vec() });
                 }
             }

@@ -195,6 +195,7 @@ fn files(grants: &[Grant], overlay: bool) -> Files {
         functions: Vec::new(),
         overlay,
         checkpoints: None,
+        hidden: None,
     };
     let (view, start) = layout.build().unwrap();
     Files::new(view, Descriptors::empty(), &start).unwrap()
