@@ -16,7 +16,7 @@ use crate::machine::calls::SharedCalls;
 use crate::machine::control;
 use crate::machine::end::Ended;
 use crate::machine::whole::output::Output;
-use crate::machine::whole::{Comeback, Figures, SavedConfig, chain, stdout};
+use crate::machine::whole::{Bringer, Comeback, Figures, SavedConfig, chain, stdout};
 use crate::store::signature::{Signer, Unsigned};
 
 /// What stays from one machine to the next.
@@ -103,6 +103,7 @@ impl Lives<'_> {
         let mut remains = None;
         loop {
             let Next { machine, parent, output, back } = *next;
+            machine.bringer.as_ref().map(Bringer::set_running).transpose()?;
             // Not before: what keeps a program from starting leaves the file as it was.
             if let (Some(path), Some(output)) = (&self.config.stdout, &output) {
                 stdout::turn_own(path, output)?;

@@ -307,6 +307,9 @@ impl Checkpointer {
     /// whoever is killed from then on comes back there, and not where the program was.
     fn go_back(&mut self, comeback: &Comeback) -> Result<CheckpointId, Failed> {
         let (sink, door, level) = (Arc::clone(&self.sink), Arc::clone(&self.door), self.level);
+        // Before the program is given up, as what can't be read would end the next machine. The program runs meanwhile,
+        // and no checkpoint is taken, which could be the one too many that evicts this one.
+        comeback.wait()?;
         let mut goes_on_from = comeback.id;
         let mut repetition = None;
         if sink.newest() != Some(comeback.id) {

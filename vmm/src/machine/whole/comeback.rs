@@ -115,6 +115,14 @@ impl Comeback {
         self.output.iter().try_for_each(|output| output.note(batch))
     }
 
+    /// Waits until all of its memory is there, in a machine that doesn't run yet.
+    ///
+    /// # Errors
+    /// [`SavedError`]: it can't be read.
+    pub(super) fn wait(&self) -> Result<(), SavedError> {
+        self.incoming.get().map_or(Ok(()), |incoming| Ok(incoming.wait()?))
+    }
+
     /// Makes the program's mappings; answers where a vCPU may be started that gets its registers later. Their content
     /// comes when it's touched, and behind that by [`Incoming`]; or at once, where the host has no way to do that.
     ///
