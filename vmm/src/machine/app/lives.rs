@@ -177,6 +177,7 @@ impl Lives<'_> {
         if !comeback.saved.config.is_of_same_program(&SavedConfig::new(self.config, whole)) {
             return Err(RollbackError::OtherProgram(to.0));
         }
+        let comeback = comeback.with_output(key)?;
         if let (Some(path), Some(output)) = (&self.config.stdout, &comeback.output) {
             stdout::check_own(path, output).map_err(RunError::from)?;
         }

@@ -33,8 +33,9 @@ pub(crate) struct Comeback {
     /// When it was taken, by the host's clock then.
     pub(crate) taken: SystemTime,
     pub(crate) saved: Saved,
-    /// What the file of standard output is to be, if there is one.
+    /// What the file of standard output is to be, if there is one that [goes on](Self::with_output).
     pub(crate) output: Option<Output>,
+    store: Store,
     incoming: OnceLock<Arc<Incoming>>,
     pub(crate) snapshot: Arc<CheckedSnapshot>,
     /// Why it isn't known to be the user's.
@@ -70,19 +71,28 @@ impl Comeback {
             Err(why) => (CheckedSnapshot::unchecked(snapshot), Some(why)),
         };
         let saved = Saved::read(id, &snapshot)?;
-        let length = saved.stdout().map(|(_, length)| length);
-        let key = key.filter(|_| unsigned.is_none());
-        let output = length.map(|length| Output::of(&store, id, length, key)).transpose()?;
         Ok(Self {
             id,
             taken,
             saved,
-            output,
+            output: None,
+            store,
             incoming: OnceLock::new(),
             snapshot: Arc::new(snapshot),
             unsigned,
             directory: directory.to_owned(),
         })
+    }
+
+    /// The same, with what the file of standard output is to be, which the program's run goes on in.
+    ///
+    /// # Errors
+    /// [`RunError::Saved`].
+    pub(crate) fn with_output(mut self, key: Option<&Key>) -> Result<Self, RunError> {
+        let key = key.filter(|_| self.unsigned.is_none());
+        let length = self.saved.stdout().map(|(_, length)| length);
+        self.output = length.map(|length| Output::of(&self.store, self.id, length, key)).transpose()?;
+        Ok(self)
     }
 
     /// Keeps every other process from writing to the store, and so from running the program with further checkpoints.
