@@ -10,7 +10,7 @@ use rangemap::RangeSet;
 
 use super::arrival::{Bringer, Incoming};
 use super::files::StoredFiles;
-use super::output::Output;
+use super::output::{Output, OutputError, OutputFile};
 use super::saved::{self, Saved, SavedConfig, SavedError};
 use super::session::StoredSession;
 use crate::guest::app::cpu::Cpu;
@@ -116,13 +116,31 @@ impl Comeback {
     }
 
     /// Puts all that the checkpoint has into `batch`, which was begun on top of it: as if nothing had changed since,
-    /// in a machine of this configuration. What standard output has now, and will lose, goes along.
+    /// in a machine of this configuration. What standard output has now, and will lose, goes along; it still has `kept`
+    /// bytes of the store's newest checkpoint.
     ///
     /// # Errors
     /// [`SavedError`].
-    pub(super) fn repeat(&self, batch: &mut Batch, config: &SavedConfig) -> Result<(), SavedError> {
-        saved::repeat(batch, config, &self.snapshot)?;
+    pub(super) fn repeat(
+        &self,
+        batch: &mut Batch,
+        config: &SavedConfig,
+        kept: u64,
+    ) -> Result<(), SavedError> {
+        let file = self.output.as_ref().map(|output| OutputFile { length: output.length(), kept });
+        saved::repeat(batch, config, &self.snapshot, file)?;
         self.output.iter().try_for_each(|output| output.note(batch))
+    }
+
+    /// Looks whether its output can be had from a file that still has `kept` bytes of the store's newest checkpoint.
+    ///
+    /// # Errors
+    /// [`OutputError::Lost`].
+    pub(super) fn check_output(&self, kept: u64) -> Result<(), SavedError> {
+        match &self.output {
+            Some(output) if kept < output.start => Err(OutputError::Lost(self.id.0).into()),
+            _ => Ok(()),
+        }
     }
 
     /// Waits until all of its memory is there, in a machine that doesn't run yet.
