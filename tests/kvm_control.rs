@@ -1,7 +1,7 @@
 //! `cairn ps`, `checkpoint` and `rollback` beside running programs: where the program goes back to is seen in what it
 //! prints, which is in the end what it prints natively.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
@@ -223,6 +223,9 @@ fn what_cant_be_done_leaves_the_program_as_it_is() {
     for bad in [&["rollback", "job"][..], &["rollback", "job", "-1"], &["rollback", "job", "x"]] {
         assert_eq!(place.cairn(bad).status, Some(2), "{bad:?}");
     }
+    let told = place.cairn(&["rollback", "job", "x"]).err;
+    assert!(String::from_utf8_lossy(&told).contains("a checkpoint's number"), "{told:?}");
+    assert!(place.told(&["stats", "job"]).contains("\nname job\n"));
     assert_eq!(running.end(), Some(0));
     assert_eq!(place.output(), native());
 }
@@ -236,7 +239,7 @@ fn guests_are_found_by_name_and_by_process() {
     let other = place.start(cairn_run(&["--name", "twin"]).arg("/bin/cat"));
     place.wait_for("the other guest", || place.told(&["ps"]).lines().count() == 3);
     let pids = [one.child.id().to_string(), other.child.id().to_string()];
-    for command in [&["checkpoint", "twin"][..], &["rollback", "twin", "1"]] {
+    for command in [&["checkpoint", "twin"][..], &["rollback", "twin", "1"], &["stats", "twin"]] {
         let told = place.refused(command);
         assert!(pids.iter().all(|pid| told.contains(pid)), "{told}");
     }
@@ -257,12 +260,43 @@ fn guests_are_found_by_name_and_by_process() {
         assert!(json.contains(part), "{part} isn't in {json}");
     }
     assert!(place.told(&["stats", &pids[0], "--raw"]).contains("\nname twin\n"));
-    assert!(place.refused(&["checkpoint", "nobody"]).contains("cairn ps"));
+    for command in ["checkpoint", "stats"] {
+        assert!(place.refused(&[command, "nobody"]).contains("cairn ps"));
+    }
     for bad in ["", "12", "a b", "-x", &"n".repeat(65)] {
         let status = place.cairn(&["run", &format!("--name={bad}"), "/bin/true"]).status;
         assert_eq!(status, Some(2), "--name {bad:?}");
     }
     assert_eq!([one.end(), other.end()], [Some(0), Some(0)]);
+}
+
+/// A program that fails leaves what it had changed in its last checkpoint, and who ran it is told how to get it.
+#[test]
+fn changes_of_a_program_that_fails_are_told_of() {
+    let place = Place::new();
+    fs::create_dir(place.path("data")).unwrap();
+    let start = |command: &mut Command| place.start(command.stderr(File::create(place.path("err")).unwrap()));
+    let told = || fs::read_to_string(place.path("err")).unwrap();
+    let options =
+        ["--store", "store", "--every", "never", "--stdout", "out", "--name", "job", "--dir", "data:rw"];
+    let unapplied = "cairn: the program ended with status 3: its changes are";
+    let running = start(cairn_run(&options).args(["/bin/sh", "-c", "echo x > data/early; exit 3"]));
+    assert_eq!((running.end(), told()), (Some(3), format!("{unapplied} forgotten\n")));
+
+    let program = "echo x > data/file; echo ready; read line; exit 3";
+    let running = start(cairn_run(&options).args(["/bin/sh", "-c", program]));
+    place.wait_for("the change", || place.output() == "ready\n");
+    place.checkpoint("job");
+    let how = format!(
+        "{unapplied} not applied; cairn restore store --commit-files applies those up to its last checkpoint\n"
+    );
+    assert_eq!((running.end(), told()), (Some(3), how.clone()));
+    let restored = start(Command::new(built("cairn-vmm", "cairn")).args(["restore", "store"]));
+    assert_eq!((restored.end(), told()), (Some(3), how));
+    assert_eq!(fs::read_dir(place.path("data")).unwrap().count(), 0);
+    let applied = place.told(&["restore", "store", "--commit-files"]);
+    assert!(applied.contains("files written: 1, changes in all: "), "{applied}");
+    assert_eq!(fs::read(place.path("data/file")).unwrap(), b"x\n");
 }
 
 #[test]

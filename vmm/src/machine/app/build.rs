@@ -122,7 +122,8 @@ pub(super) fn files(
     if let Some(overlay) = &config.overlay {
         for grant in config.grants.iter().filter(|grant| grant.writable) {
             let directory = grant.host.display();
-            match resume(&grant.host, &overlay.records)? {
+            let unfinished = |source| RunError::Unfinished { directory: grant.host.clone(), source };
+            match resume(&grant.host, &overlay.records).map_err(unfinished)? {
                 Left::Nothing => {}
                 Left::Remains => {
                     tracing::info!("what a killed run had begun to write in {directory} is removed")

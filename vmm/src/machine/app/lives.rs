@@ -1,6 +1,7 @@
 //! A program from its start to its end, in one machine after another: each time it's rolled back it goes on in a new one,
 //! in the same process, with the same store and the same socket.
 
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -15,9 +16,11 @@ use crate::kvm::system::System;
 use crate::machine::calls::SharedCalls;
 use crate::machine::control;
 use crate::machine::end::Ended;
+use crate::machine::script;
 use crate::machine::whole::output::Output;
-use crate::machine::whole::{Bringer, Comeback, Figures, SavedConfig, chain, stdout};
+use crate::machine::whole::{self, Bringer, Comeback, Figures, SavedConfig, chain, stdout};
 use crate::store::signature::{Signer, Unsigned};
+use crate::tell;
 
 /// What stays from one machine to the next.
 pub(super) struct Lives<'a> {
@@ -61,9 +64,17 @@ enum RollbackError {
     OtherProgram(u64),
 }
 
-/// Runs a program to its end: from its start, or from `comeback` on.
-pub(super) fn run(kvm: &System, config: &AppConfig, comeback: Option<Comeback>) -> Result<Ended, RunError> {
+/// Runs a program to its end: from its start, or from `comeback` on. If it's the interpreter of a script, that is `script`.
+pub(super) fn run(
+    kvm: &System,
+    config: &AppConfig,
+    comeback: Option<Comeback>,
+    script: Option<&Path>,
+) -> Result<Ended, RunError> {
     let machine = Machine::build(kvm, config, comeback.as_ref(), None)?;
+    if let Some(script) = script {
+        machine.calls.with(|process| script::check_seen(process, script))?;
+    }
     let id = comeback.as_ref().map(|comeback| comeback.id);
     if let Some(id) = id {
         tracing::info!(id = id.0, "the program goes on");
@@ -89,11 +100,14 @@ pub(super) fn run(kvm: &System, config: &AppConfig, comeback: Option<Comeback>) 
     let ended = lives.run(Next { machine, parent, output: Some(output), back: None });
     // In this order: what was asked is answered when nobody is there any more who would do it.
     front.end();
+    let newest = whole::read(&lives.figures).newest;
     drop(lives);
     drop(control);
     let (ended, calls) = ended?;
-    if let (Some(overlay), 0) = (&config.overlay, ended.end.status()) {
-        publish(&calls, overlay)?;
+    match (&config.overlay, ended.end.status()) {
+        (Some(overlay), 0) => publish(&calls, overlay)?,
+        (Some(Overlay { commit: true, .. }), status) => tell_unapplied(config, status, newest),
+        _ => {}
     }
     Ok(ended)
 }
@@ -201,6 +215,22 @@ impl Lives<'_> {
         // Whoever asked may have gone.
         let _ = back.answer.send(Ok(told));
     }
+}
+
+/// Tells that what a program changed in its directories isn't there, and where it is: in the newest checkpoint, if there
+/// is one.
+fn tell_unapplied(config: &AppConfig, status: u8, newest: u64) {
+    let fate = match &config.store {
+        _ if newest == 0 => "forgotten".to_owned(),
+        Some(store) => {
+            let store = store.directory.display();
+            format!(
+                "not applied; cairn restore {store} --commit-files applies those up to its last checkpoint"
+            )
+        }
+        None => "not applied".to_owned(),
+    };
+    tell!("cairn: the program ended with status {status}: its changes are {fate}");
 }
 
 /// Applies what a program that has ended changed in its overlays.
