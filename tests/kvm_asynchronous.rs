@@ -1,13 +1,7 @@
 //! Asynchronous checkpoints under everything that a program may do while one is in the making.
 
+use cairn_test_host::{holds_writers, skipped};
 use cairn_tests::{Printed, cairn_run, guest, run};
-
-/// Whether this host can copy while the program runs.
-fn copies_beside() -> bool {
-    let cairn = cairn_run(&[]).get_program().to_owned();
-    let output = run(std::process::Command::new(cairn).arg("doctor"), b"").unwrap();
-    String::from_utf8_lossy(&output.stdout).contains("copies while the program runs")
-}
 
 fn runs(options: &[&str], argument: &str) -> Printed {
     run(cairn_run(options).arg(guest("guest-frozen")).arg(argument), b"").unwrap().into()
@@ -20,7 +14,11 @@ fn holds(options: &[&str], argument: &str) {
 
 /// The dirty bitmap can be copied from beside the program, as far as the host can.
 fn holds_with_the_bitmap(poll: &str) {
-    let argument = if copies_beside() { "beside" } else { "at once" };
+    let beside = holds_writers();
+    if !beside {
+        skipped("no userfaultfd for writes of the kernel: all is copied at once");
+    }
+    let argument = if beside { "beside" } else { "at once" };
     holds(&["--tracker", "bitmap", "--poll", poll], argument);
 }
 

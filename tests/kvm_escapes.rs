@@ -77,3 +77,52 @@ fn threads_that_serve_a_guest_are_confined() {
     let expected = ["poller", "vcpu"].map(|name| (name.to_owned(), "2".to_owned(), "1".to_owned()));
     assert_eq!(confined, expected);
 }
+
+/// The working directory is shown, and is above the directory with the key in normal use.
+#[test]
+fn the_users_key_is_out_of_reach() {
+    let home = tempfile::tempdir_in("/var/tmp").unwrap();
+    let own = home.path().join(".local/state/cairn");
+    let store = tempfile::tempdir_in("/var/tmp").unwrap();
+    let path = home.path().to_str().unwrap();
+    let writable = format!("{path}:rw");
+    let elsewhere = format!("{path}:/elsewhere:rw");
+    let cairn = |options: &[&str], program: &str| {
+        let mut command = cairn_run(options);
+        command.current_dir(home.path()).env("HOME", home.path()).env_remove("XDG_STATE_HOME");
+        run(command.args(["/usr/bin/python3", "-S", "-c", program]), b"").unwrap()
+    };
+    // A checkpoint makes the key.
+    let stored = store.path().join("store");
+    let made = cairn(&["--store", stored.to_str().unwrap(), "--every", "never"], "");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let key = fs::read(own.join("key")).unwrap();
+
+    let program = "import errno,os
+for top in ['.', '/elsewhere']:
+ if not os.path.exists(top): continue
+ own = top + '/.local/state/cairn'
+ print(os.listdir(own), end=' ')
+ for act in [lambda: open(own + '/key'), lambda: open(own + '/key', 'w'), lambda: open(own + '/publish-0.json', 'w'),
+             lambda: os.rename(own, top + '/moved'), lambda: os.rename(top + '/.local', top + '/moved')]:
+  try: act(); print('did it', end=' ')
+  except OSError as e: print(errno.errorcode[e.errno], end=' ')
+";
+    let busy = "[] ENOENT EROFS EROFS EBUSY EBUSY ";
+    for (options, expected) in [
+        (&[][..], busy.to_owned()),
+        (&["--dir", &writable], busy.to_owned()),
+        (&["--dir", &writable, "--overlay"], busy.to_owned()),
+        (&["--dir", &writable, "--dir", &elsewhere], busy.repeat(2)),
+    ] {
+        let output = cairn(options, program);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{options:?}: {error}");
+        assert_eq!(fs::read(own.join("key")).unwrap(), key, "{options:?}");
+        assert_eq!(fs::read_dir(&own).unwrap().count(), 1, "{options:?}");
+    }
+    let granted = cairn(&["--dir", own.to_str().unwrap()], "");
+    assert!(!granted.status.success() && granted.stdout.is_empty());
+    let error = String::from_utf8_lossy(&granted.stderr);
+    assert!(error.contains("are the key that its user's checkpoints are signed with"), "{error}");
+}

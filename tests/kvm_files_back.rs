@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cairn_store::Store;
 use cairn_tests::random::Random;
-use cairn_tests::resume::{Place, Trial, is_there, kill_and_restore, start, wait_for_checkpoint};
+use cairn_tests::resume::{ATTEMPTS, Place, Trial, is_there, kill_and_restore, start, wait_for_checkpoint};
 use cairn_tests::{Printed, cairn_run, guest, run};
 
 const SQLITE: &str = "/usr/bin/sqlite3";
@@ -67,7 +67,8 @@ fn import_goes_on(begin: &str, kills: u32) {
     let mut command = Command::new(program[0]);
     let printed = Printed::from(run(command.args(&program[1..]).current_dir(native.path()), b"").unwrap());
     assert_eq!(printed.status, Some(0), "{printed:?}");
-    for _ in 0..10 {
+    let mut all_kills = 0;
+    for _ in 0..ATTEMPTS {
         let place = Place::new();
         prepare(&place);
         let grant = format!("{}:rw", place.path().join("data").display());
@@ -86,12 +87,13 @@ fn import_goes_on(begin: &str, kills: u32) {
         assert!(database(place.path()) == database(native.path()), "killed {killed} times");
         let left: Vec<_> = fs::read_dir(place.path().join("data")).unwrap().collect();
         assert_eq!(left.len(), 1, "{left:?}");
-        // Where the machine is busy with others, a program may have ended before it was killed often.
-        if kills / 2 < killed {
+        // On a fast machine, and on one that is busy with others, a program has ended before it was killed often.
+        all_kills += killed;
+        if kills / 2 < all_kills {
             return;
         }
     }
-    panic!("the import ended before it was killed, always");
+    panic!("killed {all_kills} times in {ATTEMPTS} imports");
 }
 
 #[test]
@@ -144,11 +146,11 @@ fn staging(directory: &Path) -> Vec<std::path::PathBuf> {
     entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(".cairn-")).collect()
 }
 
-/// Real processes, killed while they publish thousands of changes; the next run on the directory finishes what was
+/// Real processes, killed while they publish dozens of changes; the next run on the directory finishes what was
 /// begun. All of it is there then, or nothing.
 #[test]
 fn a_kill_while_changes_are_applied_leaves_all_or_nothing() {
-    const FILES: u32 = 2000;
+    const FILES: u32 = 150;
     const ROUNDS: u32 = 30;
     const MOST_ROUNDS: u32 = 60;
     let seed = u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());
@@ -188,15 +190,9 @@ fn a_kill_while_changes_are_applied_leaves_all_or_nothing() {
     };
     fill(&directory, FILES);
     let before = tree(&directory);
-    let mut child = begin();
-    let begun = Instant::now();
-    wait_for_record(&mut child);
-    let [gathers, applies] = [begun.elapsed(), {
-        assert!(child.wait().unwrap().success());
-        begun.elapsed()
-    }];
-    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap();
-    let (took, applies) = (micros(applies), micros(applies - gathers));
+    let (mut child, begun) = (begin(), Instant::now());
+    assert!(child.wait().unwrap().success());
+    let took = u64::try_from(begun.elapsed().as_micros()).unwrap();
     let after = tree(&directory);
     // What the program does natively is the model.
     fs::remove_dir_all(&directory).unwrap();
@@ -205,26 +201,31 @@ fn a_kill_while_changes_are_applied_leaves_all_or_nothing() {
     assert!(tree(&directory) == after, "seed {seed}");
 
     let (mut nothing, mut midst, mut rounds) = (0, 0, 0);
+    // In which the steps are taken, as far as the kills have shown.
+    let mut applies = took;
     while rounds < ROUNDS || midst < ROUNDS / 4 && rounds < MOST_ROUNDS {
         rounds += 1;
         fs::remove_dir_all(&directory).unwrap();
         fill(&directory, FILES);
         let mut child = begin();
-        // Any moment, and every other time one in the shorter time in which the steps are taken.
-        let within = if rounds % 2 == 0 { took } else { applies };
-        if rounds % 2 == 1 {
+        // Any moment, and most times one in the shorter time in which the steps are taken.
+        let is_any = rounds % 4 == 0;
+        if !is_any {
             wait_for_record(&mut child);
         }
-        std::thread::sleep(Duration::from_micros(random.below(within)));
+        std::thread::sleep(Duration::from_micros(random.below(if is_any { took } else { applies })));
         child.kill().unwrap();
-        child.wait().unwrap();
+        let is_too_late = child.wait().unwrap().success();
+        if !is_any {
+            applies = 1 + if is_too_late { applies / 2 } else { applies * 5 / 4 };
+        }
         let is_begun = is_begun();
         if is_begun {
             midst += 1;
             // Whoever finishes it may be killed as well.
             let mut command = over("--overlay", &["/bin/true"]);
             let mut child = command.stderr(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(Duration::from_micros(random.below(applies)));
+            std::thread::sleep(Duration::from_micros(random.below(took)));
             child.kill().unwrap();
             child.wait().unwrap();
         }

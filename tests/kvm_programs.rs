@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
+use cairn_test_host::{kernel, skipped};
 use cairn_tests::{cairn_run, guest, run, same_in_guest};
 
 /// A text that every Debian has.
@@ -121,12 +122,8 @@ fn what_rusts_std_uses() {
 
 #[test]
 fn what_one_mapping_is_to_mremap() {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers =
-        release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
-    let kernel = (numbers.next().unwrap(), numbers.next().unwrap());
-    if kernel < (6, 5) {
-        eprintln!("skipped: Linux {release} tells more pieces of memory apart");
+    if kernel() < (6, 5) {
+        skipped("Linux before 6.5 tells more pieces of memory apart");
         return;
     }
     let directory = tempfile::tempdir().unwrap();

@@ -1,11 +1,13 @@
 //! More programs that are killed and brought back, and comebacks to older checkpoints and with less of the host.
 
 use std::fs;
+use std::io::BufReader;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, ChildStderr, Command};
 use std::time::Duration;
 
-use cairn_tests::resume::{Place, Trial, goes_on, is_there, start, wait_for_checkpoint};
+use cairn_test_host::skipped;
+use cairn_tests::resume::{ATTEMPTS, Place, Trial, goes_on, is_there, start, wait_for_checkpoint};
 use cairn_tests::{Printed, guest, run};
 
 #[test]
@@ -38,69 +40,108 @@ fn a_shell_goes_on() {
     goes_on(&["/bin/dash", "-c", program], &Trial { every: "50ms", kills: 6, within: 200, options: &[] });
 }
 
-/// What was printed after a checkpoint is as if it never was, and what follows it is what follows.
-#[test]
-fn an_older_checkpoint_can_be_gone_on_from() {
-    let place = Place::new();
-    let program = guest("guest-resume");
-    let program = [program.to_str().unwrap(), "memory", "600"];
-    let native = Printed::from(run(Command::new(program[0]).args(&program[1..]), b"").unwrap());
-    let (mut child, mut told) = start(place.run("50ms", &[]).args(program));
+/// A program that goes on for a while, and what it prints natively.
+fn memory(rounds: &str) -> ([String; 3], Printed) {
+    let program = [guest("guest-resume").to_str().unwrap(), "memory", rounds].map(str::to_owned);
+    let native = Printed::from(run(Command::new(&program[0]).args(&program[1..]), b"").unwrap());
+    assert_eq!(native.status, Some(0), "{native:?}");
+    (program, native)
+}
+
+/// Waits for a program's end, which must be that of a native one.
+fn ends_as_natively(
+    place: &Place,
+    mut child: Child,
+    mut told: BufReader<ChildStderr>,
+    native: &Printed,
+    said: &mut String,
+) {
+    while wait_for_checkpoint(&mut told, said).is_some() {}
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{said}");
+    assert!(fs::read(place.output()).unwrap() == native.out, "{said}");
+}
+
+/// The next checkpoints of a program that is killed then; none if it ended before.
+fn checkpoints_until_killed(
+    child: &mut Child,
+    told: &mut BufReader<ChildStderr>,
+    count: usize,
+) -> Option<Vec<u64>> {
     let mut said = String::new();
-    let mut ids = Vec::new();
-    while ids.len() < 6 {
-        ids.push(wait_for_checkpoint(&mut told, &mut said).expect("it runs for longer"));
+    let ids: Option<Vec<u64>> = (0..count).map(|_| wait_for_checkpoint(told, &mut said)).collect();
+    if ids.is_some() {
+        child.kill().unwrap();
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let status = child.wait().unwrap();
+    assert!(ids.is_some() || status.success(), "{said}");
+    ids
+}
+
+/// Goes on from an older checkpoint, twice; false if the program ended too soon for that.
+fn goes_on_from_an_older_one(program: &[String], native: &Printed) -> bool {
+    let place = Place::new();
+    let (mut child, mut told) = start(place.run("50ms", &[]).args(program));
+    let Some(mut ids) = checkpoints_until_killed(&mut child, &mut told, 6) else { return false };
     for _ in 0..2 {
         let older = ids[1].to_string();
         (child, told) = start(&mut place.restore(&["--at", &older]));
         // Further ones are newer than all that there were, and changes to the older one.
-        let first = wait_for_checkpoint(&mut told, &mut said).unwrap_or_else(|| panic!("{said}"));
-        assert!(ids.iter().all(|id| *id < first), "{ids:?} and {first}");
-        ids.push(first);
-        ids.push(wait_for_checkpoint(&mut told, &mut said).unwrap_or_else(|| panic!("{said}")));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let Some(newer) = checkpoints_until_killed(&mut child, &mut told, 2) else { return false };
+        assert!(ids.iter().all(|id| *id < newer[0]), "{ids:?} and {newer:?}");
+        ids.extend(newer);
     }
     (child, told) = start(&mut place.restore(&[]));
-    while wait_for_checkpoint(&mut told, &mut said).is_some() {}
-    let status = child.wait().unwrap().code();
-    assert_eq!(status, Some(0), "{said}");
-    assert!(fs::read(place.output()).unwrap() == native.out, "{said}");
+    ends_as_natively(&place, child, told, native, &mut String::new());
+    true
+}
+
+/// What was printed after a checkpoint is as if it never was, and what follows it is what follows.
+#[test]
+fn an_older_checkpoint_can_be_gone_on_from() {
+    let (program, native) = memory("600");
+    // A fast machine, and one that is busy with others, may come to the program's end before.
+    assert!((0..ATTEMPTS).any(|_| goes_on_from_an_older_one(&program, &native)), "it ended too soon, always");
 }
 
 /// Without the right to serve faults of the kernel all memory is read first, and checked as well.
 #[test]
 fn a_host_without_userfaultfd_is_no_obstacle() {
-    let tools = ["/usr/bin/unshare", "/usr/bin/setpriv"];
     let allowed = fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd").unwrap_or_default();
-    if !tools.iter().all(|tool| is_there(tool)) || allowed.trim() != "0" || !is_root() {
-        eprintln!("skipped: only root can take the right away, where users don't have it anyhow");
+    let taken_away = without_userfaultfd(&Command::new("/bin/true")).output();
+    if allowed.trim() != "0" || !taken_away.is_ok_and(|output| output.status.success()) {
+        skipped("the right to userfaultfd can't be taken away from a process here");
         return;
     }
-    let place = Place::new();
-    let program = guest("guest-resume");
-    let program = [program.to_str().unwrap(), "memory", "500"];
-    let native = Printed::from(run(Command::new(program[0]).args(&program[1..]), b"").unwrap());
-    let (mut child, mut told) = start(place.run("50ms", &[]).args(program));
-    let mut said = String::new();
-    for round in 0..4 {
-        assert!(wait_for_checkpoint(&mut told, &mut said).is_some(), "{round}: {said}");
-        std::thread::sleep(Duration::from_millis(round * 20));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        (child, told) = start(&mut without_userfaultfd(&place.restore(&[])));
+    let (program, native) = memory("500");
+    let mut killed = 0;
+    for _ in 0..ATTEMPTS {
+        // A fast machine, and one that is busy with others, may come to the program's end before.
+        killed += comes_back_without_userfaultfd(&program, &native);
+        if 4 <= killed {
+            return;
+        }
     }
-    while wait_for_checkpoint(&mut told, &mut said).is_some() {}
-    assert_eq!(child.wait().unwrap().code(), Some(0), "{said}");
-    assert!(said.contains("all memory is read first"), "{said}");
-    assert!(fs::read(place.output()).unwrap() == native.out, "{said}");
+    panic!("killed {killed} times in {ATTEMPTS} attempts");
 }
 
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|about| std::os::unix::fs::MetadataExt::uid(&about) == 0)
+/// Kills the program and brings it back, four times if it doesn't end before; how often.
+fn comes_back_without_userfaultfd(program: &[String], native: &Printed) -> u64 {
+    let place = Place::new();
+    let (mut child, mut told) = start(place.run("50ms", &[]).args(program));
+    let mut said = String::new();
+    let mut killed = 0;
+    while killed < 4 && wait_for_checkpoint(&mut told, &mut said).is_some() {
+        std::thread::sleep(Duration::from_millis(killed * 20));
+        child.kill().unwrap();
+        if child.wait().unwrap().code().is_some() {
+            break;
+        }
+        killed += 1;
+        (child, told) = start(&mut without_userfaultfd(&place.restore(&[])));
+    }
+    ends_as_natively(&place, child, told, native, &mut said);
+    assert!(killed == 0 || said.contains("all memory is read first"), "{said}");
+    killed
 }
 
 /// The same command in a place where the device is another one, and the process may not trace others.

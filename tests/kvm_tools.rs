@@ -27,12 +27,13 @@ fn files() -> TempDir {
     directory
 }
 
-/// Runs programs that only read.
-fn same(programs: &[&[&str]]) {
+/// Runs programs that only read, and end with this status.
+fn same(status: i32, programs: &[&[&str]]) {
     let directory = files();
     let input = fs::read(directory.path().join("text")).unwrap();
     for program in programs {
-        same_in_guest(program[0], &program[1..], directory.path(), &input).unwrap();
+        let printed = same_in_guest(program[0], &program[1..], directory.path(), &input).unwrap();
+        assert_eq!(printed.status, Some(status), "{program:?}: {printed:?}");
     }
 }
 
@@ -62,9 +63,9 @@ fn tree(directory: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
     found
 }
 
-/// Runs programs that change the directory, natively in one and in guests in others that are the same: one
+/// Runs programs that change the directory and end with this status, natively in one and in guests in others that are the same: one
 /// changes it itself, one an overlay that is applied at the end, and one an overlay that is forgotten.
-fn same_changes(programs: &[&[&str]]) {
+fn same_changes(status: i32, programs: &[&[&str]]) {
     let state = tempfile::tempdir().unwrap();
     for program in programs {
         let (native, guest, before) = (files(), files(), tree(files().path()));
@@ -77,6 +78,7 @@ fn same_changes(programs: &[&[&str]]) {
         let mut plain = Command::new("/usr/bin/env");
         plain.arg("--");
         let natively = run_in(plain, native.path());
+        assert_eq!(natively.status, Some(status), "{program:?}: {natively:?}");
         let grant = format!("{}:rw", guest.path().display());
         let guests = run_in(cairn_run(&["--dir", &grant]), guest.path());
         assert_eq!(guests, natively, "{program:?}");
@@ -85,7 +87,7 @@ fn same_changes(programs: &[&[&str]]) {
         for (directory, end) in [(&committed, "--overlay=commit"), (&discarded, "--overlay=discard")] {
             let grant = format!("{}:rw", directory.path().display());
             let mut overlaid = run_in(cairn_run(&["--dir", &grant, end]), directory.path());
-            if natively.status != Some(0) && end == "--overlay=commit" {
+            if status != 0 && end == "--overlay=commit" {
                 // Then cairn tells that nothing was applied.
                 let told = String::from_utf8_lossy(&overlaid.err).into_owned();
                 let own: String = told.lines().filter(|line| line.starts_with("cairn: ")).collect();
@@ -94,7 +96,7 @@ fn same_changes(programs: &[&[&str]]) {
             }
             assert_eq!(overlaid, natively, "{program:?} {end}");
         }
-        if natively.status == Some(0) {
+        if status == 0 {
             assert!(
                 tree(committed.path()) == tree(native.path()),
                 "{program:?} left other files by an overlay"
@@ -106,95 +108,115 @@ fn same_changes(programs: &[&[&str]]) {
 
 #[test]
 fn texts() {
-    same(&[
-        &["/bin/cat", "text", "-", "absent"],
-        &["/usr/bin/cut", "-c", "3-20"],
-        &["/usr/bin/tr", "a-z", "A-Z"],
-        &["/usr/bin/uniq", "-c"],
-        &["/usr/bin/wc", "text", "-"],
-        &["/usr/bin/head", "-n", "3", "text", "numbers"],
-        &["/usr/bin/tail", "-n", "3"],
-        &["/usr/bin/tac", "text"],
-        &["/usr/bin/od", "-A", "x", "-t", "x1z", "text"],
-        &["/usr/bin/md5sum", "text", "numbers"],
-        &["/usr/bin/cksum", "text"],
-        &["/usr/bin/factor", "123456789012345"],
-        &["/bin/sed", "-n", "s/GNU/<&>/p", "text"],
-        &["/bin/grep", "-rn", "--include=o*", "License", "."],
-        &["/usr/bin/mawk", "{ n += NF; w[$1]++ } END { print n, w[\"the\"] }", "text"],
-        &["/usr/bin/diff", "-u", "--label=a", "--label=b", "sub/old", "sub/new"],
-        &["/usr/bin/cmp", "sub/old", "sub/new"],
-    ]);
+    same(
+        0,
+        &[
+            &["/usr/bin/cut", "-c", "3-20"],
+            &["/usr/bin/tr", "a-z", "A-Z"],
+            &["/usr/bin/uniq", "-c"],
+            &["/usr/bin/wc", "text", "-"],
+            &["/usr/bin/head", "-n", "3", "text", "numbers"],
+            &["/usr/bin/tail", "-n", "3"],
+            &["/usr/bin/tac", "text"],
+            &["/usr/bin/od", "-A", "x", "-t", "x1z", "text"],
+            &["/usr/bin/md5sum", "text", "numbers"],
+            &["/usr/bin/cksum", "text"],
+            &["/usr/bin/factor", "123456789012345"],
+            &["/bin/sed", "-n", "s/GNU/<&>/p", "text"],
+            &["/bin/grep", "-rn", "--include=o*", "License", "."],
+            &["/usr/bin/mawk", "{ n += NF; w[$1]++ } END { print n, w[\"the\"] }", "text"],
+            &["/bin/cat", "text", "-"],
+        ],
+    );
+    same(
+        1,
+        &[
+            &["/bin/cat", "text", "-", "absent"],
+            &["/usr/bin/diff", "-u", "--label=a", "--label=b", "sub/old", "sub/new"],
+            &["/usr/bin/cmp", "sub/old", "sub/new"],
+        ],
+    );
 }
 
 #[test]
 fn listings() {
-    same(&[
-        &["/bin/ls", "-R", "."],
-        &["/bin/ls", "-l", "--time-style=full-iso", "sub"],
-        &["/usr/bin/find", ".", "-size", "+10k", "-printf", "%p %s %m %t %n %i\n"],
-        &["/usr/bin/find", "/usr/share/common-licenses", "-type", "l", "-ls"],
-        &["/usr/bin/du", "-a", "sub"],
-        &["/usr/bin/stat", "-c", "%n %F %s %a %h %i %Y", "text", "sub", "sub/link", "/usr/bin"],
-        &["/usr/bin/realpath", "sub/link", "."],
-    ]);
+    same(
+        0,
+        &[
+            &["/bin/ls", "-R", "."],
+            &["/bin/ls", "-l", "--time-style=full-iso", "sub"],
+            &["/usr/bin/find", ".", "-size", "+10k", "-printf", "%p %s %m %t %n %i\n"],
+            &["/usr/bin/find", "/usr/share/common-licenses", "-type", "l", "-ls"],
+            &["/usr/bin/du", "-a", "sub"],
+            &["/usr/bin/stat", "-c", "%n %F %s %a %h %i %Y", "text", "sub", "sub/link", "/usr/bin"],
+            &["/usr/bin/realpath", "sub/link", "."],
+        ],
+    );
 }
 
 #[test]
 fn changes() {
-    same_changes(&[
-        &["cp", "-a", "sub", "copy"],
-        &["cp", "text", "numbers", "sub/deep"],
-        &["mv", "sub", "moved"],
-        &["rm", "-r", "sub", "text"],
-        &["rmdir", "sub"],
-        &["mkdir", "-p", "-m", "700", "a/b/c"],
-        &["ln", "text", "hard"],
-        &["ln", "-s", "text", "soft"],
-        &["touch", "-d", "2020-01-01", "text", "fresh"],
-        &["truncate", "-s", "100000", "text"],
-        &["chmod", "-R", "go-rwx", "sub"],
+    same_changes(
+        0,
         &[
-            "dd",
-            "if=text",
-            "of=numbers",
-            "bs=512",
-            "skip=3",
-            "seek=2",
-            "count=5",
-            "conv=notrunc,fsync",
-            "status=none",
+            &["cp", "-a", "sub", "copy"],
+            &["cp", "text", "numbers", "sub/deep"],
+            &["mv", "sub", "moved"],
+            &["rm", "-r", "sub", "text"],
+            &["mkdir", "-p", "-m", "700", "a/b/c"],
+            &["ln", "text", "hard"],
+            &["ln", "-s", "text", "soft"],
+            &["touch", "-d", "2020-01-01", "text", "fresh"],
+            &["truncate", "-s", "100000", "text"],
+            &["chmod", "-R", "go-rwx", "sub"],
+            &[
+                "dd",
+                "if=text",
+                "of=numbers",
+                "bs=512",
+                "skip=3",
+                "seek=2",
+                "count=5",
+                "conv=notrunc,fsync",
+                "status=none",
+            ],
+            &["split", "-l", "100", "text", "part-"],
+            &["tee", "one", "two"],
+            &["sed", "-i.bak", "-e", "s/GNU/gnu/g", "text"],
+            &["gzip", "-9n", "text"],
+            &["tar", "--mtime=@0", "-cf", "archive.tar", "sub", "text"],
+            &["mawk", "{ print > (\"lines\" NR % 3) }", "numbers"],
+            &["sync"],
         ],
-        &["split", "-l", "100", "text", "part-"],
-        &["tee", "one", "two"],
-        &["sed", "-i.bak", "-e", "s/GNU/gnu/g", "text"],
-        &["gzip", "-9n", "text"],
-        &["tar", "--mtime=@0", "-cf", "archive.tar", "sub", "text"],
-        &["mawk", "{ print > (\"lines\" NR % 3) }", "numbers"],
-        &["sync"],
-    ]);
+    );
+    same_changes(1, &[&["rmdir", "sub"]]);
 }
 
 #[test]
 fn shells_without_processes() {
-    same(&[
-        &[
+    same(
+        0,
+        &[&[
             "/bin/dash",
             "-c",
             "i=0; while [ $i -lt 1000 ]; do i=$((i + 1)); done; echo $i; read line; echo $line",
-        ],
-        &["/bin/bash", "-c", "mapfile -t a < numbers; echo ${#a[@]} ${a[@]:2:3}; cd sub; pwd; exit 3"],
+        ]],
+    );
+    same(
+        3,
         &[
-            "/bin/bash",
-            "-c",
-            "trap 'echo end' EXIT; for file in *; do [[ $file =~ ^t ]] && echo $file; done; exit 3",
+            &["/bin/bash", "-c", "mapfile -t a < numbers; echo ${#a[@]} ${a[@]:2:3}; cd sub; pwd; exit 3"],
+            &[
+                "/bin/bash",
+                "-c",
+                "trap 'echo end' EXIT; for file in *; do [[ $file =~ ^t ]] && echo $file; done; exit 3",
+            ],
         ],
-    ]);
-    same_changes(&[&[
-        "bash",
-        "-c",
-        "echo a > x; echo b >> x; read line < x; echo $line; set -C; echo c > x",
-    ]]);
+    );
+    same_changes(
+        1,
+        &[&["bash", "-c", "echo a > x; echo b >> x; read line < x; echo $line; set -C; echo c > x"]],
+    );
 }
 
 /// What needs a second process or thread fails, and says which call is missing.
@@ -216,28 +238,37 @@ fn second_processes_are_refused_by_name() {
 #[test]
 fn perl() {
     let count = "$w{lc $1}++ while /(\\w+)/g; END { print \"$_ $w{$_}\\n\" for sort { $w{$b} <=> $w{$a} || $a cmp $b } keys %w }";
-    same(&[
-        &["/usr/bin/perl", "-ne", count, "text"],
+    same(
+        0,
         &[
-            "/usr/bin/perl",
-            "-MPOSIX",
-            "-e",
-            "print strftime('%c %Z', localtime 1700000000); printf ' %.3f', sqrt 2; alarm 0; select undef, undef, undef, 0.01; print getpriority 0, 0",
+            &["/usr/bin/perl", "-ne", count, "text"],
+            &[
+                "/usr/bin/perl",
+                "-MPOSIX",
+                "-e",
+                "print strftime('%c %Z', localtime 1700000000); printf ' %.3f', sqrt 2; alarm 0; select undef, undef, undef, 0.01; print getpriority 0, 0",
+            ],
         ],
-        &[
+    );
+    same(
+        5,
+        &[&[
             "/usr/bin/perl",
             "-e",
             "open F, '<', 'text' or die; seek F, 9, 0; read F, $b, 30; opendir D, '.'; print $b, -s F, join ',', sort readdir D; exit 5",
-        ],
-    ]);
-    same_changes(&[
-        &["perl", "-i", "-pe", "s/GNU/YYY/", "text"],
+        ]],
+    );
+    same_changes(
+        0,
         &[
-            "perl",
-            "-e",
-            "open F, '>', 'o'; print F 'x' x 9999; close F; rename 'o', 'p'; utime 1, 2, 'p'; chmod 0600, 'p'; print join ' ', (stat 'p')[7, 8, 9]",
+            &["perl", "-i", "-pe", "s/GNU/YYY/", "text"],
+            &[
+                "perl",
+                "-e",
+                "open F, '>', 'o'; print F 'x' x 9999; close F; rename 'o', 'p'; utime 1, 2, 'p'; chmod 0600, 'p'; print join ' ', (stat 'p')[7, 8, 9]",
+            ],
         ],
-    ]);
+    );
 }
 
 /// Journals in every mode are files that are made, locked, synced, truncated and removed beside the database.
@@ -249,18 +280,21 @@ fn databases_in_a_directory() {
         begin; delete from t; rollback; select count(*), sum(n) from t; pragma integrity_check;";
     for mode in ["delete", "truncate", "persist", "wal", "memory"] {
         let script = format!("pragma journal_mode={mode}; {script}");
-        same_changes(&[&["sqlite3", "test.db", &script, ".dump"]]);
+        same_changes(0, &[&["sqlite3", "test.db", &script, ".dump"]]);
     }
 }
 
 #[test]
 fn python() {
-    same(&[
-        &["/usr/bin/python3", "-m", "json.tool", "rows.json"],
-        &["/usr/bin/python3", "-c", include_str!("inputs/calls.py")],
-        &["/usr/bin/python3", "-c", "print('hello', input('name? '))"],
-    ]);
-    same_changes(&[&["python3", "-c", include_str!("inputs/changes.py")]]);
+    same(
+        0,
+        &[
+            &["/usr/bin/python3", "-m", "json.tool", "rows.json"],
+            &["/usr/bin/python3", "-c", include_str!("inputs/calls.py")],
+            &["/usr/bin/python3", "-c", "print('hello', input('name? '))"],
+        ],
+    );
+    same_changes(0, &[&["python3", "-c", include_str!("inputs/changes.py")]]);
 }
 
 /// An interactive session: line editing, history, the terminal's size, and the terminal restored.

@@ -109,6 +109,10 @@
 //! serves what is available before that store returns, on the CPU that stored: when it returns, the reply is
 //! there.
 //!
+//! - The device MUST serve at least the first request. In a guest with a kernel, which doesn't get that CPU back
+//!   meanwhile, it MAY leave what is behind a request with much to do: a driver with more than one request
+//!   outstanding MUST notify again while one of them is unused.
+//!
 //! ### Polling
 //!
 //! The device MAY poll the available ring instead. It says so by VIRTQ_USED_F_NO_NOTIFY in the used ring's

@@ -99,17 +99,20 @@ impl Delta {
         pages.map(|entry| (entry.region, entry.page, entry.mask))
     }
 
-    /// Writes out the zeros that are left out, which [`swap`](Self::swap) needs room for.
+    /// Writes out the zeros that are left out, which [`swap`](Self::swap) needs room for. Returns whether there were
+    /// any.
     ///
     /// # Errors
-    /// No memory; it holds what it held.
-    pub(crate) fn unpack(&mut self) -> Result<(), TryReserveError> {
+    /// No memory; it says what it said, but some zeros may be written out.
+    pub(crate) fn unpack(&mut self) -> Result<bool, TryReserveError> {
+        let mut any = false;
         for segment in &mut self.segments {
             if let Some(chunks) = segment.unpacked()? {
                 segment.become_unpacked(chunks);
+                any = true;
             }
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Swaps its bytes with those of the mirrors: applies it, and turns it into the delta that leads back. It
@@ -138,7 +141,8 @@ impl Delta {
         });
     }
 
-    /// Visits each page with its mirror's bytes and its own chunks.
+    /// Visits each page with its mirror's bytes, which it writes, and its own chunks. A page that is zeros then isn't
+    /// resident any more.
     fn walk<'a>(
         &mut self,
         mirrors: impl Iterator<Item = (RegionId, &'a mut Mirror)>,
@@ -155,7 +159,12 @@ impl Delta {
         let mut entries = entries.peekable();
         for (region, mirror) in mirrors {
             while let Some((entry, own)) = entries.next_if(|(entry, _)| entry.region == region) {
-                visit(mirror.page_mut(entry.page), entry, own);
+                let page = mirror.page_mut(entry.page);
+                visit(page, entry, own);
+                // As a rule one chunk that was written says that it isn't.
+                if is_zero(chunk_of(page, entry.mask.trailing_zeros() as usize)) && is_zero(page) {
+                    mirror.whole().set_zero(entry.page);
+                }
             }
         }
         debug_assert!(entries.next().is_none(), "a delta of a region without a mirror");
@@ -201,6 +210,11 @@ impl Delta {
 /// The bytes of chunk `at`.
 fn chunk_of(page: &mut Page, at: usize) -> &mut [u8] {
     &mut page[at * CHUNK_SIZE..][..CHUNK_SIZE]
+}
+
+/// Whether `bytes`, a page or a chunk, are all zeros.
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.as_chunks::<CHUNK_SIZE>().0.iter().all(|chunk| chunk.iter().fold(0, |any, byte| any | byte) == 0)
 }
 
 /// The indices of the bits that are set, ascending.

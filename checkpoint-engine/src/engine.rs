@@ -212,9 +212,14 @@ impl<T: Tracker> Engine<T> {
         self.unfinished = None;
         // The mirror is the root again. Live memory is as it was, and nothing was protected: the next
         // checkpoint finds all of it again.
+        let mut any = false;
         for mut old in self.pending.give_up() {
             old.apply(mirrors(&mut self.regions));
             self.versions.give_spare(old);
+            any = true;
+        }
+        if any {
+            self.regions.iter_mut().for_each(Region::give_back_all);
         }
         self.regions.iter_mut().for_each(Region::forget_tries);
     }

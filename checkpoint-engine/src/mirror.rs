@@ -143,9 +143,9 @@ impl Mirror {
         unsafe { self.base.add(page) }
     }
 
-    /// Gives back the memory of pages that became zeros and aren't in `written`, in runs that are worth a system
-    /// call. Those in `written` may well change again soon.
-    pub(crate) fn give_back(&mut self, written: &PageSet) {
+    /// Gives back the memory of pages that became zeros, in runs that are worth a system call and have none that
+    /// `stays`: those that may well change again soon.
+    pub(crate) fn give_back(&mut self, stays: impl Fn(usize) -> bool) {
         if !std::mem::take(self.any_emptied.get_mut()) {
             return;
         }
@@ -155,7 +155,7 @@ impl Mirror {
             if run.len() < LEAST_GIVEN_BACK {
                 continue;
             }
-            if run.clone().any(|page| written.contains(page)) {
+            if run.clone().any(&stays) {
                 // Another time.
                 *self.any_emptied.get_mut() = true;
                 continue;
@@ -283,8 +283,7 @@ mod tests {
     #[test]
     fn what_became_zeros_is_given_back_when_it_is_worth_it() {
         let mut mirror = Mirror::new(100).unwrap();
-        let nothing = PageSet::new(100).unwrap();
-        let mut written = nothing.clone();
+        let mut written = PageSet::new(100).unwrap();
         written.insert(39);
         (0..90).for_each(|page| mirror.page_mut(page)[7] = 7);
         for page in (0..20).chain(30..40).chain(50..82) {
@@ -295,9 +294,9 @@ mod tests {
         assert!(mirror.resident(5).is_none() && mirror.resident(60).is_some());
         assert_eq!(mirror.resident_bytes(), 90 * 4096, "it has memory yet");
         written.insert(3);
-        mirror.give_back(&written);
+        mirror.give_back(|page| written.contains(page));
         assert_eq!(mirror.resident_bytes(), (90 - 21) * 4096, "61 to 81");
-        mirror.give_back(&nothing);
+        mirror.give_back(|_| false);
         assert_eq!(mirror.resident_bytes(), (90 - 21 - 20) * 4096, "0 to 19 too, but none of a short run");
         assert_eq!(mirror.page_mut(5), &[0; PAGE_SIZE]);
         assert_eq!(mirror.page_mut(70), &[0; PAGE_SIZE]);

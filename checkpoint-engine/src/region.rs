@@ -128,7 +128,7 @@ impl Region {
             self.written.union_with(self.tries.done.pages());
             self.any_written = true;
         }
-        self.mirror.give_back(&self.written);
+        self.mirror.give_back(|page| self.written.contains(page));
         if self.hints.rule() {
             self.end_hinted(several_tries);
             return Ok(0);
@@ -158,6 +158,11 @@ impl Region {
     fn end_hinted(&mut self, several_tries: bool) {
         self.hints.use_up(several_tries.then_some(&self.tries.marked));
         self.tries.end();
+    }
+
+    /// Gives back the memory of all of the mirror that is zeros: the operation that filled it was given up.
+    pub(crate) fn give_back_all(&mut self) {
+        self.mirror.give_back(|_| false);
     }
 
     /// Forgets what the tries of an operation did, which is given up. The mirror is the root.

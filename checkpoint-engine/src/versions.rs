@@ -310,7 +310,12 @@ impl Versions {
         let mut at = Some(node);
         while let Some(node) = at {
             let node = self.node_mut(node);
-            node.delta.unpack()?;
+            let unpacked = node.delta.unpack();
+            // Its image is another one then, whatever becomes of the rollback.
+            if !matches!(unpacked, Ok(false)) {
+                node.kept = Kept::No;
+            }
+            unpacked?;
             at = node.next;
         }
         Ok(())

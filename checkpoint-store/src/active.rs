@@ -10,6 +10,7 @@ use crate::catalogue::Catalogue;
 use crate::disk::{Disk, DiskFile};
 use crate::format::len64;
 use crate::format::manifest::Entry;
+use crate::format::record::Mark;
 use crate::format::segment::{SEGMENT_HEADER, SegmentHeader, file_name};
 use crate::group::{GroupWriter, Label, QUICK};
 use crate::layer::SegmentFile;
@@ -25,6 +26,7 @@ const COPY_BYTES: usize = 1 << 20;
 pub(crate) struct Active {
     path: PathBuf,
     number: u64,
+    mark: Mark,
     file: Box<dyn DiskFile>,
     /// Where the last checkpoint ends.
     end: u64,
@@ -45,6 +47,7 @@ impl Active {
         Ok(Self {
             path,
             number,
+            mark: Mark::of(catalogue.manifest.store),
             file,
             end: catalogue.end,
             synced: catalogue.synced,
@@ -68,9 +71,13 @@ impl Active {
             disk.sync_directory()?;
             Ok(file)
         };
-        let file = make().map_err(|error| StoreError::io("begin", &path, error))?;
+        let file = make().map_err(|error| {
+            // No manifest names it; if it can't be deleted, the next writer does.
+            let _ = disk.remove(&file_name(number));
+            StoreError::io("begin", &path, error)
+        })?;
         let end = len64(SEGMENT_HEADER);
-        Ok(Self { path, number, file, end, synced: end, torn: false, given_up: false })
+        Ok(Self { path, number, mark: Mark::of(store), file, end, synced: end, torn: false, given_up: false })
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -191,7 +198,7 @@ impl Active {
 
     fn write(&self, batch: &Batch, entries: &[BatchEntry], label: Label) -> std::io::Result<Entry> {
         let id = batch.id().0;
-        let mut group = GroupWriter::new(&*self.file, self.end, id, label.base == 0, QUICK)?;
+        let mut group = GroupWriter::new(&*self.file, self.mark, self.end, id, label.base == 0, QUICK)?;
         let mut left = entries;
         for (number, object) in batch.objects().iter().enumerate() {
             group.object(object.clone());

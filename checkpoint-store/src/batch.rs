@@ -75,6 +75,9 @@ pub enum BatchError {
     /// The id is 0, or not above the store's newest.
     #[error("its id must be above {0}, the newest of the store")]
     Order(u64),
+    /// The id is above 2^63.
+    #[error("its id is above 2^63")]
+    Id,
     /// The parent is not in the store.
     #[error("its parent {0} is not in the store")]
     Parent(u64),

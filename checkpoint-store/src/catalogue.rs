@@ -1,7 +1,7 @@
 //! The catalogue: which checkpoints a store holds, and where.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,8 +9,10 @@ use std::sync::Arc;
 use zerocopy::FromBytes;
 
 use crate::StoreError;
+use crate::disk::open_plain;
 use crate::error::Damage;
 use crate::format::manifest::{Entry, MANIFEST, Manifest, ManifestError};
+use crate::format::record::Mark;
 use crate::format::segment::{SEGMENT_HEADER, SegmentHeader, file_name};
 use crate::format::{MAX_CHAIN, MAX_MANIFEST_BYTES, VERSION};
 use crate::layer::{Layer, SegmentFile};
@@ -34,6 +36,8 @@ pub(crate) struct Catalogue {
     pub(crate) len: u64,
     /// Damage that was met while looking.
     pub(crate) damage: Option<Damage>,
+    /// What hides checkpoints at the end of the active segment: see [`Scan::lost`].
+    pub(crate) lost: Option<Damage>,
 }
 
 impl Catalogue {
@@ -59,12 +63,12 @@ impl Catalogue {
     fn with(directory: &Path, manifest: Manifest) -> Result<Self, StoreError> {
         let active = manifest.active;
         let segment = open_segment(directory, manifest.store, active)?;
-        let Scan { entries: found, end, synced, len, damage } = scan(&segment, active, u64::MAX)?;
+        let Scan { entries: found, end, synced, len, damage, lost } = scan(&segment, active)?;
         let mut entries: BTreeMap<u64, Entry> =
             found.into_iter().map(|entry| (entry.id.get(), entry)).collect();
         // Compaction may have written a checkpoint of the active segment anew.
         entries.extend(manifest.checkpoints.iter().map(|entry| (entry.id.get(), *entry)));
-        Ok(Self { manifest, entries, end, synced, len, damage })
+        Ok(Self { manifest, entries, end, synced, len, damage, lost })
     }
 
     /// The checkpoint's layers, its own first, the last one complete.
@@ -132,10 +136,11 @@ pub(crate) fn chain(
 /// Reads a store's manifest.
 pub(crate) fn read_manifest(directory: &Path) -> Result<Manifest, StoreError> {
     let path = directory.join(MANIFEST);
-    let file = File::open(&path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound if directory.is_dir() => {
-            StoreError::NotAStore { path: directory.to_owned(), why: "it has no MANIFEST" }
-        }
+    let no_store = |why| StoreError::NotAStore { path: directory.to_owned(), why };
+    let file = open_plain(OpenOptions::new().read(true), &path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound if directory.is_dir() => no_store("it has no MANIFEST"),
+        io::ErrorKind::NotFound => no_store("there is no such directory"),
+        io::ErrorKind::NotADirectory => no_store("it is no directory"),
         _ => StoreError::io("open", &path, error),
     })?;
     let mut bytes = Vec::new();
@@ -150,6 +155,12 @@ pub(crate) fn read_manifest(directory: &Path) -> Result<Manifest, StoreError> {
     })
 }
 
+/// The generation of the manifest that a store has now, unchecked: to find out cheaply whether it's another one.
+pub(crate) fn generation(directory: &Path) -> Option<u64> {
+    let file = open_plain(OpenOptions::new().read(true), &directory.join(MANIFEST)).ok()?;
+    Manifest::generation_of(file).ok()
+}
+
 /// Opens segment `number` and checks that it is that.
 pub(crate) fn open_segment(
     directory: &Path,
@@ -157,11 +168,11 @@ pub(crate) fn open_segment(
     number: u64,
 ) -> Result<SegmentFile, StoreError> {
     let path = directory.join(file_name(number));
-    let file = File::open(&path).map_err(|error| match error.kind() {
+    let file = open_plain(OpenOptions::new().read(true), &path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => StoreError::damage(&path, 0, "the segment is missing"),
         _ => StoreError::io("open", &path, error),
     })?;
-    let segment = SegmentFile { file, path };
+    let segment = SegmentFile { file, path, mark: Mark::of(store) };
     let mut bytes = [0; SEGMENT_HEADER];
     segment.read(0, &mut bytes)?;
     let header = SegmentHeader::read_from_bytes(&bytes).expect("as many bytes as a header has");

@@ -46,7 +46,12 @@ pub(crate) fn is_new(directory: &Path) -> Result<bool, StoreError> {
         let empty_segment = number_of(&name) == Some(FIRST_SEGMENT) && len <= len64(SEGMENT_HEADER);
         other |= !ours && !empty_segment;
     }
-    if other { no_store("it has other files, but no MANIFEST") } else { Ok(true) }
+    // Whoever looks without the lock may have missed the manifest as it got its name.
+    match other {
+        true if directory.join(MANIFEST).symlink_metadata().is_ok() => Ok(false),
+        true => no_store("it has other files, but no MANIFEST"),
+        false => Ok(true),
+    }
 }
 
 /// Makes a store without checkpoints.
@@ -66,21 +71,18 @@ pub(crate) fn store(directory: &Path, disk: &dyn Disk) -> Result<(), StoreError>
         segments: Vec::new(),
         checkpoints: Vec::new(),
     };
-    write_manifest(directory, disk, &manifest)
+    put_manifest(directory, disk, &manifest)?;
+    disk.sync_directory().map_err(|error| StoreError::io("sync", directory, error))
 }
 
-/// Puts a manifest in the place of the one there is. Whoever looks finds one or the other.
-pub(crate) fn write_manifest(
-    directory: &Path,
-    disk: &dyn Disk,
-    manifest: &Manifest,
-) -> Result<(), StoreError> {
+/// Puts a manifest in the place of the one there is. Whoever looks finds one or the other; until the directory is
+/// synced, so does whoever looks after a loss of power.
+pub(crate) fn put_manifest(directory: &Path, disk: &dyn Disk, manifest: &Manifest) -> Result<(), StoreError> {
     let write = || {
         let file = disk.create(MANIFEST_NEW)?;
         file.write_at(0, &manifest.encode())?;
         file.sync()?;
-        disk.rename(MANIFEST_NEW, MANIFEST)?;
-        disk.sync_directory()
+        disk.rename(MANIFEST_NEW, MANIFEST)
     };
     write().map_err(|error| StoreError::io("replace", &directory.join(MANIFEST), error))
 }
@@ -111,7 +113,12 @@ pub(crate) fn remove_leftovers(
 /// The files of a directory and their lengths. A name that is no UTF-8 is none of ours.
 fn list(directory: &Path) -> Result<impl Iterator<Item = Result<(String, u64), StoreError>>, StoreError> {
     let failed = |error| StoreError::io("list", directory, error);
-    let entries = fs::read_dir(directory).map_err(failed)?;
+    let entries = fs::read_dir(directory).map_err(|error| match error.kind() {
+        io::ErrorKind::NotADirectory => {
+            StoreError::NotAStore { path: directory.to_owned(), why: "it is no directory" }
+        }
+        _ => failed(error),
+    })?;
     Ok(entries.map(move |entry| {
         let entry = entry.map_err(failed)?;
         let len = entry.metadata().map_err(failed)?.len();

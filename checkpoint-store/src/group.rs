@@ -9,7 +9,7 @@ use zerocopy::IntoBytes;
 
 use crate::disk::DiskFile;
 use crate::format::index::{Index, IndexObject, Place, Run, Source};
-use crate::format::record::{COMMIT, Commit, Encoding, Kind, RECORD_HEADER, RecordHeader};
+use crate::format::record::{COMMIT, Commit, Encoding, Kind, Mark, RECORD_HEADER, RecordHeader};
 use crate::format::{BLOCK_BYTES, COMPRESS_FROM, MAX_INDEX_BYTES, crc, len32, len64};
 use crate::object::{Object, ObjectName};
 use crate::{PAGE_SIZE, ZERO_PAGE};
@@ -35,6 +35,7 @@ struct Known<T> {
 /// page that it has given, by which it can compare it with a later one.
 pub(crate) struct GroupWriter<'a, T> {
     file: &'a dyn DiskFile,
+    mark: Mark,
     /// Where the group begins in its segment.
     start: u64,
     /// Bytes of the group that are written.
@@ -61,9 +62,10 @@ pub(crate) struct Label {
 }
 
 impl<'a, T> GroupWriter<'a, T> {
-    /// Begins the group of checkpoint `id` at byte `start` of `file`.
+    /// Begins the group of checkpoint `id` at byte `start` of `file`, a segment of the store with this mark.
     pub(crate) fn new(
         file: &'a dyn DiskFile,
+        mark: Mark,
         start: u64,
         id: u64,
         complete: bool,
@@ -71,6 +73,7 @@ impl<'a, T> GroupWriter<'a, T> {
     ) -> io::Result<Self> {
         Ok(Self {
             file,
+            mark,
             start,
             written: 0,
             pending: Vec::new(),
@@ -232,7 +235,7 @@ impl<'a, T> GroupWriter<'a, T> {
             crc: crc(stored),
         };
         let at = self.written + len64(self.pending.len());
-        self.pending.extend_from_slice(&header.encode());
+        self.pending.extend_from_slice(&header.encode(self.mark));
         self.pending.extend_from_slice(stored);
         if WRITE_BYTES <= self.pending.len() {
             self.flush()?;

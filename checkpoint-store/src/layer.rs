@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::StoreError;
 use crate::format::index::{Index, Place, Run};
 use crate::format::manifest::Entry;
-use crate::format::record::{Encoding, Kind, RECORD_HEADER, RecordHeader};
+use crate::format::record::{Encoding, Kind, Mark, RECORD_HEADER, RecordHeader};
 use crate::format::{crc, len64};
 
 /// An open segment.
@@ -17,6 +17,8 @@ use crate::format::{crc, len64};
 pub(crate) struct SegmentFile {
     pub(crate) file: File,
     pub(crate) path: PathBuf,
+    /// What its records begin with.
+    pub(crate) mark: Mark,
 }
 
 impl SegmentFile {
@@ -34,7 +36,7 @@ impl SegmentFile {
     pub(crate) fn header(&self, offset: u64) -> Result<RecordHeader, StoreError> {
         let mut header = [0; RECORD_HEADER];
         self.read(offset, &mut header)?;
-        RecordHeader::decode(header).map_err(|what| StoreError::damage(&self.path, offset, what))
+        RecordHeader::decode(header, self.mark).map_err(|what| StoreError::damage(&self.path, offset, what))
     }
 
     /// The payload of the record at `offset` as it is stored, checked. Its length was checked to be in the file.

@@ -1,14 +1,16 @@
 //! Reading the segment that is being appended to: which checkpoints it holds, and where it really ends.
 
+use std::collections::VecDeque;
+
 use zerocopy::FromBytes;
 
 use crate::StoreError;
 use crate::error::Damage;
 use crate::format::index::Index;
-use crate::format::len64;
 use crate::format::manifest::Entry;
-use crate::format::record::{Commit, Kind, RECORD_HEADER, RecordHeader};
+use crate::format::record::{COMMIT, Commit, Kind, RECORD_HEADER, RecordHeader};
 use crate::format::segment::SEGMENT_HEADER;
+use crate::format::{MAX_ID, len64};
 use crate::layer::SegmentFile;
 
 /// Bytes looked through at a time for a record behind damage.
@@ -27,40 +29,55 @@ pub(crate) struct Scan {
     pub(crate) len: u64,
     /// The first damage to what was on the disk for certain. What is only an unfinished end is no damage.
     pub(crate) damage: Option<Damage>,
+    /// The bad bytes that end the segment, if commit records of the store stand behind them. A death leaves no such
+    /// thing: it's damage, or a loss of power before the disk had these bytes.
+    pub(crate) lost: Option<Damage>,
 }
 
-/// Reads the records of segment `number` up to `limit`, by their headers.
+impl Scan {
+    fn push(&mut self, (entry, commit): (Entry, Commit)) {
+        // A group that was copied from another segment says what was on the disk of that one.
+        self.synced = self.synced.max(commit.synced.get().min(entry.at.get()));
+        self.end = end_of(&entry);
+        self.entries.push(entry);
+    }
+}
+
+/// Reads the records of segment `number`, by their headers.
 ///
 /// A commit record that was written before those in front of it reached the disk can outlive them when the power
 /// fails. So the checkpoints that weren't known to be on the disk are read as a whole, and the first incomplete one
 /// ends the segment.
-pub(crate) fn scan(segment: &SegmentFile, number: u64, limit: u64) -> Result<Scan, StoreError> {
+pub(crate) fn scan(segment: &SegmentFile, number: u64) -> Result<Scan, StoreError> {
     let len = segment.file.metadata().map_err(|error| StoreError::io("read", &segment.path, error))?.len();
     let begin = len64(SEGMENT_HEADER);
-    let mut found = Scan { entries: Vec::new(), end: begin, synced: begin, len, damage: None };
-    let len = len.min(limit);
-    let mut at = begin;
-    let mut proven = 0;
-    while at < len {
-        match group(segment, number, at, len) {
-            Ok((entry, commit)) => {
-                found.synced = found.synced.max(commit.synced.get().min(at));
-                at = end_of(&entry);
-                found.entries.push(entry);
-            }
-            Err(StoreError::Damaged(damage)) => {
-                let Some((entry, commit)) = behind(segment, number, &damage, len, &mut proven)? else {
-                    break;
+    let mut found = Scan { entries: Vec::new(), end: begin, synced: begin, len, damage: None, lost: None };
+    let mut behind: Option<Behind> = None;
+    let mut bad = None;
+    while found.end < len {
+        match group(segment, number, found.end, len)? {
+            Next::Group(entry, commit) => found.push((entry, commit)),
+            Next::Cut => break,
+            Next::Bad(damage) => {
+                let behind = match &mut behind {
+                    Some(behind) => behind,
+                    none => none.insert(Behind::search(segment, number, &damage, len)?),
                 };
-                found.synced = found.synced.max(commit.synced.get().min(entry.at.get()));
-                at = end_of(&entry);
-                found.damage.get_or_insert(damage);
-                found.entries.push(entry);
+                behind.pass(damage.offset);
+                match behind.commits.front() {
+                    Some(next) if damage.offset < behind.proven => {
+                        found.push(*next);
+                        found.damage.get_or_insert(damage);
+                    }
+                    _ => {
+                        bad = Some(damage);
+                        break;
+                    }
+                }
             }
-            Err(error) => return Err(error),
         }
-        found.end = at;
     }
+    let mut hidden = behind.filter(|_| bad.is_some()).map_or(0, |behind| behind.commits.len());
     let mut sound = found.entries.len();
     for (place, entry) in found.entries.iter().enumerate().rev() {
         if end_of(entry) <= found.synced {
@@ -68,14 +85,20 @@ pub(crate) fn scan(segment: &SegmentFile, number: u64, limit: u64) -> Result<Sca
         }
         match check_group(segment, entry, &mut |_| {}) {
             Ok(()) => {}
-            Err(StoreError::Damaged(_)) => sound = place,
+            Err(StoreError::Damaged(damage)) => (sound, bad) = (place, Some(damage)),
             Err(error) => return Err(error),
         }
     }
+    hidden += found.entries.len() - sound;
     if let Some(torn) = found.entries.get(sound) {
         found.end = torn.at.get();
+        found.synced = found.synced.min(found.end);
     }
     found.entries.truncate(sound);
+    found.lost = bad.filter(|_| hidden != 0).map(|bad| {
+        let what = format!("{}; checkpoints from here on that can't be reached: {hidden}", bad.what);
+        Damage { what, ..bad }
+    });
     Ok(found)
 }
 
@@ -83,22 +106,43 @@ fn end_of(entry: &Entry) -> u64 {
     entry.at.get().saturating_add(entry.group.get())
 }
 
-/// The checkpoint whose records begin at `start`.
-fn group(segment: &SegmentFile, number: u64, start: u64, len: u64) -> Result<(Entry, Commit), StoreError> {
+/// What is next in a segment.
+enum Next {
+    /// A checkpoint, by the headers of its records.
+    Group(Entry, Commit),
+    /// Records that are as they should be, but for the file's end within the last one: there is nothing behind them. So
+    /// a death leaves a segment, and so it is while the writer writes.
+    Cut,
+    /// Something else.
+    Bad(Damage),
+}
+
+/// What begins at `start`.
+fn group(segment: &SegmentFile, number: u64, start: u64, len: u64) -> Result<Next, StoreError> {
     let mut at = start;
     loop {
-        let header = segment.header(at)?;
+        if len < at + len64(RECORD_HEADER) {
+            return Ok(Next::Cut);
+        }
+        let header = match segment.header(at) {
+            Ok(header) => header,
+            Err(StoreError::Damaged(damage)) => return Ok(Next::Bad(damage)),
+            Err(error) => return Err(error),
+        };
         let end = at + len64(RECORD_HEADER) + u64::from(header.stored);
         if len < end {
-            return Err(StoreError::damage(&segment.path, at, "the file ends before this record does"));
+            return Ok(Next::Cut);
         }
         if header.kind == Kind::Commit {
-            let (entry, commit) = committed(segment, number, at, &header)?;
-            if entry.at.get() != start {
-                let what = "a commit record that doesn't fit the records before it";
-                return Err(StoreError::damage(&segment.path, at, what));
-            }
-            return Ok((entry, commit));
+            return match committed(segment, number, at, &header) {
+                Ok((entry, commit)) if entry.at.get() == start => Ok(Next::Group(entry, commit)),
+                Ok(_) => {
+                    let what = "a commit record that doesn't fit the records before it".to_owned();
+                    Ok(Next::Bad(Damage { path: segment.path.clone(), offset: at, what }))
+                }
+                Err(StoreError::Damaged(damage)) => Ok(Next::Bad(damage)),
+                Err(error) => Err(error),
+            };
         }
         at = end;
     }
@@ -117,8 +161,12 @@ fn committed(
         Commit::read_from_bytes(&payload).map_err(|_| damage("a commit record of another length"))?;
     let end = at + len64(RECORD_HEADER + payload.len());
     let start = end.checked_sub(commit.group.get()).filter(|start| len64(SEGMENT_HEADER) <= *start);
-    let start = start.ok_or_else(|| damage("a commit record of more bytes than there are"))?;
+    let start = start.filter(|start| *start <= at);
+    let start = start.ok_or_else(|| damage("a commit record of more or fewer bytes than there are"))?;
     let id = header.checkpoint;
+    if MAX_ID < id {
+        return Err(damage("a commit record whose id is beyond its bound"));
+    }
     if id == 0 || id <= commit.parent.get() || id <= commit.base.get() {
         return Err(damage("a commit record of a checkpoint that is older than its parent"));
     }
@@ -140,39 +188,52 @@ fn committed(
     Ok((entry, commit))
 }
 
-/// The first commit record behind `damage`, if it shows that the damaged bytes were on the disk: if they weren't, the
-/// segment ends at them. `proven` is how much was shown to have been, so far.
-fn behind(
-    segment: &SegmentFile,
-    number: u64,
-    damage: &Damage,
-    len: u64,
-    proven: &mut u64,
-) -> Result<Option<(Entry, Commit)>, StoreError> {
-    let mut first = None;
-    let mut at = damage.offset.saturating_add(1);
-    let mut bytes = vec![0; SEARCH_BYTES];
-    while at + len64(RECORD_HEADER) <= len {
-        let part = usize::try_from(len - at).unwrap_or(usize::MAX).min(SEARCH_BYTES);
-        segment.read(at, &mut bytes[..part])?;
-        for (place, window) in bytes[..part].windows(RECORD_HEADER).enumerate() {
-            let window: [u8; RECORD_HEADER] = window.try_into().expect("windows have this length");
-            let Ok(header) = RecordHeader::decode(window) else { continue };
-            if header.kind != Kind::Commit {
-                continue;
+/// The commit records behind the first bad bytes of a segment. They are looked for once: a file that is bad in many
+/// places costs no more than one that is bad in one.
+struct Behind {
+    /// In the order of the file.
+    commits: VecDeque<(Entry, Commit)>,
+    /// How much of the segment was on the disk, as they show. What was there and is bad is damaged; what wasn't is an
+    /// unfinished end.
+    proven: u64,
+}
+
+impl Behind {
+    fn search(segment: &SegmentFile, number: u64, damage: &Damage, len: u64) -> Result<Self, StoreError> {
+        let mut found = Self { commits: VecDeque::new(), proven: 0 };
+        let mut at = damage.offset.saturating_add(1);
+        let mut bytes = vec![0; SEARCH_BYTES];
+        while at + len64(RECORD_HEADER) <= len {
+            let part = usize::try_from(len - at).unwrap_or(usize::MAX).min(SEARCH_BYTES);
+            segment.read(at, &mut bytes[..part])?;
+            for (place, window) in bytes[..part].windows(RECORD_HEADER).enumerate() {
+                let window: [u8; RECORD_HEADER] = window.try_into().expect("windows have this length");
+                let Ok(header) = RecordHeader::decode(window, segment.mark) else { continue };
+                if header.kind != Kind::Commit {
+                    continue;
+                }
+                match committed(segment, number, at + len64(place), &header) {
+                    Ok((entry, commit)) => {
+                        found.proven = found.proven.max(commit.synced.get().min(entry.at.get()));
+                        found.commits.push_back((entry, commit));
+                    }
+                    Err(StoreError::Damaged(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
-            let Ok((entry, commit)) = committed(segment, number, at + len64(place), &header) else {
-                continue;
-            };
-            *proven = commit.synced.get().max(*proven);
-            let first = *first.get_or_insert((entry, commit));
-            if damage.offset < *proven {
-                return Ok(Some(first));
-            }
+            at += len64(part - (RECORD_HEADER - 1));
         }
-        at += len64(part - (RECORD_HEADER - 1));
+        Ok(found)
     }
-    Ok(None)
+
+    /// Forgets what isn't behind byte `offset`.
+    fn pass(&mut self, offset: u64) {
+        while let Some((entry, _)) = self.commits.front()
+            && end_of(entry) <= offset + len64(RECORD_HEADER + COMMIT)
+        {
+            self.commits.pop_front();
+        }
+    }
 }
 
 /// Reads all records of `entry` against their checksums, and tells of the bytes passed.

@@ -24,6 +24,10 @@ pub(crate) struct State {
     pub(crate) pinned: Option<u64>,
     /// Where the active segment ends.
     pub(crate) active_end: u64,
+    /// Whether the manifest has its name on the disk too. If not, a loss of power may bring back an older one.
+    pub(crate) settled: bool,
+    /// Segments that no manifest needs once the present one is settled.
+    pub(crate) gone: Vec<u64>,
 }
 
 /// The state and the way to change it on the disk. Locks are taken in the order of the fields.
@@ -129,8 +133,36 @@ impl Shared {
 
     /// Changes the state and puts the manifest that says so in the place of the present one. On an error nothing is
     /// changed. Commits may add checkpoints meanwhile: to the active segment, which the manifest doesn't list.
+    ///
+    /// Once the manifest has its name there is no way back, so if only the directory can't be synced the change is made
+    /// all the same, and [`Shared::settle`] is what is left to do.
     pub(crate) fn replace(&self, change: impl FnOnce(&mut State)) -> Result<(), StoreError> {
         let _turn = lock(&self.replacing);
+        if let Err(error) = self.put(change)? {
+            tracing::warn!("what happened to the store isn't certain to outlive the power: {error}");
+        }
+        Ok(())
+    }
+
+    /// Returns when the manifest is on the disk, name and all.
+    ///
+    /// # Errors
+    /// The host's; then what is in the active segment may be lost with the power, synced or not.
+    pub(crate) fn settle(&self) -> Result<(), StoreError> {
+        if self.state().settled {
+            return Ok(());
+        }
+        let _turn = lock(&self.replacing);
+        if self.state().settled {
+            return Ok(());
+        }
+        // Written once more: another fsync says nothing of what a failed one lost.
+        self.put(|_| {})?
+    }
+
+    /// Puts a manifest in the place of the present one, and answers whether that is certain. On an outer error nothing
+    /// is changed. Only whoever holds `replacing` may call this.
+    fn put(&self, change: impl FnOnce(&mut State)) -> Result<Result<(), StoreError>, StoreError> {
         let mut next;
         let (before, gone): (Vec<u64>, Vec<u64>);
         {
@@ -146,7 +178,7 @@ impl Shared {
         let finished = next.entries.values().filter(|entry| entry.segment.get() != next.manifest.active);
         next.manifest.checkpoints = finished.copied().collect();
         next.manifest.segments.sort_unstable_by_key(|segment| segment.number.get());
-        if let Err(error) = create::write_manifest(&self.directory, &*self.disk, &next.manifest) {
+        if let Err(error) = create::put_manifest(&self.directory, &*self.disk, &next.manifest) {
             let mut state = self.state();
             state.floor = state.manifest.oldest_kept;
             return Err(error);
@@ -160,14 +192,24 @@ impl Shared {
                 }
             }
             state.manifest = next.manifest;
+            state.settled = false;
+            state.gone.extend(gone);
         }
+        if let Err(error) = self.disk.sync_directory() {
+            return Ok(Err(StoreError::io("sync", &self.directory, error)));
+        }
+        let gone = {
+            let mut state = self.state();
+            state.settled = true;
+            std::mem::take(&mut state.gone)
+        };
         for number in gone {
             // What can't be deleted now is deleted when a writer opens the store again.
             if let Err(error) = self.disk.remove(&file_name(number)) {
                 tracing::warn!("segment {number} of {} can't be deleted: {error}", self.directory.display());
             }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 }
 

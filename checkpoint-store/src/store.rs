@@ -76,6 +76,13 @@ impl Store {
         self.catalogue.damage.as_ref()
     }
 
+    /// Bad bytes behind the last checkpoint, if records of other checkpoints stand behind them: damage, or a loss of
+    /// power that took what was written but not synced. The next commit cuts all of it off.
+    #[must_use]
+    pub fn lost(&self) -> Option<&Damage> {
+        self.catalogue.lost.as_ref()
+    }
+
     /// Opens checkpoint `id` to read.
     ///
     /// # Errors

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use cairn_abi::CheckpointId;
 
 use crate::active::Active;
-use crate::catalogue::{Catalogue, chain, open_segment};
+use crate::catalogue::{Catalogue, chain, open_segment, read_manifest};
 use crate::compaction::plan::Goal;
 use crate::compaction::{self, Compactor, Progress};
 use crate::disk::{Disk, HostDisk};
 use crate::format::manifest::{Entry, Segment};
-use crate::format::{MAX_CHAIN, len64};
+use crate::format::segment::file_name;
+use crate::format::{MAX_CHAIN, MAX_ID, len64};
 use crate::group::Label;
 use crate::lock::Lock;
 use crate::state::{self, Shared, State};
@@ -104,6 +105,9 @@ impl Writer {
     /// On any error the store is as before, and the parent of the next batch is still the newest that was committed.
     pub fn commit(&mut self, batch: &Batch, level: Level) -> Result<Committed, StoreError> {
         self.recover(batch)?;
+        if level == Level::Synced {
+            self.shared.settle()?;
+        }
         let done = self.commit_here(batch, level);
         self.shared.state().pinned = None;
         if done.is_ok() {
@@ -119,8 +123,9 @@ impl Writer {
     /// The host's. Nothing that wasn't on the disk before is then believed to be.
     pub fn sync(&mut self) -> Result<(), StoreError> {
         if self.active.is_given_up() {
-            return self.give_up_active();
+            self.give_up_active()?;
         }
+        self.shared.settle()?;
         self.active.sync()
     }
 
@@ -137,7 +142,8 @@ impl Writer {
         if !self.active.is_empty() {
             self.rotate()?;
         }
-        compaction::run(&self.shared, Goal::Tight, go_on)
+        compaction::run(&self.shared, Goal::Tight, go_on)?;
+        self.shared.settle()
     }
 
     /// Opens the store to read.
@@ -180,6 +186,9 @@ impl Writer {
             let newest = state.entries.last_key_value().map_or(0, |(id, _)| *id);
             if id <= newest {
                 return refuse(BatchError::Order(newest));
+            }
+            if MAX_ID < id {
+                return refuse(BatchError::Id);
             }
             let Some(parent) = batch.parent() else { return Ok(0) };
             if parent.0 < state.oldest_kept().max(state.floor) || !state.entries.contains_key(&parent.0) {
@@ -268,20 +277,26 @@ impl Writer {
         let number = shared.number();
         let store = shared.state().manifest.store;
         let mut next = Active::create(&shared.directory, &*shared.disk, store, number)?;
-        let moved = fill(&mut next)?;
         let old = Segment { number: self.active.number().into(), length: length.into() };
-        shared.replace(|state| {
-            for entry in &moved {
-                state.entries.insert(entry.id.get(), *entry);
-            }
-            // What was beyond and couldn't be moved is lost.
-            state.entries.retain(|_, entry| {
-                entry.segment != old.number || entry.at.get() + entry.group.get() <= length
-            });
-            state.manifest.segments.push(old);
-            state.manifest.active = number;
-            state.active_end = next.end();
-        })?;
+        let begun = fill(&mut next).and_then(|moved| {
+            shared.replace(|state| {
+                for entry in &moved {
+                    state.entries.insert(entry.id.get(), *entry);
+                }
+                // What was beyond and couldn't be moved is lost.
+                state.entries.retain(|_, entry| {
+                    entry.segment != old.number || entry.at.get() + entry.group.get() <= length
+                });
+                state.manifest.segments.push(old);
+                state.manifest.active = number;
+                state.active_end = next.end();
+            })
+        });
+        if let Err(error) = begun {
+            // No manifest names it; if it can't be deleted, the next writer does.
+            let _ = shared.disk.remove(&file_name(number));
+            return Err(error);
+        }
         shared.state().active_end = next.end();
         self.active = next;
         Ok(())
@@ -290,11 +305,21 @@ impl Writer {
 
 /// Takes the lock of a store and finds out what it holds; makes it if it isn't there.
 fn load(directory: &Path, disk: &dyn Disk) -> Result<(Lock, Active, State), StoreError> {
+    // What is no store, or one that can't be read, is left as it is: without a lock in it.
+    if !create::is_new(directory)? {
+        read_manifest(directory)?;
+    }
     let lock = Lock::take(directory)?;
     if create::is_new(directory)? {
         create::store(directory, disk)?;
     }
     let catalogue = Catalogue::load(directory)?;
+    for damage in catalogue.damage.iter().chain(&catalogue.lost) {
+        tracing::warn!("{damage}");
+    }
+    // Whoever died may have left a manifest whose name isn't on the disk yet. Until it is, the one before needs its
+    // segments, and what is committed under this one isn't certain.
+    disk.sync_directory().map_err(|error| StoreError::io("sync", directory, error))?;
     create::remove_leftovers(directory, disk, &catalogue.manifest)?;
     let active = Active::open(directory, disk, &catalogue)?;
     let state = State {
@@ -302,6 +327,8 @@ fn load(directory: &Path, disk: &dyn Disk) -> Result<(Lock, Active, State), Stor
         floor: catalogue.manifest.oldest_kept,
         pinned: None,
         active_end: catalogue.end,
+        settled: true,
+        gone: Vec::new(),
         manifest: catalogue.manifest,
         entries: catalogue.entries,
     };

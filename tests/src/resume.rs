@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub use cairn_test_host::is_there;
+
 use crate::random::Random;
 use crate::{Printed, built, cairn_run, run};
 
@@ -181,14 +183,4 @@ pub fn goes_on_at(place: &Place, native: &Printed, program: &[&str], trial: &Tri
     let same = printed.status == Some(0) && printed.out == native.out;
     assert!(same, "{program:?}, killed {killed} times: {}\n{told}", native.difference(&printed));
     killed
-}
-
-/// Whether a program or file of the host is there; says so if it isn't.
-#[must_use]
-pub fn is_there(program: &str) -> bool {
-    let there = Path::new(program).exists();
-    if !there {
-        eprintln!("skipped: there is no {program}");
-    }
-    there
 }

@@ -1,13 +1,19 @@
 //! `cargo xtask test`: every check, all of them run, every failure reported at the end.
 
+use std::fmt::Display;
+use std::io;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::bed::suite;
+
 use crate::packages::{self, Installing};
 use crate::process::{self, cargo};
+use crate::skips::Skips;
 use crate::targets::{self, TestTargets};
-use crate::{kvm, linux_guest, nested};
+use crate::{kvm, linux_guest, nested, outcome};
 
 /// Tells tests whether they may use /dev/kvm: "1" or "0".
 const KVM_SWITCH: &str = "CAIRN_TEST_KVM";
@@ -28,7 +34,12 @@ struct Verdict {
     name: &'static str,
     /// What went wrong, if something did.
     problem: Option<String>,
+    took: Duration,
 }
+
+/// The check of what needs a KVM that can run a kernel, by where it runs.
+const LINUX: &str = "linux";
+const NESTED: &str = "nested";
 
 /// Runs all checks; true if all passed.
 pub(crate) fn run(installing: Installing, nested: Nested) -> Result<bool> {
@@ -39,7 +50,7 @@ pub(crate) fn run(installing: Installing, nested: Nested) -> Result<bool> {
     }
     let targets = targets::find(&process::workspace_root()?)?;
     let mut verdicts =
-        vec![Verdict::of("packages", packages::ensure(packages::PROGRAMS, installing).map(|()| true))];
+        vec![Verdict::of("packages", || packages::ensure(packages::PROGRAMS, installing).map(|()| None))];
     let checks: [(&'static str, &[&str]); 3] = [
         ("fmt", &["fmt", "--all", "--check"]),
         ("clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
@@ -55,25 +66,42 @@ pub(crate) fn run(installing: Installing, nested: Nested) -> Result<bool> {
     let mut tests = cargo(["test", "--workspace", "--no-fail-fast"])?;
     let mut doc_tests = cargo(["test", "--workspace", "--doc", "--no-fail-fast"])?;
     select(&mut tests, &targets, kvm.is_ok());
-    for command in [&mut tests, &mut doc_tests] {
+    let skips = Skips::begin(&process::target()?)?;
+    for (name, command) in [("tests", &mut tests), ("doc tests", &mut doc_tests)] {
         command.env(KVM_SWITCH, if kvm.is_ok() { "1" } else { "0" });
+        skips.tell(command);
+        announce(name, command);
+        verdicts.push(Verdict::of(name, || outcome::of_tests(command, &mut io::stdout())));
     }
-    verdicts.push(announced("tests", tests));
-    verdicts.push(announced("doc tests", doc_tests));
     if nested == Nested::Run {
         verdicts.push(real_kvm(kvm.is_ok(), installing));
     }
 
-    let passed = report(&verdicts);
+    println!();
+    skips.print()?;
     if nested == Nested::LeaveOut {
         println!("the Linux guest's scenarios and the nested bed were left out: --no-nested was given");
     }
-    match kvm {
-        Ok(()) => println!("no test was left out for want of KVM"),
-        Err(_) if nested == Nested::Run => println!("the tests that need KVM ran in the nested bed"),
-        Err(reason) => println!("{}: {reason}", left_out(&targets)),
+    println!("{}", for_want_of_kvm(kvm, nested, &verdicts, &targets));
+    Ok(report(&verdicts))
+}
+
+/// Says where the tests that need KVM ran.
+fn for_want_of_kvm(
+    kvm: Result<(), impl Display>,
+    nested: Nested,
+    verdicts: &[Verdict],
+    targets: &TestTargets,
+) -> String {
+    let Err(reason) = kvm else { return "no test was left out for want of KVM".to_owned() };
+    let passed = |name| verdicts.iter().any(|verdict| verdict.name == name && verdict.problem.is_none());
+    match nested {
+        Nested::Run if passed(NESTED) => {
+            format!("the tests that need KVM ran in the nested bed, but for {}", suite::left_out())
+        }
+        Nested::Run => "the tests that need KVM did not all run: the nested bed failed".to_owned(),
+        Nested::LeaveOut => format!("{}: {reason}", left_out(targets)),
     }
-    Ok(passed)
 }
 
 /// The check of the guest's init, which no target of cargo's has, because a build script compiles it.
@@ -88,10 +116,10 @@ fn init_format() -> Result<Command> {
 fn real_kvm(kvm: bool, installing: Installing) -> Verdict {
     if kvm && kvm::runs_kernels() {
         println!("\n=== linux: the Linux guest's scenarios on this machine's KVM, about two minutes");
-        Verdict::of("linux", linux_guest::run_here(installing))
+        Verdict::of(LINUX, || linux_guest::run_here(installing).map(problem))
     } else {
         println!("\n=== nested: cargo xtask nested test, up to 15 minutes (--no-nested leaves it out)");
-        Verdict::of("nested", nested::test(installing))
+        Verdict::of(NESTED, || nested::test(installing).map(problem))
     }
 }
 
@@ -109,30 +137,48 @@ fn select(tests: &mut Command, targets: &TestTargets, kvm: bool) {
 }
 
 fn announced(name: &'static str, mut command: Command) -> Verdict {
-    println!("\n=== {name}: {}", process::shown(&command));
-    Verdict::of(name, process::succeeds(&mut command))
+    announce(name, &command);
+    Verdict::of(name, || process::succeeds(&mut command).map(problem))
+}
+
+fn announce(name: &str, command: &Command) {
+    println!("\n=== {name}: {}", process::shown(command));
+}
+
+/// What is said of a check that passed or didn't.
+fn problem(passed: bool) -> Option<String> {
+    (!passed).then(|| process::SEE_ABOVE.to_owned())
 }
 
 impl Verdict {
-    fn of(name: &'static str, outcome: Result<bool>) -> Self {
-        let problem = match outcome {
-            Ok(true) => None,
-            Ok(false) => Some("its output above says what".to_owned()),
-            Err(error) => Some(format!("{error:#}")),
-        };
-        Self { name, problem }
+    /// Does a check that answers what went wrong, if something did.
+    fn of(name: &'static str, check: impl FnOnce() -> Result<Option<String>>) -> Self {
+        let started = Instant::now();
+        let problem = check().unwrap_or_else(|error| Some(format!("{error:#}")));
+        Self { name, problem, took: started.elapsed() }
+    }
+
+    /// By its name, with what went wrong if that is more than that something did.
+    fn failure(&self) -> Option<String> {
+        self.problem.as_deref().map(|problem| match problem {
+            process::SEE_ABOVE => self.name.to_owned(),
+            problem => format!("{} ({problem})", self.name),
+        })
     }
 }
 
+/// Prints how each check ended, and last what failed; true if nothing did.
 fn report(verdicts: &[Verdict]) -> bool {
     println!();
-    for Verdict { name, problem } in verdicts {
-        match problem {
-            None => println!("{name:<10} ok"),
-            Some(problem) => println!("{name:<10} FAILED: {problem}"),
-        }
+    for Verdict { name, problem, took } in verdicts {
+        let ended = problem.as_ref().map_or("ok".to_owned(), |problem| format!("FAILED: {problem}"));
+        println!("{name:<11}{:>5} s  {ended}", took.as_secs());
     }
-    verdicts.iter().all(|verdict| verdict.problem.is_none())
+    let failures: Vec<String> = verdicts.iter().filter_map(Verdict::failure).collect();
+    if !failures.is_empty() {
+        println!("FAILED: {}", failures.join(", "));
+    }
+    failures.is_empty()
 }
 
 /// Says how many tests did not run because there is no KVM.
@@ -189,9 +235,25 @@ mod tests {
     }
 
     #[test]
-    fn one_failure_fails_the_whole() {
-        assert!(report(&[Verdict::of("a", Ok(true))]));
-        assert!(!report(&[Verdict::of("a", Ok(false)), Verdict::of("b", Ok(true))]));
-        assert!(!report(&[Verdict::of("a", Err(anyhow::anyhow!("no cargo")))]));
+    fn one_failure_fails_the_whole_and_is_named() {
+        let passed = || Verdict::of("a", || Ok(None));
+        let failed = Verdict::of("b", || Ok(problem(false)));
+        assert_eq!(failed.failure().as_deref(), Some("b"));
+        assert!(report(&[passed()]));
+        assert!(!report(&[failed, passed()]));
+        let failed = Verdict::of("tests", || Ok(Some("kvm_run: a".to_owned())));
+        assert_eq!(failed.failure().as_deref(), Some("tests (kvm_run: a)"));
+        assert!(!report(&[failed]));
+        assert!(!report(&[Verdict::of("a", || anyhow::bail!("no cargo"))]));
+    }
+
+    #[test]
+    fn the_bed_is_said_to_have_run_only_if_it_did() {
+        let want = |problem: Option<&str>| {
+            let verdict = Verdict::of(NESTED, || Ok(problem.map(str::to_owned)));
+            for_want_of_kvm(Err("no /dev/kvm"), Nested::Run, &[verdict], &TestTargets::default())
+        };
+        assert!(want(None).contains("ran in the nested bed, but for"));
+        assert!(want(Some("no network")).contains("did not all run"));
     }
 }

@@ -7,8 +7,10 @@ mod examples;
 mod kvm;
 mod linux_guest;
 mod nested;
+mod outcome;
 mod packages;
 mod process;
+mod skips;
 mod targets;
 
 use std::process::ExitCode;

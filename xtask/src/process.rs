@@ -1,16 +1,20 @@
 //! Running other programs: cargo, Debian's tools, and what was built.
 
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{PipeReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// Bytes of output that [`follow`] passes on at once.
+/// Bytes of output that [`follow`] and [`pass_on`] pass on at once.
 const CHUNK: usize = 4096;
+/// How long a program that has ended may leave nothing to read before all that it wrote counts as read.
+const SILENCE: Duration = Duration::from_millis(200);
+/// What is said of a program that failed, and whose output is on this terminal.
+pub(crate) const SEE_ABOVE: &str = "its output above says what";
 
 /// The workspace's root directory: the parent of this package's.
 pub(crate) fn workspace_root() -> Result<PathBuf> {
@@ -79,13 +83,45 @@ pub(crate) fn follow(
     Ok(passed?.then_some(status))
 }
 
-/// Passes a child's output on until it closes it (true) or the deadline comes (false).
-fn pass_until(
-    child: &mut Child,
-    deadline: Instant,
-    pass_on: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<bool> {
-    let mut output = child.stdout.take().context("the program has no output")?;
+/// Runs `command`, whose output goes to the other end of `output`, and passes that on as it comes. The end is the
+/// command's own: a process that it left behind may have the output for longer.
+///
+/// # Errors
+/// It could not be started, or `pass` failed; then it was ended.
+pub(crate) fn pass_on(
+    command: &mut Command,
+    output: PipeReader,
+    pass: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<ExitStatus> {
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", shown(command)))?;
+    // The ends that the command still has would keep the pipe open.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let receiver = chunks(output);
+    loop {
+        match receiver.recv_timeout(SILENCE) {
+            Ok(chunk) => {
+                if let Err(error) = pass(&chunk) {
+                    // It may have ended by itself in between; then there is nothing left to do.
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(error);
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return child.wait().with_context(|| format!("waiting for {}", shown(command)));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let ended = child.try_wait().with_context(|| format!("waiting for {}", shown(command)))?;
+                if let Some(status) = ended {
+                    return Ok(status);
+                }
+            }
+        }
+    }
+}
+
+/// What comes from a program, read by a thread until the end.
+fn chunks(mut output: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let mut chunk = [0; CHUNK];
@@ -96,6 +132,16 @@ fn pass_until(
             }
         }
     });
+    receiver
+}
+
+/// Passes a child's output on until it closes it (true) or the deadline comes (false).
+fn pass_until(
+    child: &mut Child,
+    deadline: Instant,
+    pass_on: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<bool> {
+    let receiver = chunks(child.stdout.take().context("the program has no output")?);
     loop {
         match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(chunk) => pass_on(&chunk)?,

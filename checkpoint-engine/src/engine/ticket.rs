@@ -7,6 +7,7 @@ use cairn_abi::CheckpointId;
 
 use super::Engine;
 use crate::asynchronous::{Copying, FrozenRegion, Work};
+use crate::region::Region;
 use crate::{EngineError, Tracker};
 
 /// Failed checkpoints of which the engine knows that they failed. An older one is taken for one that never was.
@@ -127,6 +128,7 @@ impl<T: Tracker> Engine<T> {
             }
             Err(error) => {
                 self.put_back(frozen, |region| region.frozen.reopen(&region.written));
+                self.regions.iter_mut().for_each(Region::give_back_all);
                 self.versions.fail();
                 self.started.note_failed(id, error);
             }

@@ -52,7 +52,7 @@ impl Region {
     /// open costs a fault if it is written.
     pub(crate) fn end_frozen(&mut self) {
         self.in_root = true;
-        self.mirror.give_back(&self.written);
+        self.mirror.give_back(|page| self.written.contains(page));
         if self.any_written {
             self.predictor.end_epoch(EpochEnd::Checkpoint, &mut self.written, &mut self.changed);
         }

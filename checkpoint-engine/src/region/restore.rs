@@ -129,6 +129,7 @@ impl Region {
             self.written.union_with(&self.changed);
             self.any_written = true;
         }
+        self.mirror.give_back(|page| self.restore.contains(page));
         if self.hints.rule() {
             self.end_hinted(several_tries);
             return Ok(0);

@@ -53,6 +53,45 @@ fn the_tracker_fails_at_any_call_of_a_rollback() {
     }
 }
 
+#[test]
+fn what_a_failed_rollback_wrote_out_is_kept_elsewhere_too() {
+    let mut world = World::new(Rule::Always, 8, FakeTracker::default());
+    world.add(70).unwrap();
+    let first = world.checkpoint().unwrap();
+    // What it replaces is zeros, which its delta leaves out until a rollback needs them.
+    (0..20).for_each(|page| world.write_page(0, page, 1));
+    world.checkpoint().unwrap();
+    world.save();
+    world.elsewhere.kept();
+    world.history_elsewhere.kept();
+    world.engine.saved();
+    world.engine.tracker_mut().fail_in = 1;
+    world.rollback(first).unwrap_err();
+    world.be_reborn(true);
+    world.rollback_to_all();
+}
+
+#[test]
+fn a_checkpoint_that_fails_leaves_no_memory_behind() {
+    // Each of the pages needs an entry, if no chunk.
+    let config = Config { max_history_bytes: 1000, ..Config::default() };
+    for asynchronous in [false, true] {
+        let mut world = World::with_config(config, FakeTracker::default());
+        world.add(100).unwrap();
+        world.checkpoint().unwrap();
+        (0..100).for_each(|page| world.write_page(0, page, 1));
+        if asynchronous {
+            let ticket = world.engine.checkpoint_async().unwrap();
+            assert!(matches!(world.engine.ticket(ticket.id, true), Err(EngineError::NoMemory)));
+        } else {
+            assert!(matches!(world.checkpoint(), Err(EngineError::NoMemory)));
+        }
+        assert_eq!(world.engine.figures().mirror_bytes, 4096);
+        world.engine.rollback(CheckpointId(1)).unwrap();
+        assert!(world.read().values().all(|bytes| bytes.iter().filter(|byte| **byte != 0).count() == 1));
+    }
+}
+
 /// Takes checkpoints of 0, 7, .. 28 pages in turn, in each of which one chunk changed. Returns how many failed.
 fn fill_history(world: &mut World) -> u32 {
     let mut failed = 0;

@@ -297,3 +297,23 @@ fn pages_that_become_zeros_give_their_memory_back() {
     assert_eq!(world.engine.figures().mirror_bytes, 41 * 4096);
     world.rollback_to_all();
 }
+
+#[test]
+fn zeros_that_a_rollback_brings_back_are_zeros_again() {
+    let mut world = World::new(Rule::Always, 8, FakeTracker::default());
+    world.add(100).unwrap();
+    let first = world.checkpoint().unwrap();
+    for byte in [5, 6] {
+        (0..100).for_each(|page| world.write_page(0, page, byte));
+        world.checkpoint().unwrap();
+        // One page had something in it already.
+        let bytes = world.engine.checkpoint_figures(first).unwrap().bytes;
+        assert!(bytes < 2 * 4096, "{bytes}: filling fresh memory costs no history");
+        world.rollback(first).unwrap();
+        assert_eq!(world.engine.figures().mirror_bytes, 100 * 4096, "they may be filled again soon");
+    }
+    // They weren't.
+    world.rollback(first).unwrap();
+    assert_eq!(world.engine.figures().mirror_bytes, 4096);
+    world.rollback_to_all();
+}

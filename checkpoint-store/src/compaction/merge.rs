@@ -5,7 +5,7 @@ use std::io;
 use crate::compaction::plan::Merge;
 use crate::disk::DiskFile;
 use crate::format::manifest::Entry;
-use crate::format::record::Kind;
+use crate::format::record::{Kind, Mark};
 use crate::group::{GroupWriter, Label};
 use crate::layer::Layer;
 use crate::object::ObjectIndex;
@@ -16,6 +16,7 @@ use crate::{CHUNK_SIZE, PAGE_SIZE, StoreError};
 #[derive(Debug)]
 pub(crate) struct Target<'a> {
     pub(crate) file: &'a dyn DiskFile,
+    pub(crate) mark: Mark,
     pub(crate) segment: u64,
     /// Where the next group begins.
     pub(crate) end: u64,
@@ -57,7 +58,7 @@ pub(crate) fn write(
     let newest = &merge.chain[0];
     let base = merge.chain.get(merge.take).map_or(0, |entry| entry.id.get());
     let id = newest.id.get();
-    let mut group = GroupWriter::new(target.file, target.end, id, base == 0, target.level)?;
+    let mut group = GroupWriter::new(target.file, target.mark, target.end, id, base == 0, target.level)?;
     let snapshot = Snapshot::new(layers);
     for (number, object) in (0..).zip(snapshot.objects()) {
         group.object(object.clone());

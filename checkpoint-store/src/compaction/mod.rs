@@ -20,6 +20,7 @@ use crate::compaction::merge::{MergeError, Target};
 use crate::compaction::plan::{Goal, Step};
 use crate::format::len64;
 use crate::format::manifest::{Entry, Segment};
+use crate::format::record::Mark;
 use crate::format::segment::{SEGMENT_HEADER, SegmentHeader, file_name};
 use crate::group::{QUICK, THOROUGH};
 use crate::state::{Shared, lock};
@@ -89,7 +90,8 @@ fn one(
         }
         state.manifest.oldest_kept = state.manifest.oldest_kept.max(step.oldest_kept);
     });
-    replaced.map(|()| true)
+    replaced.inspect_err(|_| drop(shared.disk.remove(&name)))?;
+    Ok(true)
 }
 
 /// Writes the step's checkpoints into segment `number`, so that they are on the disk.
@@ -104,7 +106,8 @@ fn write(
     let file = shared.disk.create(&file_name(number))?;
     file.write_at(0, SegmentHeader::new(store, number).as_bytes())?;
     let level = if goal == Goal::Tight { THOROUGH } else { QUICK };
-    let mut target = Target { file: &*file, segment: number, end: len64(SEGMENT_HEADER), level };
+    let mut target =
+        Target { file: &*file, mark: Mark::of(store), segment: number, end: len64(SEGMENT_HEADER), level };
     let mut progress = Progress { done: 0, total: step.merges.iter().map(plan::Merge::bytes).sum() };
     let mut count = |pages: u64| {
         progress.done += pages * len64(PAGE_SIZE);

@@ -1,12 +1,24 @@
 //! Records: what a segment is made of behind its header.
 
-use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{BLOCK_BYTES, MAX_INDEX_BYTES, crc, len32};
 use crate::section::MAX_SECTION_BYTES;
 
-const MAGIC: [u8; 4] = *b"CREC";
+/// What every record of a store begins with: half of the store's random number. A guest doesn't know it, so nothing
+/// that a program has in its pages passes for a record, wherever in a damaged file one is looked for.
+#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Debug)]
+#[repr(C)]
+pub(crate) struct Mark([u8; 8]);
+
+impl Mark {
+    /// The mark of the store with this random number.
+    pub(crate) fn of(store: [u8; 16]) -> Self {
+        let [_, mark]: [[u8; 8]; 2] = zerocopy::transmute!(store);
+        Self(mark)
+    }
+}
 
 /// What a record is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,14 +42,14 @@ pub(crate) enum Encoding {
     Zstd,
 }
 
-/// The 32 bytes before each payload.
+/// The 40 bytes before each payload.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Debug)]
 #[repr(C)]
 struct RawHeader {
-    magic: [u8; 4],
+    mark: Mark,
     kind: u8,
     encoding: u8,
-    reserved: U16,
+    reserved: [u8; 6],
     checkpoint: U64,
     stored: U32,
     raw: U32,
@@ -47,7 +59,7 @@ struct RawHeader {
 
 /// Bytes of a record's header.
 pub(crate) const RECORD_HEADER: usize = size_of::<RawHeader>();
-const _: () = assert!(RECORD_HEADER == 32);
+const _: () = assert!(RECORD_HEADER == 40);
 
 /// A record's header, checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,12 +115,12 @@ impl Encoding {
 }
 
 impl RecordHeader {
-    pub(crate) fn encode(&self) -> [u8; RECORD_HEADER] {
+    pub(crate) fn encode(&self, mark: Mark) -> [u8; RECORD_HEADER] {
         let mut header = RawHeader {
-            magic: MAGIC,
+            mark,
             kind: self.kind.byte(),
             encoding: self.encoding.byte(),
-            reserved: U16::ZERO,
+            reserved: [0; 6],
             checkpoint: self.checkpoint.into(),
             stored: self.stored.into(),
             raw: self.raw.into(),
@@ -119,10 +131,10 @@ impl RecordHeader {
         zerocopy::transmute!(header)
     }
 
-    /// Checks a header: checksum, kinds, and lengths by the bounds of its kind.
-    pub(crate) fn decode(bytes: [u8; RECORD_HEADER]) -> Result<Self, &'static str> {
+    /// Checks a header of the store with this mark: checksum, kinds, and lengths by the bounds of its kind.
+    pub(crate) fn decode(bytes: [u8; RECORD_HEADER], mark: Mark) -> Result<Self, &'static str> {
         let header: RawHeader = zerocopy::transmute!(bytes);
-        if header.magic != MAGIC {
+        if header.mark != mark {
             return Err("no record begins here");
         }
         if header.header_crc.get() != crc(&bytes[..RECORD_HEADER - 4]) {
@@ -145,7 +157,7 @@ impl RecordHeader {
             Encoding::Raw => stored == raw,
             Encoding::Zstd => stored < raw && matches!(kind, Kind::Block | Kind::Section),
         };
-        if !lengths_fit || header.reserved.get() != 0 {
+        if !lengths_fit || header.reserved != [0; 6] {
             return Err("the record's header contradicts itself");
         }
         Ok(Self {

@@ -31,6 +31,8 @@ pub(crate) enum Fault {
     Write(i32, usize),
     /// The fsync fails, and what was written since the last one is lost: the kernel drops what it can't write.
     Sync(i32),
+    /// The fsync of the directory fails.
+    SyncDirectory(i32),
     /// Making, renaming or deleting a file.
     Names(i32),
 }
@@ -147,7 +149,8 @@ impl Disk for TestDisk {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        if let Some(Fault::Sync(error)) = self.record.fault(|fault| matches!(fault, Fault::Sync(_))) {
+        let fault = self.record.fault(|fault| matches!(fault, Fault::Sync(_) | Fault::SyncDirectory(_)));
+        if let Some(Fault::Sync(error) | Fault::SyncDirectory(error)) = fault {
             return Err(io::Error::from_raw_os_error(error));
         }
         self.record.push(Done::SyncDirectory);

@@ -3,8 +3,10 @@
 mod compaction;
 mod disk;
 mod faults;
+mod forged;
 mod hostile;
 mod model;
+mod places;
 mod power;
 mod random;
 mod steps;

@@ -3,16 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
 
 use cairn_abi::CheckpointId;
+use nix::libc::EIO;
 
-use super::disk::{Done, TestDisk};
+use super::disk::{Done, Fault, TestDisk};
 use super::memory_directory;
 use super::model::Model;
 use super::steps::{Scatter, scattered};
 use crate::state::lock;
-use crate::{Level, Options, Store, Writer};
+use crate::{Level, Options, Store, StoreError, Writer};
 
 /// A sector: what a disk writes as a whole.
 const SECTOR: usize = 512;
@@ -120,23 +122,28 @@ impl Platter {
     }
 }
 
-/// Runs a history on a recording disk; answers what was done, and the model.
-fn history(seed: u64, options: Options) -> (Vec<Done>, Model) {
+/// Runs a history on a recording disk, with a fault after so many operations; answers what was done, and the model.
+fn history(seed: u64, options: Options, fault: Option<(u64, Fault)>) -> (Vec<Done>, Model) {
     let directory = memory_directory();
     let (disk, record) = TestDisk::new(directory.path());
     let mut scatter = Scatter(seed);
     let mut model = Model::default();
     let mut writer = Writer::with_disk(directory.path(), options, disk).unwrap();
+    lock(&record.faults).extend(fault);
     for id in 1..=24 {
         let step = scattered(&mut scatter, &model, id);
         let level = if scatter.below(2) == 0 { Level::Synced } else { Level::Written };
-        writer.commit(&step.batch(), level).unwrap();
-        step.apply(&mut model);
+        match writer.commit(&step.batch(), level) {
+            Ok(_) => step.apply(&mut model),
+            Err(StoreError::Io { .. }) if fault.is_some() => continue,
+            Err(error) => panic!("{error}"),
+        }
         if level == Level::Synced {
             lock(&record.done).push(Done::Promise(id));
         }
         if id == 12 {
-            writer.compact(&mut |_| true).unwrap();
+            let compacted = writer.compact(&mut |_| true);
+            assert!(compacted.is_ok() || fault.is_some(), "{compacted:?}");
         }
     }
     drop(writer);
@@ -182,8 +189,8 @@ fn check(directory: &Path, promised: Option<u64>, model: &Model, at: usize) {
     known.checkpoints[&step.id].compare(&found).unwrap();
 }
 
-fn replay(seed: u64, options: Options) {
-    let (done, model) = history(seed, options);
+fn replay(seed: u64, options: Options, fault: Option<(u64, Fault)>) {
+    let (done, model) = history(seed, options, fault);
     let mut scatter = Scatter(seed ^ 0x5eed);
     let mut platter = Platter::default();
     let mut promised = None;
@@ -202,13 +209,11 @@ fn replay(seed: u64, options: Options) {
 
 #[test]
 fn the_newest_synced_checkpoint_outlives_the_power() {
-    replay(1, Options::default());
+    replay(1, Options::default(), None);
 }
 
 #[test]
 fn and_so_it_does_while_segments_end_and_compaction_runs() {
-    use std::num::{NonZeroU64, NonZeroUsize};
-
     let options = Options {
         base_every: NonZeroUsize::new(3).unwrap(),
         segment_bytes: NonZeroU64::new(40_000).unwrap(),
@@ -216,7 +221,15 @@ fn and_so_it_does_while_segments_end_and_compaction_runs() {
         ..Options::default()
     };
     for seed in 2..4 {
-        replay(seed, options);
+        replay(seed, options, None);
+    }
+}
+
+#[test]
+fn and_so_it_does_after_the_directory_failed_to_sync() {
+    let options = Options { segment_bytes: NonZeroU64::new(40_000).unwrap(), ..Options::default() };
+    for wait in [1, 2, 5] {
+        replay(4 + wait, options, Some((wait, Fault::SyncDirectory(EIO))));
     }
 }
 

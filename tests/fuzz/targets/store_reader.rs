@@ -18,7 +18,9 @@ const MOST_PAGES: usize = 64;
 /// Bytes of a change: the file, the place in three bytes, the byte there.
 const CHANGE: usize = 5;
 const SEGMENT_HEADER: usize = 64;
-const RECORD_HEADER: usize = 32;
+const RECORD_HEADER: usize = 40;
+/// Where a record's header has its kind.
+const KIND: usize = 8;
 /// Where a commit record's payload has the checksum of the index.
 const INDEX_CRC: usize = 40;
 const KIND_INDEX: u8 = 3;
@@ -103,20 +105,20 @@ fn repair_segment(bytes: &mut [u8]) {
     let mut index = [0; 4];
     while at + RECORD_HEADER <= bytes.len() {
         let (header, rest) = bytes[at..].split_at_mut(RECORD_HEADER);
-        let stored = u32::from_le_bytes([header[16], header[17], header[18], header[19]]) as usize;
+        let stored = u32::from_le_bytes([header[24], header[25], header[26], header[27]]) as usize;
         let Some(payload) = rest.get_mut(..stored) else { return };
-        if header[4] == KIND_COMMIT
+        if header[KIND] == KIND_COMMIT
             && let Some(place) = payload.get_mut(INDEX_CRC..INDEX_CRC + 4)
         {
             place.copy_from_slice(&index);
         }
         let sum = crc(payload);
-        header[24..28].copy_from_slice(&sum);
-        if header[4] == KIND_INDEX {
+        header[32..36].copy_from_slice(&sum);
+        if header[KIND] == KIND_INDEX {
             index = sum;
         }
         let sum = crc(&header[..RECORD_HEADER - 4]);
-        header[28..].copy_from_slice(&sum);
+        header[36..].copy_from_slice(&sum);
         at += RECORD_HEADER + stored;
     }
 }

@@ -9,7 +9,7 @@ mod calls;
 use std::arch::asm;
 use std::hint::black_box;
 
-use cairn_guest::Session;
+use cairn_guest::{EngineKind, Error, Session};
 use cairn_tests::random::Random;
 
 use crate::calls::{AT_PATH, BY_DESCRIPTOR, BY_PATH, CALLS, NEVER, PATHS};
@@ -32,6 +32,7 @@ fn main() {
     let mut garbage =
         Garbage { random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1), pages: [None; SPARE_COUNT] };
     garbage.prepare();
+    let mut sessions = 0;
     for index in 0..calls {
         if garbage.random.below(4) == 0 {
             garbage.map_something();
@@ -39,23 +40,28 @@ fn main() {
             garbage.call_something();
         }
         if index % 1024 == 512 {
-            honest_session();
+            sessions += u32::from(honest_session());
         }
     }
     garbage.check_all();
+    println!("{sessions} sessions");
     println!("survived");
 }
 
-/// A session may be refused (there may be no descriptor left), but must not do anything else.
-fn honest_session() {
-    let Ok(mut session) = Session::open() else { return };
-    let Ok(region) = session.region::<u64>("garbage", 1024) else { return };
-    session.slice_mut(&region)[7] = 42;
-    let Ok(id) = session.checkpoint() else { return };
-    session.slice_mut(&region)[7] = 0;
-    if session.rollback(id).is_ok() {
+/// A session may be refused (there may be no descriptor left), but must not do anything else. Whether it was one with the
+/// device, and took a checkpoint and went back to it.
+fn honest_session() -> bool {
+    let once = || -> Result<bool, Error> {
+        let mut session = Session::open()?;
+        let region = session.region::<u64>("garbage", 1024)?;
+        session.slice_mut(&region)[7] = 42;
+        let id = session.checkpoint()?;
+        session.slice_mut(&region)[7] = 0;
+        session.rollback(id)?;
         assert_eq!(session.slice(&region)[7], 42);
-    }
+        Ok(session.engine() == EngineKind::Cairn)
+    };
+    once().unwrap_or(false)
 }
 
 struct Garbage {

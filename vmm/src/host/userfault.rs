@@ -15,7 +15,8 @@ use linux_raw_sys::general::{
     uffdio_copy, uffdio_range, uffdio_register, uffdio_writeprotect, uffdio_zeropage,
 };
 use linux_raw_sys::ioctl::{
-    UFFDIO_API, UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT, UFFDIO_ZEROPAGE,
+    UFFDIO_API, UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WAKE, UFFDIO_WRITEPROTECT,
+    UFFDIO_ZEROPAGE,
 };
 
 /// Bytes of the host's page.
@@ -165,6 +166,14 @@ impl Userfault {
         self.write_protect(span, 0)
     }
 
+    /// Has everybody who waits in `span` look again: who must wait still does, and is told of once more.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn wake(&self, span: &Range<usize>) -> io::Result<()> {
+        self.call(UFFDIO_WAKE, &mut range(span))
+    }
+
     /// The address that somebody waits to write or to have, if anybody does. Each is told once.
     ///
     /// # Errors
@@ -238,14 +247,16 @@ mod tests {
     use std::os::fd::AsFd;
     use std::sync::atomic::Ordering;
 
+    use cairn_test_host::{holds_writers, serves_missing_pages, skipped};
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     #[test]
     fn whoever_touches_a_missing_page_waits_for_it() {
-        let Ok(userfault) = Userfault::open_for_missing() else {
-            eprintln!("no userfaultfd for faults of the kernel here: nothing is tested");
+        if !serves_missing_pages() {
+            skipped("no userfaultfd for faults of the kernel");
             return;
-        };
+        }
+        let userfault = Userfault::open_for_missing().unwrap();
         let memory = Reservation::anonymous(8 << 12, 1 << 12).unwrap();
         let at = |page: u64| memory.address(page << 12);
         userfault.register_missing(&(at(0)..at(4))).unwrap();
@@ -277,10 +288,11 @@ mod tests {
 
     #[test]
     fn a_writer_waits_until_it_is_let_go() {
-        let Ok(userfault) = Userfault::open() else {
-            eprintln!("no userfaultfd for kernel writes here: nothing is tested");
+        if !holds_writers() {
+            skipped("no userfaultfd for writes of the kernel");
             return;
-        };
+        }
+        let userfault = Userfault::open().unwrap();
         let memory = Reservation::anonymous(16 << 12, 1 << 12).unwrap();
         let span = |pages: Range<u64>| memory.address(pages.start << 12)..memory.address(pages.end << 12);
         userfault.register(&span(0..16)).unwrap();

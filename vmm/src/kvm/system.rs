@@ -1,7 +1,7 @@
 //! /dev/kvm: whether it's there, what it can do, and virtual machines from it.
 
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
 use kvm_bindings::{
     KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET,
@@ -60,9 +60,8 @@ pub(crate) fn refused(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> K
     move |source| KvmError::Refused { what, source }
 }
 
-/// Parameters of KVM's modules that say whether page-modification logging is in use.
-const LOGGING_PARAMETERS: [&str; 2] =
-    ["/sys/module/kvm_intel/parameters/pml", "/sys/module/kvm_amd/parameters/pml"];
+/// Where the kernel shows its modules and their parameters.
+const MODULES: &str = "/sys/module";
 
 /// An open /dev/kvm that has what the monitor needs.
 #[derive(Debug)]
@@ -166,15 +165,17 @@ impl System {
     /// KVM takes the buffer over at each exit. Reading the log while the vCPU runs makes it exit too, but
     /// doesn't wait for that (`kvm_arch_sync_dirty_log` in Linux arch/x86/kvm/x86.c): the latest writes
     /// may be missing. So the log is complete only while the vCPU is outside.
+    ///
+    /// What can't be told counts as yes: then nothing is polled for, and no write is missed.
     #[must_use]
     pub fn logs_in_buffer() -> bool {
-        LOGGING_PARAMETERS.iter().any(|path| std::fs::read_to_string(path).is_ok_and(|value| is_on(&value)))
+        may_log_in_buffer(Path::new(MODULES))
     }
 
     /// What this KVM runs on, from /proc/cpuinfo's flags.
     #[must_use]
     pub fn kind() -> Kind {
-        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
         let has = |flag| flags.split_ascii_whitespace().any(|word| word == flag);
         if has("vmx") {
@@ -187,18 +188,82 @@ impl System {
     }
 }
 
-/// Whether a module's parameter of type bool is on, as sysfs shows it.
-fn is_on(value: &str) -> bool {
-    matches!(value.trim_end(), "Y" | "1")
+/// Whether page-modification logging is in use, or may be, by the kernel's directory of modules.
+///
+/// kvm_intel always says so (since Linux 4.0), kvm_amd only where it has such a buffer, and a KVM that is neither has
+/// none. `kvm` itself is there with each of them: a directory without it is masked, or another thing.
+fn may_log_in_buffer(modules: &Path) -> bool {
+    let vendors = ["kvm_intel", "kvm_amd"];
+    let parameters = vendors.map(|vendor| fs::read_to_string(modules.join(vendor).join("parameters/pml")));
+    let is_possible = |parameter: &io::Result<String>| match parameter {
+        Ok(value) => !is_off(value),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    };
+    if parameters.iter().any(is_possible) {
+        return true;
+    }
+    let is_there = |module| modules.join(module).try_exists().ok();
+    let has_none = || is_there("kvm") == Some(true) && is_there("kvm_intel") == Some(false);
+    !parameters.iter().any(Result::is_ok) && !has_none()
+}
+
+/// Whether a module's parameter of type bool is off, as sysfs shows it.
+fn is_off(value: &str) -> bool {
+    matches!(value.trim_end(), "N" | "0")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_on;
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::may_log_in_buffer;
+
+    /// A directory of these modules, some with the parameter.
+    fn modules(list: &[(&str, Option<&str>)]) -> TempDir {
+        let root = TempDir::new().unwrap();
+        for (module, value) in list {
+            let parameters = root.path().join(module).join("parameters");
+            fs::create_dir_all(&parameters).unwrap();
+            if let Some(value) = value {
+                fs::write(parameters.join("pml"), value).unwrap();
+            }
+        }
+        root
+    }
+
+    fn buffered(list: &[(&str, Option<&str>)]) -> bool {
+        may_log_in_buffer(modules(list).path())
+    }
 
     #[test]
-    fn parameters_are_y_or_n() {
-        assert!(is_on("Y\n") && is_on("1\n") && is_on("Y"));
-        assert!(!is_on("N\n") && !is_on("0\n") && !is_on(""));
+    fn the_log_is_no_buffer_where_the_kernel_says_so() {
+        for off in ["N\n", "0\n", "N"] {
+            assert!(!buffered(&[("kvm", None), ("kvm_intel", Some(off))]));
+            assert!(!buffered(&[("kvm", None), ("kvm_amd", Some(off))]));
+        }
+        assert!(!buffered(&[("kvm", None), ("kvm_amd", None)]), "one that can't");
+        assert!(!buffered(&[("kvm", None), ("kvm_other", None)]), "a software KVM");
+    }
+
+    #[test]
+    fn what_is_on_or_unknown_counts_as_a_buffer() {
+        for on in ["Y\n", "1\n", "", "maybe\n"] {
+            assert!(buffered(&[("kvm", None), ("kvm_intel", Some(on))]));
+            assert!(buffered(&[("kvm", None), ("kvm_amd", Some(on))]));
+        }
+        assert!(buffered(&[("kvm", None), ("kvm_intel", Some("N\n")), ("kvm_amd", Some("Y\n"))]));
+        assert!(buffered(&[]), "masked by an empty directory");
+        assert!(buffered(&[("unix", None)]), "no KVM that one could see");
+        assert!(buffered(&[("kvm", None), ("kvm_intel", None)]), "its parameters are masked");
+        assert!(may_log_in_buffer(&modules(&[]).path().join("absent")));
+        // What can't be read: a parameter that is a directory, modules that are a file.
+        let root = modules(&[("kvm", None)]);
+        fs::create_dir_all(root.path().join("kvm_amd/parameters/pml")).unwrap();
+        assert!(may_log_in_buffer(root.path()));
+        let file = root.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(may_log_in_buffer(&file));
     }
 }

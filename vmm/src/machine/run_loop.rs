@@ -56,7 +56,7 @@ impl RunLoop {
         Self { cpu, calls, bus, unit, door: None, retries: Retries::default() }
     }
 
-    /// Stops at this door when somebody asks.
+    /// Stops at this door when somebody asks. That it has ended is for its [`Exit`](crate::machine::whole::Exit) to say.
     #[must_use]
     pub(crate) fn with_door(mut self, door: Option<Arc<Door>>) -> Self {
         self.door = door;
@@ -68,18 +68,9 @@ impl RunLoop {
     /// # Errors
     /// [`RunError::Kvm`] and [`RunError::Stuck`] when KVM can't go on.
     pub fn run(mut self) -> Result<Option<Ended>, RunError> {
-        let door = self.door.clone();
-        if let Some(door) = &door {
+        if let Some(door) = &self.door {
             door.enter();
         }
-        let ended = self.run_to_end();
-        if let Some(door) = &door {
-            door.leave();
-        }
-        ended
-    }
-
-    fn run_to_end(&mut self) -> Result<Option<Ended>, RunError> {
         loop {
             let event = self.cpu.run(&mut |address, data| self.bus.read(address, data))?;
             self.calls.count();

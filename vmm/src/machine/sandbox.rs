@@ -85,6 +85,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_utimensat,
+    libc::SYS_truncate,
     libc::SYS_ftruncate,
     libc::SYS_fallocate,
     libc::SYS_fsync,

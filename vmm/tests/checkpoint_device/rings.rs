@@ -2,10 +2,14 @@
 
 use cairn_abi::{CheckpointId, ReplyBody, Request};
 use cairn_vmm::devices::checkpoint::device::{MAX_SERVED, Rest, Served};
+use cairn_vmm::devices::checkpoint::{Again, Effect};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::support::exercise::a_good_program_is_served;
-use crate::support::guest::{AVAILABLE, DESCRIPTORS, Guest, HOLE, NEEDS_RESET, QUEUE_SIZE, USED};
+use crate::support::guest::{
+    AVAILABLE, DESCRIPTORS, Descriptor, Guest, HOLE, NEEDS_RESET, NEXT, QUEUE_SIZE, REPLY, REPLY_LEN,
+    REQUEST, REQUEST_LEN, USED, WRITE,
+};
 
 #[test]
 fn requests_are_served_together_and_each_once() {
@@ -17,6 +21,30 @@ fn requests_are_served_together_and_each_once() {
     assert_eq!(guest.notify(), Some(Served { requests: QUEUE_SIZE / 2, rest: Rest::Empty }));
     assert_eq!(guest.notify(), Some(Served { requests: 0, rest: Rest::Empty }));
     assert_eq!(guest.reply().body, ReplyBody::Checkpoint(CheckpointId(8)));
+}
+
+#[test]
+fn where_a_kernel_waits_one_long_request_is_served_at_a_time() {
+    let mut guest = Guest::with_session();
+    guest.ask(Request::Checkpoint);
+    guest.engine.effects.clear();
+    let (id, figures) = (CheckpointId(1), Request::Query { checkpoint: None });
+    let requests = [Request::Rollback { checkpoint: id }, figures, Request::Checkpoint, figures, figures];
+    for (slot, request) in (0..).zip(requests) {
+        let address = REQUEST + u64::from(slot) * u64::from(REQUEST_LEN);
+        guest.memory.write_slice(&guest.envelope(0, request), GuestAddress(address)).unwrap();
+        guest.describe(2 * slot, Descriptor { address, len: REQUEST_LEN, flags: NEXT, next: 2 * slot + 1 });
+        guest.describe(2 * slot + 1, Descriptor { address: REPLY, len: REPLY_LEN, flags: WRITE, next: 0 });
+        guest.make_available(2 * slot);
+    }
+    assert_eq!(guest.notify_until_long(), Served { requests: 1, rest: Rest::Unknown });
+    assert_eq!(guest.engine.effects, [Effect::Rollback(id, Again::No)]);
+    // What is quick doesn't end a turn, and nothing is forgotten.
+    assert_eq!(guest.notify_until_long(), Served { requests: 2, rest: Rest::Unknown });
+    assert_eq!(guest.reply().body, ReplyBody::Checkpoint(CheckpointId(2)));
+    assert_eq!(guest.notify_until_long(), Served { requests: 2, rest: Rest::Empty });
+    assert_eq!(guest.engine.effects.len(), requests.len());
+    assert_eq!(guest.notify_until_long(), Served { requests: 0, rest: Rest::Empty });
 }
 
 #[test]

@@ -14,7 +14,9 @@ use nix::unistd::Pid;
 
 use super::emulator;
 use crate::linux_guest::{self, Place, console};
+use crate::outcome::Failures;
 use crate::process;
+use crate::skips::Skips;
 
 /// The command of this program that runs [`run`].
 pub(crate) const COMMAND: &str = "in-bed";
@@ -125,11 +127,15 @@ fn place() -> Place {
     }
 }
 
-/// Whether a test target passes, in time.
-fn passes(target: &Path, name: &str) -> Result<bool> {
+/// Runs a test target; what failed, if anything did or it took too long.
+fn failures_of(target: &Path, name: &str, skips: &Skips) -> Result<Option<String>> {
     let started = Instant::now();
     println!("\n{name}");
-    let ended = process::follow(tests_of(target, name).stdin(Stdio::null()), LIMIT, &mut |chunk| {
+    let mut failures = Failures::of(name);
+    let mut command = tests_of(target, name);
+    skips.tell(&mut command);
+    let ended = process::follow(command.stdin(Stdio::null()), LIMIT, &mut |chunk| {
+        failures.read(chunk);
         let mut out = std::io::stdout().lock();
         out.write_all(chunk).and_then(|()| out.flush()).context("writing to standard output")
     })?;
@@ -138,7 +144,14 @@ fn passes(target: &Path, name: &str) -> Result<bool> {
         println!("{name}: not done within {} s, and ended", LIMIT.as_secs());
         end_guests();
     }
-    Ok(ended.is_some_and(|status| status.success()))
+    let passed = ended.is_some_and(|status| status.success());
+    let names = failures.names();
+    Ok((!passed).then_some(if names.is_empty() { name.to_owned() } else { names }))
+}
+
+/// What doesn't run in the bed, for a person.
+pub(crate) fn left_out() -> String {
+    format!("{} tests and all of {} targets (listed above)", NOT_RUN.len(), LEFT_OUT.len())
 }
 
 /// Ends what a target left that was ended itself: a guest that stands still takes a CPU.
@@ -157,15 +170,17 @@ fn app_guest() -> Result<bool> {
     let listing = fs::read_dir(super::TESTS).with_context(|| format!("listing {}", super::TESTS))?;
     let mut targets = listing.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
     targets.sort();
+    let skips = Skips::begin(Path::new(super::OUT))?;
     let mut failed = Vec::new();
     for target in &targets {
         let name = target.file_name().context("a test without a name")?.to_string_lossy().into_owned();
         let left_out = LEFT_OUT.iter().any(|(target, _)| *target == name);
-        if !left_out && !passes(target, &name)? {
-            failed.push(name);
+        if !left_out && let Some(names) = failures_of(target, &name, &skips)? {
+            failed.push(names);
         }
     }
     println!();
+    skips.print()?;
     for (target, why) in LEFT_OUT {
         println!("not run in the bed: {target}: {why}");
     }
@@ -174,7 +189,7 @@ fn app_guest() -> Result<bool> {
     }
     match failed.as_slice() {
         [] => println!("the app guest's tests passed: {} targets", targets.len() - LEFT_OUT.len()),
-        failed => println!("the app guest's tests FAILED in: {}", failed.join(" ")),
+        failed => println!("the app guest's tests FAILED in: {}", failed.join("; ")),
     }
     Ok(failed.is_empty())
 }

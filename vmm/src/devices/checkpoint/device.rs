@@ -1,5 +1,6 @@
 //! The checkpoint device as a virtio device: moves bytes between its queue and its session.
 
+use std::cell::Cell;
 use std::fmt;
 
 use cairn_abi::{Envelope, REPLY_SIZE, REQUEST_SIZE, Reply, Status, pci};
@@ -72,7 +73,7 @@ pub enum Rest {
     Empty,
     /// A request that waits for the program's notification.
     ForNotification,
-    /// Perhaps more: [`MAX_SERVED`] is reached.
+    /// Perhaps more: [`MAX_SERVED`] is reached, or it was a long request's turn.
     Unknown,
     /// The device isn't in use, or its rings can't be.
     Unusable,
@@ -80,6 +81,15 @@ pub enum Rest {
     OutOfReach,
     /// The session is another address space's.
     Foreign,
+}
+
+/// How far a call serves what is in the queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Turn {
+    /// All of it.
+    Whole,
+    /// To the first request with an effect that [may take long](Effect::may_take_long).
+    UntilLong,
 }
 
 /// What became of the front of the queue.
@@ -121,6 +131,27 @@ impl CheckpointDevice {
         address_space: AddressSpace,
         host: &mut impl FnMut(Effect) -> Outcome,
     ) -> Served {
+        self.notified(memory, address_space, Turn::Whole, host)
+    }
+
+    /// As [`serve`](Self::serve), but at most one request that [may take long](Effect::may_take_long), and nothing
+    /// behind it: for a guest whose kernel runs on no CPU meanwhile. The rest waits for the next notification.
+    pub fn serve_until_long<M: GuestMemory>(
+        &mut self,
+        memory: &M,
+        address_space: AddressSpace,
+        host: &mut impl FnMut(Effect) -> Outcome,
+    ) -> Served {
+        self.notified(memory, address_space, Turn::UntilLong, host)
+    }
+
+    fn notified<M: GuestMemory>(
+        &mut self,
+        memory: &M,
+        address_space: AddressSpace,
+        turn: Turn,
+        host: &mut impl FnMut(Effect) -> Outcome,
+    ) -> Served {
         if self.session.address_space().is_some_and(|bound| bound != address_space) {
             // A forked child, most likely. Its copy of the queue isn't the one whose position is known here.
             if self.foreign.is_now() {
@@ -131,7 +162,7 @@ impl CheckpointDevice {
             return Served { requests: 0, rest: Rest::Foreign };
         }
         self.left_at = None;
-        self.drain(memory, Caller { address_space, notified: true }, host)
+        self.drain(memory, Caller { address_space, notified: true }, turn, host)
     }
 
     /// Serves what is in the queue while the program runs: only what doesn't need it to stand still.
@@ -149,7 +180,7 @@ impl CheckpointDevice {
                 return Served { requests: 0, rest: Rest::Empty };
             }
         }
-        self.drain(memory, Caller { address_space, notified: false }, host)
+        self.drain(memory, Caller { address_space, notified: false }, Turn::Whole, host)
     }
 
     /// Tells the driver whether somebody polls. Returns whether a request is there that may have come without
@@ -184,12 +215,13 @@ impl CheckpointDevice {
         &mut self,
         memory: &M,
         caller: Caller,
+        turn: Turn,
         host: &mut impl FnMut(Effect) -> Outcome,
     ) -> Served {
         let Some(mut queue) = self.queue.take() else {
             return Served { requests: 0, rest: Rest::Unusable };
         };
-        let served = self.drain_queue(&mut queue, memory, caller, host);
+        let served = self.drain_queue(&mut queue, memory, caller, turn, host);
         self.queue = Some(queue);
         served
     }
@@ -199,14 +231,20 @@ impl CheckpointDevice {
         queue: &mut RequestQueue,
         memory: &M,
         caller: Caller,
+        turn: Turn,
         host: &mut impl FnMut(Effect) -> Outcome,
     ) -> Served {
         let mut requests = 0;
         if !self.broken && !queue.is_reachable(memory) {
             return Served { requests, rest: Rest::OutOfReach };
         }
-        while requests < MAX_SERVED && !self.broken {
-            match self.serve_front(queue, memory, caller, host) {
+        let is_over = Cell::new(false);
+        let mut host = |effect: Effect| {
+            is_over.set(is_over.get() || turn == Turn::UntilLong && effect.may_take_long());
+            host(effect)
+        };
+        while requests < MAX_SERVED && !self.broken && !is_over.get() {
+            match self.serve_front(queue, memory, caller, &mut host) {
                 Ok(Front::Served) => requests += 1,
                 Ok(Front::Empty) => return Served { requests, rest: Rest::Empty },
                 Ok(Front::ForNotification) => {

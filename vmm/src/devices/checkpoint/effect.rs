@@ -74,6 +74,34 @@ pub enum Effect {
     NextCheckpointFigures(CheckpointId),
 }
 
+impl Effect {
+    /// Whether the engine may have much to do for it, by what the program wrote and has kept, so that nothing else
+    /// should be done in the same exit of a guest whose kernel waits for its CPU.
+    #[must_use]
+    pub fn may_take_long(self) -> bool {
+        match self {
+            Self::DropAll
+            | Self::AddRegion { .. }
+            | Self::RemoveRegion(_)
+            | Self::Checkpoint(_)
+            | Self::CheckpointAsync
+            | Self::Ticket(..)
+            | Self::CheckpointDurable(..)
+            | Self::Durability(..)
+            | Self::Recover(_)
+            | Self::Rollback(..)
+            | Self::Release(_) => true,
+            Self::PrepareRegion { .. }
+            | Self::StoreFigures
+            | Self::Stored(..)
+            | Self::Hint(_)
+            | Self::SessionFigures
+            | Self::CheckpointFigures(_)
+            | Self::NextCheckpointFigures(_) => false,
+        }
+    }
+}
+
 /// How an [`Effect`] ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {

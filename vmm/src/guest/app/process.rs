@@ -57,6 +57,13 @@ pub(super) struct Waiting {
     pub(super) until: Duration,
 }
 
+/// How nice this process of the host is, which a program inherits: 0 where /proc doesn't tell it (field 19 of
+/// proc_pid_stat(5); the name before may have spaces).
+fn own_nice() -> i32 {
+    let nice = |stat: &str| stat.rsplit_once(") ")?.1.split(' ').nth(16)?.parse().ok();
+    std::fs::read_to_string("/proc/self/stat").ok().and_then(|stat| nice(&stat)).unwrap_or(0)
+}
+
 /// The bases of the thread-local segments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Segments {
@@ -79,7 +86,7 @@ impl Process {
             segments: Segments::default(),
             name: [0; 16],
             limits: Vec::new(),
-            nice: 0,
+            nice: own_nice(),
             refused: Vec::new(),
             call: (0, [0; 6]),
             waiting: None,

@@ -16,7 +16,7 @@ use crate::machine::calls::SharedCalls;
 use crate::machine::control;
 use crate::machine::end::Ended;
 use crate::machine::whole::output::Output;
-use crate::machine::whole::{Comeback, Figures, SavedConfig, chain, stdout};
+use crate::machine::whole::{Bringer, Comeback, Figures, SavedConfig, chain, stdout};
 use crate::store::signature::{Signer, Unsigned};
 
 /// What stays from one machine to the next.
@@ -74,6 +74,7 @@ pub(super) fn run(kvm: &System, config: &AppConfig, comeback: Option<Comeback>) 
         ..Figures::default()
     };
     let key = config.state.key.as_ref();
+    let output = comeback.as_ref().and_then(|comeback| comeback.output.clone()).unwrap_or_default();
     let (signer, id) = match comeback {
         Some(comeback) => comeback.signer(key),
         None => (key.cloned().map(Signer::new), None),
@@ -84,7 +85,8 @@ pub(super) fn run(kvm: &System, config: &AppConfig, comeback: Option<Comeback>) 
     let asked: Arc<dyn control::Guest> = Arc::<Front>::clone(&front);
     let control = control::start(asked);
     let lives = Lives { kvm, config, front: Arc::clone(&front), figures, happened };
-    let ended = lives.run(Next { machine, parent: Parent { id, signer }, output: None, back: None });
+    let parent = Parent { id, kept_output: output.kept, signer };
+    let ended = lives.run(Next { machine, parent, output: Some(output), back: None });
     // In this order: what was asked is answered when nobody is there any more who would do it.
     front.end();
     drop(lives);
@@ -102,6 +104,8 @@ impl Lives<'_> {
         let mut remains = None;
         loop {
             let Next { machine, parent, output, back } = *next;
+            machine.bringer.as_ref().map(Bringer::set_running).transpose()?;
+            // Not before: what keeps a program from starting leaves the file as it was.
             if let (Some(path), Some(output)) = (&self.config.stdout, &output) {
                 stdout::turn_own(path, output)?;
             }
@@ -146,6 +150,7 @@ impl Lives<'_> {
         let (machine, comeback) = self.prepare(life, back.to).map_err(|error| chain(&error))?;
         tracing::debug!(after = ?back.begun.elapsed(), "the next machine is built");
         let output = comeback.output.clone();
+        let kept_output = output.as_ref().map_or(0, Output::length);
         let (signer, _) = comeback.signer(self.config.state.key.as_ref());
         let asker = life.asker.as_ref().ok_or("nobody takes its checkpoints")?;
         // Who asks for a checkpoint meanwhile waits for what comes of this.
@@ -153,7 +158,7 @@ impl Lives<'_> {
         match asker.go_back(Arc::new(comeback)) {
             Ok(id) => {
                 tracing::debug!(after = ?back.begun.elapsed(), "the program has left this machine");
-                Ok((machine, Parent { id: Some(id), signer }, output))
+                Ok((machine, Parent { id: Some(id), kept_output, signer }, output))
             }
             Err(refused) => {
                 self.front.set_life(Some(life.clone()));
@@ -174,6 +179,7 @@ impl Lives<'_> {
         if !comeback.saved.config.is_of_same_program(&SavedConfig::new(self.config, whole)) {
             return Err(RollbackError::OtherProgram(to.0));
         }
+        let comeback = comeback.with_output(key)?;
         if let (Some(path), Some(output)) = (&self.config.stdout, &comeback.output) {
             stdout::check_own(path, output).map_err(RunError::from)?;
         }

@@ -20,7 +20,7 @@ use crate::machine::poller;
 use crate::machine::run_loop::RunLoop;
 use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::unit::{SharedUnit, UnitRegisters};
-use crate::machine::whole::{self, Bringer, Door, SavedConfig, Whole};
+use crate::machine::whole::{self, Bringer, Door, Exit, SavedConfig, Whole};
 use crate::store::Sink;
 use crate::store::signature::Signer;
 
@@ -28,6 +28,8 @@ use crate::store::signature::Signer;
 pub(super) struct Parent {
     /// The checkpoint that the program was brought back from, if that can be.
     pub(super) id: Option<CheckpointId>,
+    /// Bytes that the file of standard output has of that of the store's newest checkpoint.
+    pub(super) kept_output: u64,
     /// Signs what follows.
     pub(super) signer: Option<Signer>,
 }
@@ -59,6 +61,9 @@ impl Machine {
         started: impl FnOnce(),
     ) -> Result<Way, RunError> {
         let whole = self.start_whole(lives, parent)?;
+        // From here on somebody may wait at the door, and is waited for by whoever drops `whole`.
+        let exit = whole.as_ref().map(|(_, door)| Exit(Arc::clone(door)));
+        let teller = Teller { events: lives.front.events(), number, _exit: exit };
         let Self { cpu, calls, unit, bus, freezer, bringer, store, .. } = self;
         let (asker, door) = whole.as_ref().map(|(whole, door)| (whole.asker(), Arc::clone(door))).unzip();
         let life = Life { number, unit: Arc::clone(&unit), calls: Arc::clone(&calls), sink: store, asker };
@@ -74,7 +79,7 @@ impl Machine {
                 Ok(())
             });
         let poller = poller.map_err(host("a thread"))?;
-        let (served, teller) = (Arc::clone(&unit), Teller(lives.front.events(), number));
+        let served = Arc::clone(&unit);
         let vcpu = thread::Builder::new().name("vcpu".to_owned()).spawn(move || {
             let _teller = teller;
             sandbox::confine()?;
@@ -120,6 +125,7 @@ impl Machine {
             slots: Arc::clone(&self.slots),
             orders,
             parent: parent.id,
+            kept_output: parent.kept_output,
             signer: parent.signer,
             figures: Arc::clone(&lives.figures),
         };
@@ -160,11 +166,17 @@ pub(super) struct Remains {
 }
 
 /// Tells that the vCPU has stopped for good, however it did.
-struct Teller(Sender<Event>, usize);
+struct Teller {
+    events: Sender<Event>,
+    /// Of which machine.
+    number: usize,
+    /// Tells it at the door.
+    _exit: Option<Exit>,
+}
 
 impl Drop for Teller {
     fn drop(&mut self) {
         // Whoever started the machine may have given up.
-        let _ = self.0.send(Event::Stopped(self.1));
+        let _ = self.events.send(Event::Stopped(self.number));
     }
 }

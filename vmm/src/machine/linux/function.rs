@@ -74,7 +74,8 @@ impl<L: DirtyLog> CheckpointFunction<L> {
         let State { function, keeper, saver } = &mut *self.lock();
         let space = AddressSpace(paging.identity());
         let mut act = |effect| saver.act(effect, keeper, &mut |keeper, effect| keeper.act(effect, &paging));
-        function.device_mut().serve(&memory, space, &mut |effect| match act(effect) {
+        // Each request has a bounded try: many in one exit would add up to a CPU that the kernel takes for stuck.
+        function.device_mut().serve_until_long(&memory, space, &mut |effect| match act(effect) {
             Outcome::Session(figures) => Outcome::Session(with_pauses(figures, cpu.pauses())),
             outcome => outcome,
         });

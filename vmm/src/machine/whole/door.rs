@@ -1,7 +1,7 @@
 //! Where the vCPU's thread can be asked to stop between two instructions and to have something done.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::guest::app::cpu::Cpu;
@@ -35,6 +35,17 @@ struct State {
     ended: bool,
 }
 
+/// Says, when it's dropped, that the vCPU doesn't run any more and won't. Held from before anybody asks at the door, so that
+/// who asks learns of any end: also of a thread that panicked, and of one that there never was.
+#[derive(Debug)]
+pub(crate) struct Exit(pub(crate) Arc<Door>);
+
+impl Drop for Exit {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
 /// The program has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Gone;
@@ -58,9 +69,9 @@ impl Door {
     }
 
     /// The vCPU doesn't run any more.
-    pub(crate) fn leave(&self) {
+    fn leave(&self) {
         let mut state = self.lock();
-        (state.ended, state.thread, state.work) = (true, None, None);
+        (state.ended, state.thread) = (true, None);
         self.changed.notify_all();
     }
 
@@ -113,6 +124,10 @@ impl Door {
         loop {
             // Work that lets the thread out is done, and then the program has ended.
             if state.ended || !self.asked.load(Ordering::Acquire) {
+                // What nobody does any more must not stay here: it may hold this door, and the store.
+                let undone = state.work.take();
+                drop(state);
+                drop(undone);
                 return told.try_recv().map_err(|_| Gone);
             }
             if let Some(thread) = state.thread.filter(|_| state.work.is_some()) {
@@ -131,5 +146,84 @@ impl Door {
 impl std::fmt::Debug for Door {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Door").field("asked", &self.asked).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::guest::app::program::Entry;
+    use crate::kvm::system::System;
+    use crate::kvm::vm::WriteLog;
+    use crate::machine::bare::Bare;
+    use crate::memory::layout::{LOWEST, PAGE};
+
+    /// A vCPU that stands before the first instruction of a program that there isn't.
+    fn cpu() -> Cpu {
+        let kvm = System::open().unwrap();
+        let bare = Bare::build(&kvm, 1 << 20, WriteLog::Bitmap).map_err(RunError::from).unwrap();
+        let Bare { vm, system, mut space, .. } = bare;
+        let entry = Entry { instruction: LOWEST, stack: LOWEST + PAGE };
+        Cpu::new(&kvm, &vm, system, space.tables_mut(), entry).unwrap()
+    }
+
+    /// A thread that stops at the door again and again, as that of a vCPU does, until it's let out.
+    fn passing(cpu: Cpu, door: &Arc<Door>) -> thread::JoinHandle<()> {
+        let (door, exit) = (Arc::clone(door), Exit(Arc::clone(door)));
+        thread::spawn(move || {
+            let _exit = exit;
+            door.enter();
+            while door.pass(&cpu).unwrap() {
+                thread::yield_now();
+            }
+        })
+    }
+
+    /// Whether nobody but the test has the door.
+    fn is_alone(door: &Arc<Door>) -> bool {
+        Arc::strong_count(door) == 1
+    }
+
+    #[test]
+    fn work_is_done_at_the_door_until_its_thread_is_let_out() {
+        let cpu = cpu();
+        let door = Arc::new(Door::new(&cpu).unwrap());
+        let thread = passing(cpu, &door);
+        assert_eq!(door.at_stop(|cpu| cpu.general[16]).unwrap().0, LOWEST, "the instruction pointer");
+        let inside = Arc::clone(&door);
+        assert_eq!(door.at_stop(move |_| inside.let_out()).map(|(done, _)| done), Ok(()));
+        thread.join().unwrap();
+        let inside = Arc::clone(&door);
+        assert!(door.at_stop(move |_| inside.let_out()).is_err());
+        assert!(is_alone(&door), "work that wasn't done has stayed");
+    }
+
+    #[test]
+    fn whoever_asks_learns_that_the_thread_has_panicked() {
+        let cpu = cpu();
+        let door = Arc::new(Door::new(&cpu).unwrap());
+        let thread = passing(cpu, &door);
+        assert!(door.at_stop(|_| -> () { panic!("of this test") }).is_err());
+        assert!(thread.join().is_err());
+        assert!(door.at_stop(|_| ()).is_err());
+        assert!(is_alone(&door));
+    }
+
+    #[test]
+    fn whoever_asks_learns_that_there_never_will_be_a_thread() {
+        let door = Arc::new(Door::new(&cpu()).unwrap());
+        let exit = Exit(Arc::clone(&door));
+        thread::scope(|scope| {
+            let inside = Arc::clone(&door);
+            let asks = scope.spawn(|| door.at_stop(move |_| inside.let_out()).is_err());
+            while !door.asked.load(Ordering::Acquire) {
+                thread::yield_now();
+            }
+            drop(exit);
+            assert!(asks.join().unwrap());
+        });
+        assert!(is_alone(&door), "work that wasn't done has stayed");
     }
 }

@@ -45,21 +45,18 @@ pub enum StdoutError {
     },
 }
 
-/// Makes `path` the standard output of this process: from its beginning, or as `output` says. What is behind that is
-/// lost, so that nobody else may be writing there.
+/// Makes `path` the standard output of this process: a file that is made where there is none, or one that can be made what
+/// `output` says. What it has isn't touched yet, as the program may still turn out not to start: see [`turn_own`].
 ///
 /// # Errors
 /// [`StdoutError`].
 pub(crate) fn direct(path: &Path, output: Option<&Output>) -> Result<(), StdoutError> {
-    let file = match output {
-        None => File::create(path).map_err(fail(path))?,
-        Some(output) => {
-            let file = OpenOptions::new().write(true).open(path).map_err(fail(path))?;
-            check(path, &file, output)?;
-            turn(path, &file, output)?;
-            file
-        }
-    };
+    let is_new = output.is_none();
+    let file =
+        OpenOptions::new().write(true).create(is_new).truncate(false).open(path).map_err(fail(path))?;
+    if let Some(output) = output {
+        check(path, &file, output)?;
+    }
     nix::unistd::dup2_stdout(&file).map_err(|source| StdoutError::Refused { path: path.to_owned(), source })
 }
 
@@ -71,7 +68,8 @@ pub(crate) fn check_own(path: &Path, output: &Output) -> Result<(), StdoutError>
     check(path, &own(path)?, output)
 }
 
-/// Makes standard output, which is `path`, what `output` says, and goes on writing at its end.
+/// Makes standard output, which is `path`, what `output` says, and goes on writing at its end. What is behind that is
+/// lost, so that nobody else may be writing there.
 ///
 /// # Errors
 /// [`StdoutError::Write`].
@@ -92,6 +90,10 @@ fn check(path: &Path, file: &File, output: &Output) -> Result<(), StdoutError> {
 }
 
 fn turn(path: &Path, mut file: &File, output: &Output) -> Result<(), StdoutError> {
+    if !file.metadata().map_err(fail(path))?.is_file() {
+        // A device or a pipe has no length.
+        return Ok(());
+    }
     file.write_all_at(&output.put, output.start)
         .and_then(|()| file.set_len(output.length()))
         .and_then(|()| file.seek(SeekFrom::Start(output.length())))

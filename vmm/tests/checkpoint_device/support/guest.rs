@@ -229,6 +229,13 @@ impl Guest {
         }
     }
 
+    /// Notifies a device that serves one long request at a time.
+    pub(crate) fn notify_until_long(&mut self) -> Served {
+        let engine = &mut self.engine;
+        let mut host = |effect| engine.act(effect);
+        self.function.device_mut().serve_until_long(&self.memory, self.address_space, &mut host)
+    }
+
     /// Polls once.
     pub(crate) fn poll(&mut self) -> Served {
         let engine = &mut self.engine;

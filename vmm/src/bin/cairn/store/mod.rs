@@ -3,6 +3,7 @@
 mod export;
 mod list;
 mod maintain;
+pub(crate) mod number;
 mod show;
 mod time;
 
@@ -66,7 +67,7 @@ struct Place {
 impl Place {
     fn open(&self) -> Result<cairn_store::Store, StoreError> {
         let store = cairn_store::Store::open(&self.directory)?;
-        if let Some(damage) = store.damage() {
+        for damage in store.damage().into_iter().chain(store.lost()) {
             tell!("cairn: {damage}; checkpoints may be missing");
         }
         Ok(store)

@@ -11,7 +11,7 @@ use cairn_vmm::store::signature::{CheckedSnapshot, Unsigned};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Place, bar, print_json, table};
+use super::{Place, bar, number, print_json, table};
 use crate::size::readable;
 use crate::state;
 
@@ -21,6 +21,7 @@ pub(super) struct Show {
     #[command(flatten)]
     place: Place,
     /// The checkpoint.
+    #[arg(value_parser = number::checkpoint)]
     id: u64,
     /// Print JSON, for programs.
     #[arg(long)]
@@ -33,8 +34,10 @@ pub(super) struct Diff {
     #[command(flatten)]
     place: Place,
     /// The first checkpoint.
+    #[arg(value_parser = number::checkpoint)]
     a: u64,
     /// The second checkpoint.
+    #[arg(value_parser = number::checkpoint)]
     b: u64,
     /// Print JSON, for programs.
     #[arg(long)]

@@ -1,6 +1,6 @@
 //! What the view asks of the thing behind a mount.
 
-use std::{fmt::Debug, os::fd::AsFd};
+use std::{fmt::Debug, os::fd::AsFd, path::PathBuf};
 
 use nix::{
     errno::Errno,
@@ -204,11 +204,26 @@ pub(super) trait Backend: Debug + Send + Sync {
         None
     }
 
+    /// The directory of the host that it shows, without symbolic links.
+    fn shows(&self) -> Option<PathBuf> {
+        None
+    }
+
     fn look(&self, caller: &Caller<'_>, at: Inside<'_>) -> Answer<Look>;
 
     fn status(&self, caller: &Caller<'_>, at: Inside<'_>, follow: Follow) -> Answer<Status>;
 
     fn open(&self, caller: &Caller<'_>, at: Inside<'_>, request: &OpenRequest) -> Answer<Opened>;
+
+    /// Makes a file as long as `size`: truncate.
+    fn resize(&self, caller: &Caller<'_>, at: Inside<'_>, size: i64) -> Answer<()> {
+        let request = OpenRequest::new((OFlag::O_WRONLY | OFlag::O_NONBLOCK).bits(), 0);
+        match self.open(caller, at, &request)? {
+            Opened::New(object) => object.set_size(size),
+            Opened::Existing(number) => caller.descriptors.get(number)?.object().set_size(size),
+            Opened::Directory(_) => Err(Errno::EISDIR),
+        }
+    }
 
     fn access(&self, caller: &Caller<'_>, at: Inside<'_>, follow: Follow, mode: u32) -> Answer<()>;
 

@@ -1,6 +1,7 @@
 //! Which directories of the host a guest sees, and what the monitor puts beside them.
 
 use std::{
+    io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -13,6 +14,7 @@ use super::{
     backend::{Answer, Backend, Look},
     descriptors::Descriptors,
     facts::NoProcess,
+    hidden::{self, Hidden, Relation},
     host::{HostTree, Readers},
     memory::{Budget, MemoryTree},
     open::{Object, OpenFile},
@@ -66,6 +68,9 @@ pub struct Layout {
     pub overlay: bool,
     /// Who takes the checkpoints that the program asks for by /dev/cairn, which isn't there without.
     pub checkpoints: Option<Arc<dyn WholeCheckpoints>>,
+    /// The monitor's own directory on the host, which no guest may have: where a directory that is shown leads to
+    /// it, an empty one is in its place.
+    pub hidden: Option<PathBuf>,
 }
 
 /// Why a file tree can't be made.
@@ -82,6 +87,28 @@ pub enum LayoutError {
         /// Why.
         #[source]
         source: Errno,
+    },
+    /// The directory is the monitor's own, or in it.
+    #[error(
+        "can't show {} to a program: in {} are the key that its user's checkpoints are signed with, and records \
+         of changes", host.display(), own.display()
+    )]
+    Own {
+        /// The directory.
+        host: PathBuf,
+        /// The monitor's own.
+        own: PathBuf,
+    },
+    /// The monitor's own directory can't be made, and the guest could make it then.
+    #[error(
+        "can't let a program write above {}, where Cairn keeps its user's key, and which can't be made", own.display()
+    )]
+    NoOwn {
+        /// The monitor's own directory.
+        own: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// There is no directory in the guest that could hold the grant.
     #[error("can't show a directory at {guest} in the guest: {}", source.desc())]
@@ -154,6 +181,10 @@ impl Layout {
             let over = overlay.clone().map(|budget| (budget, device()));
             view.grant(grant, over)?;
         }
+        if let Some(own) = &self.hidden {
+            let empty = |point| MemoryTree::new(point, device(), 0o700, Arc::clone(&budget)).read_only();
+            view.hide(&Hidden::find(own), empty)?;
+        }
         let start = match view.setup_look(&directory) {
             Ok(Look::Directory) => directory,
             _ => GuestPath::root(),
@@ -211,6 +242,38 @@ impl FileView {
         Ok(())
     }
 
+    /// Puts what `empty` makes where the guest would see the monitor's own directory.
+    fn hide(
+        &mut self,
+        own: &Hidden,
+        mut empty: impl FnMut(GuestPath) -> MemoryTree,
+    ) -> Result<(), LayoutError> {
+        let mut points = Vec::new();
+        for mount in self.mounts() {
+            let Some(host) = mount.backend.shows() else { continue };
+            let beneath = match own.seen_from(&host) {
+                Relation::Apart => continue,
+                Relation::Around => return Err(LayoutError::Own { host, own: own.path().to_owned() }),
+                Relation::Beneath(path) => path,
+            };
+            let point = hidden::point(&mount.point, &beneath);
+            let place = Place { path: point, directory: true };
+            // Something else may be in between, which hides it already.
+            if !self.locate(&place).is_ok_and(|(found, _)| found.point == mount.point) {
+                continue;
+            }
+            if mount.backend.writable() {
+                own.make().map_err(|source| LayoutError::NoOwn { own: own.path().to_owned(), source })?;
+            }
+            points.push(place.path);
+        }
+        for point in points {
+            let tree = empty(point.clone());
+            self.mount(point, Box::new(tree));
+        }
+        Ok(())
+    }
+
     fn mount_at(&mut self, point: &GuestPath, backend: Box<dyn Backend>) -> Result<(), LayoutError> {
         let point = self.make_mount_point(point)?;
         self.mount(point, backend);
@@ -231,7 +294,8 @@ impl FileView {
                 Ok(Look::Directory) => next,
                 Ok(Look::Symlink(_)) => self.setup_resolve(&next).map_err(failed)?,
                 Ok(Look::Other) => return Err(failed(Errno::ENOTDIR)),
-                Err(Errno::ENOENT) => {
+                // What may not be looked at may be in another mount of the host, which the backend knows.
+                Err(Errno::ENOENT | Errno::EACCES) => {
                     let place = Place { path: next.clone(), directory: false };
                     let (mount, inside) = self.locate(&place).map_err(failed)?;
                     mount.backend.make_mount_point(inside, names.peek().is_none()).map_err(failed)?;

@@ -8,6 +8,7 @@
 mod backend;
 mod descriptors;
 mod facts;
+mod hidden;
 mod host;
 mod image;
 mod layout;

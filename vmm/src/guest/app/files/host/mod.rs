@@ -24,7 +24,7 @@ use nix::{
     fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat},
     sys::stat::{FileStat, Mode, fstat},
     sys::statfs::fstatfs,
-    unistd::{AccessFlags, faccessat},
+    unistd::{AccessFlags, faccessat, truncate},
 };
 
 use super::{
@@ -97,6 +97,15 @@ impl HostTree {
 
     /// Opens what is at a place, if no symbolic link is on the way or, but for `O_PATH`, at its end.
     fn open_at(&self, at: Inside<'_>, flags: OFlag, mode: u32) -> Answer<OwnedFd> {
+        self.open_here(at, flags, mode).map_err(|error| match error {
+            // Another file system of the host is mounted there, and it wasn't granted.
+            Errno::EXDEV => Errno::EACCES,
+            other => other,
+        })
+    }
+
+    /// As [`HostTree::open_at`], with `EXDEV` for what is in another mount of the host.
+    fn open_here(&self, at: Inside<'_>, flags: OFlag, mode: u32) -> Answer<OwnedFd> {
         let path = if at.is_root() { b"." } else { at.path };
         let how = OpenHow::new()
             .flags(flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
@@ -107,11 +116,7 @@ impl HostTree {
                     | ResolveFlag::RESOLVE_NO_MAGICLINKS
                     | ResolveFlag::RESOLVE_NO_XDEV,
             );
-        openat2(&self.root, path, how).map_err(|error| match error {
-            // Another file system of the host is mounted there, and it wasn't granted.
-            Errno::EXDEV => Errno::EACCES,
-            other => other,
-        })
+        openat2(&self.root, path, how)
     }
 
     /// Names the file at a place without opening it, and tells what it is.
@@ -204,6 +209,10 @@ impl Backend for HostTree {
         self.writable
     }
 
+    fn shows(&self) -> Option<PathBuf> {
+        Some(self.host_path.clone())
+    }
+
     fn look(&self, _caller: &Caller<'_>, at: Inside<'_>) -> Answer<Look> {
         let (fd, stat) = self.name(Inside::new(at.path))?;
         Ok(match stat.st_mode & libc::S_IFMT {
@@ -219,6 +228,18 @@ impl Backend for HostTree {
 
     fn open(&self, _caller: &Caller<'_>, at: Inside<'_>, request: &OpenRequest) -> Answer<Opened> {
         self.open_file(at, request)
+    }
+
+    fn resize(&self, _caller: &Caller<'_>, at: Inside<'_>, size: i64) -> Answer<()> {
+        // By its name, and not by a descriptor: when that is closed, the guest's record locks would go with it, as
+        // the monitor is one process.
+        let (fd, stat) = self.name_followed(at, Follow::Yes)?;
+        match stat.st_mode & libc::S_IFMT {
+            libc::S_IFREG if self.writable => truncate(&*own_link(&fd), size),
+            libc::S_IFREG => Err(Errno::EROFS),
+            libc::S_IFDIR => Err(Errno::EISDIR),
+            _ => Err(Errno::EINVAL),
+        }
     }
 
     fn access(&self, _caller: &Caller<'_>, at: Inside<'_>, follow: Follow, mode: u32) -> Answer<()> {
@@ -238,9 +259,15 @@ impl Backend for HostTree {
         host_space(&self.root)
     }
 
-    fn make_mount_point(&self, _at: Inside<'_>, last: bool) -> Answer<()> {
-        // Nothing is made on the host; the last name is added to its directory's listing.
-        if last { Ok(()) } else { Err(Errno::ENOENT) }
+    fn make_mount_point(&self, at: Inside<'_>, last: bool) -> Answer<()> {
+        match self.open_here(at, OFlag::O_PATH, 0) {
+            // Nothing is made on the host; the last name is added to its directory's listing.
+            Err(Errno::ENOENT) if last => Ok(()),
+            // It's there, in another mount of the host, of which the guest sees what is granted by itself.
+            Err(Errno::EXDEV) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(Errno::EACCES),
+        }
     }
 
     fn make_directory(&self, at: Inside<'_>, mode: u32) -> Answer<()> {

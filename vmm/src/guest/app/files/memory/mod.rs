@@ -260,6 +260,10 @@ impl Backend for MemoryTree {
         self.writable.then_some(self)
     }
 
+    fn shows(&self) -> Option<PathBuf> {
+        self.host_path()
+    }
+
     fn look(&self, caller: &Caller<'_>, at: Inside<'_>) -> Answer<Look> {
         let tree = self.tree();
         let inode = match tree.find(Inside::new(at.path))? {
@@ -314,9 +318,8 @@ impl Backend for MemoryTree {
 
     fn make_mount_point(&self, at: Inside<'_>, last: bool) -> Answer<()> {
         let mut tree = self.tree();
-        if tree.lower().is_ok() {
-            // As in a directory of the host: the last name is added to its directory's listing.
-            return if last { Ok(()) } else { Err(Errno::ENOENT) };
+        if let Ok(lower) = tree.lower() {
+            return lower.host().make_mount_point(at, last);
         }
         tree.make_directory(at, 0o755)
     }

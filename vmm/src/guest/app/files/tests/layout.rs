@@ -25,6 +25,7 @@ fn started_in(directory: &str, grants: impl FnOnce(&Path) -> Vec<Grant>) -> Worl
         functions: Vec::new(),
         overlay: false,
         checkpoints: None,
+        hidden: None,
     };
     let (view, start) = layout.build().unwrap();
     let files = Files::new(view, Descriptors::empty(), &start).unwrap();
@@ -99,4 +100,30 @@ fn impossible_grants_are_named() {
     assert!(matches!(build("/usr", "/etc/passwd/x"), LayoutError::MountPoint { source: Errno::ENOTDIR, .. }));
     assert!(matches!(build("/usr", "/proc/x"), LayoutError::MountPoint { source: Errno::EPERM, .. }));
     assert!(matches!(build("/usr", "/etc/missing/x"), LayoutError::MountPoint { source: Errno::ENOENT, .. }));
+}
+
+/// /proc is a mount in every host, so that a grant of the host's root ends there, and another one can go on.
+#[test]
+fn a_grant_at_another_mount_of_the_host() {
+    for overlay in [false, true] {
+        for guest in ["/host/proc", "/host/proc/sys"] {
+            let data = tempfile::tempdir_in("/var/tmp").unwrap();
+            let grants = vec![
+                grant(Path::new("/"), Path::new("/host"), overlay),
+                grant(data.path(), Path::new(guest), true),
+            ];
+            let layout = Layout { grants, private_bytes: 1 << 20, overlay, ..Layout::default() };
+            let (view, start) = layout.build().unwrap();
+            let files = Files::new(view, Descriptors::empty(), &start).unwrap();
+            let mut world = World { host: data.into(), grants: Vec::new(), overlay, files };
+            world.write(&format!("{guest}/file"), b"x").unwrap();
+            assert_eq!(world.read(&format!("{guest}/file")).unwrap(), b"x");
+            assert_eq!(
+                world.read("/host/proc/self/comm"),
+                Err(if guest == "/host/proc" { Errno::ENOENT } else { Errno::EACCES })
+            );
+            let listed = world.list("/host").unwrap();
+            assert_eq!(listed.iter().filter(|name| *name == "proc").count(), 1);
+        }
+    }
 }

@@ -15,10 +15,11 @@ mod synthesized;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Once},
 };
 
 use nix::errno::Errno;
+use nix::sys::stat::{Mode, umask};
 
 use super::{
     At, Descriptors, Files, Follow, Grant, Layout, Object, OpenFile, OpenRequest, Removal, Renaming, Status,
@@ -52,6 +53,11 @@ impl World {
 
     /// As [`World::new`], with more grants below the temporary directory.
     fn with_grants(more: impl FnOnce(&Path) -> Vec<Grant>) -> Self {
+        // As the monitor does: the mask is the guest's own, and what tests make beside it has the modes that they name.
+        static MASK: Once = Once::new();
+        MASK.call_once(|| {
+            umask(Mode::empty());
+        });
         let host = tempfile::tempdir().unwrap();
         for directory in ["rw", "ro", "outside"] {
             std::fs::create_dir(host.path().join(directory)).unwrap();
@@ -189,6 +195,7 @@ fn files(grants: &[Grant], overlay: bool) -> Files {
         functions: Vec::new(),
         overlay,
         checkpoints: None,
+        hidden: None,
     };
     let (view, start) = layout.build().unwrap();
     Files::new(view, Descriptors::empty(), &start).unwrap()
