@@ -11,6 +11,7 @@ use cairn_abi::CheckpointId;
 use cairn_store::{Batch, Level};
 use nix::errno::Errno;
 
+use super::OWNER;
 use super::comeback::Comeback;
 use super::door::{Door, Gone};
 use super::figures::{Figures, nanoseconds};
@@ -370,7 +371,7 @@ impl Checkpointer {
     /// Signs a batch that is a change to what `signer` signed last.
     fn sign(&self, signer: Option<&Signer>, batch: &mut Batch) -> Result<Option<Staged>, SignError> {
         let parent = batch.parent();
-        let parent = || self.sink.snapshot(parent?, PATIENCE).ok()?;
+        let parent = || self.sink.snapshot(OWNER, parent?, PATIENCE).ok()?;
         signer.map(|signer| signer.stage(batch, saved::comes_lazily, parent)).transpose()
     }
 

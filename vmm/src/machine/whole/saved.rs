@@ -110,6 +110,15 @@ pub enum SavedError {
         /// What is missing.
         name: &'static str,
     },
+    /// The checkpoint is one of regions that a program has marked.
+    #[error(
+        "checkpoint {id} is not one of a whole program: it has regions, which the program recovers when it is run \
+         again with the same --store"
+    )]
+    Regions {
+        /// The checkpoint.
+        id: u64,
+    },
     /// It was made by another version of Cairn.
     #[error("the checkpoint was made by another version of cairn (format {found}, this one knows {VERSION})")]
     Version {
@@ -345,6 +354,10 @@ impl Saved {
     /// # Errors
     /// [`SavedError`].
     pub(crate) fn read(id: CheckpointId, snapshot: &CheckedSnapshot) -> Result<Self, SavedError> {
+        // Whole programs have sections, and regions have none.
+        if snapshot.sections().next().is_none() && snapshot.objects().next().is_some() {
+            return Err(SavedError::Regions { id: id.0 });
+        }
         let config: SavedConfig = read(id, snapshot, PROGRAM)?;
         if config.version != VERSION {
             return Err(SavedError::Version { found: config.version });

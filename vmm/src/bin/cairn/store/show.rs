@@ -47,7 +47,7 @@ pub(super) struct Diff {
 #[derive(Serialize)]
 struct Shown {
     id: u64,
-    /// "yes", or why not.
+    /// "yes", or "no: " and why.
     signed: String,
     objects: Vec<ShownObject>,
     sections: Vec<ShownSection>,
@@ -113,9 +113,10 @@ impl Show {
 
 /// Whether it's signed by this user; pages are only looked at when they are read.
 fn signed(snapshot: &Arc<Snapshot>) -> Result<String> {
-    let Some(key) = state::key() else { return Ok(Unsigned::NoKey.to_string()) };
+    let no = |why: Unsigned| format!("no: {why}");
+    let Some(key) = state::key() else { return Ok(no(Unsigned::NoKey)) };
     let checked = CheckedSnapshot::open(Arc::clone(snapshot), &key)?;
-    Ok(checked.map_or_else(|why| why.to_string(), |_| "yes".to_owned()))
+    Ok(checked.map_or_else(no, |_| "yes".to_owned()))
 }
 
 fn shown(snapshot: &Snapshot, signed: String) -> Shown {
