@@ -1,6 +1,7 @@
 //! Programs that another takes the place of: execve is what it is natively.
 
 use std::fs;
+use std::process::Command;
 
 use cairn_test_host::is_there;
 use cairn_tests::{Printed, cairn_run, guest, run, same_in_guest};
@@ -8,14 +9,17 @@ use cairn_tests::{Printed, cairn_run, guest, run, same_in_guest};
 /// A directory with the guest program, by the name that it knows itself by.
 fn place() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
-    fs::copy(guest("guest-exec"), directory.path().join("program")).unwrap();
+    // By another process: a child that another test forks just then would have the file open for writing, and it couldn't be
+    // executed as long.
+    let mut copy = Command::new("/bin/cp");
+    assert!(copy.arg(guest("guest-exec")).arg(directory.path().join("program")).status().unwrap().success());
     directory
 }
 
 /// Runs it natively and in a guest that may write to the directory.
 fn same_in_writable(args: &[&str]) -> Printed {
     let (native, guest) = (place(), place());
-    let natively = std::process::Command::new(native.path().join("program"))
+    let natively = Command::new(native.path().join("program"))
         .args(args)
         .current_dir(native.path())
         .env_clear()

@@ -18,8 +18,8 @@ fn change(directory: &Path, rounds: u64) -> io::Result<()> {
     fs::create_dir(&made)?;
     for number in 0..rounds {
         let file = directory.join(format!("d{}/f{number}", number % 10));
-        // Most stay as they are.
-        match number % 50 {
+        // Half stay as they are.
+        match number % 10 {
             0 => fs::write(&file, format!("written anew {number}\n").repeat(20))?,
             1 => fs::rename(&file, made.join(format!("moved{number}")))?,
             2 => fs::remove_file(&file)?,

@@ -117,20 +117,30 @@ fn download(directory: &Path, series: Series, installing: Installing) -> Result<
         bail!("{missing}; update apt's lists (sudo apt-get update) and see to a network");
     }
     println!("apt-get could not download it with the package lists of this machine: updating the lists");
-    ensure!(
-        packages::update()? && try_download(directory, series)?,
-        "{missing}; apt-get's output above says why. It needs Debian 12's package sources and a network"
-    );
-    Ok(())
+    if packages::update()? {
+        ensure!(
+            known(series)?.is_some(),
+            "the package sources of this machine's release have no {package}: Debian 12's have one; --no-nested leaves \
+             out what needs it"
+        );
+        if try_download(directory, series)? {
+            return Ok(());
+        }
+    }
+    bail!("{missing}; apt-get's output above says why. It needs Debian 12's package sources and a network")
+}
+
+/// The newest package of a series that apt's lists have.
+fn known(series: Series) -> Result<Option<String>> {
+    let names = process::output(Command::new("apt-cache").args(["pkgnames", "linux-image-"]))?;
+    Ok(newest(String::from_utf8_lossy(&names).lines(), series).map(str::to_owned))
 }
 
 fn try_download(directory: &Path, series: Series) -> Result<bool> {
-    let known = process::output(Command::new("apt-cache").args(["pkgnames", "linux-image-"]))?;
-    let known = String::from_utf8_lossy(&known);
-    let Some(package) = newest(known.lines(), series) else { return Ok(false) };
+    let Some(package) = known(series)? else { return Ok(false) };
     let mut download = Command::new("apt-get");
     // Apt's own user may not write to this directory; a download for root needs no other user.
-    download.args(["download", "--quiet", "-o", "APT::Sandbox::User=root", package]);
+    download.args(["download", "--quiet", "-o", "APT::Sandbox::User=root", &package]);
     process::succeeds(download.current_dir(directory))
 }
 

@@ -18,7 +18,7 @@ use crate::machine::control;
 use crate::machine::end::Ended;
 use crate::machine::script;
 use crate::machine::whole::output::Output;
-use crate::machine::whole::{self, Comeback, Figures, SavedConfig, chain, stdout};
+use crate::machine::whole::{self, Bringer, Comeback, Figures, SavedConfig, chain, stdout};
 use crate::store::signature::{Signer, Unsigned};
 use crate::tell;
 
@@ -96,7 +96,8 @@ pub(super) fn run(
     let asked: Arc<dyn control::Guest> = Arc::<Front>::clone(&front);
     let control = control::start(asked);
     let lives = Lives { kvm, config, front: Arc::clone(&front), figures, happened };
-    let ended = lives.run(Next { machine, parent: Parent { id, signer }, output: Some(output), back: None });
+    let parent = Parent { id, kept_output: output.kept, signer };
+    let ended = lives.run(Next { machine, parent, output: Some(output), back: None });
     // In this order: what was asked is answered when nobody is there any more who would do it.
     front.end();
     let newest = whole::read(&lives.figures).newest;
@@ -117,6 +118,7 @@ impl Lives<'_> {
         let mut remains = None;
         loop {
             let Next { machine, parent, output, back } = *next;
+            machine.bringer.as_ref().map(Bringer::set_running).transpose()?;
             // Not before: what keeps a program from starting leaves the file as it was.
             if let (Some(path), Some(output)) = (&self.config.stdout, &output) {
                 stdout::turn_own(path, output)?;
@@ -162,6 +164,7 @@ impl Lives<'_> {
         let (machine, comeback) = self.prepare(life, back.to).map_err(|error| chain(&error))?;
         tracing::debug!(after = ?back.begun.elapsed(), "the next machine is built");
         let output = comeback.output.clone();
+        let kept_output = output.as_ref().map_or(0, Output::length);
         let (signer, _) = comeback.signer(self.config.state.key.as_ref());
         let asker = life.asker.as_ref().ok_or("nobody takes its checkpoints")?;
         // Who asks for a checkpoint meanwhile waits for what comes of this.
@@ -169,7 +172,7 @@ impl Lives<'_> {
         match asker.go_back(Arc::new(comeback)) {
             Ok(id) => {
                 tracing::debug!(after = ?back.begun.elapsed(), "the program has left this machine");
-                Ok((machine, Parent { id: Some(id), signer }, output))
+                Ok((machine, Parent { id: Some(id), kept_output, signer }, output))
             }
             Err(refused) => {
                 self.front.set_life(Some(life.clone()));
@@ -190,6 +193,7 @@ impl Lives<'_> {
         if !comeback.saved.config.is_of_same_program(&SavedConfig::new(self.config, whole)) {
             return Err(RollbackError::OtherProgram(to.0));
         }
+        let comeback = comeback.with_output(key)?;
         if let (Some(path), Some(output)) = (&self.config.stdout, &comeback.output) {
             stdout::check_own(path, output).map_err(RunError::from)?;
         }

@@ -107,6 +107,7 @@ impl Trusted {
         // Output is cut back and changes are applied: not while another process runs the program and does so.
         let changes_files = config.stdout.is_some() || config.overlay.is_some();
         let _alone = (changes_files && config.store.is_none()).then(|| comeback.lock()).transpose()?;
+        let comeback = comeback.with_output(config.state.key.as_ref())?;
         lives::run(&kvm, &config, Some(comeback), None)
     }
 
