@@ -328,3 +328,32 @@ fn garbage_on_the_socket_harms_nobody() {
     drop(idle);
     assert_eq!(place.output(), native());
 }
+
+/// A guest that is stopped holds up nobody who means another.
+#[test]
+fn who_is_named_by_its_process_is_asked_alone() {
+    let place = Place::new();
+    let stopped = place.start(cairn_run(&["--name", "stopped"]).arg("/bin/cat"));
+    let running = place.run(&["--name", "running"], &["/bin/cat"]);
+    place.wait_for("both guests", || place.told(&["ps"]).lines().count() == 3);
+    let stop = Command::new("kill").args(["-STOP", &stopped.child.id().to_string()]).status();
+    assert!(stop.unwrap().success());
+    let printed = place.cairn(&["checkpoint", &running.child.id().to_string()]);
+    assert_eq!((printed.status, printed.err), (Some(0), Vec::new()));
+    stopped.kill();
+    assert_eq!(running.end(), Some(0));
+}
+
+/// Who gives checkpoints away to those who ask learns that nobody can.
+#[test]
+fn a_guest_that_nobody_can_reach_says_so() {
+    let place = Place::new();
+    let mut command = cairn_run(&["--store", "store", "--every", "never"]);
+    let nowhere = place.path("none/such");
+    command.arg("/bin/true").current_dir(place.path(""));
+    command.env("XDG_RUNTIME_DIR", &nowhere).env("XDG_STATE_HOME", place.path("state"));
+    let printed = Printed::from(run(&mut command, b"").unwrap());
+    let told = String::from_utf8(printed.err).unwrap();
+    assert_eq!(printed.status, Some(0), "{told}");
+    assert!(told.contains("nobody can ask") && told.contains(nowhere.to_str().unwrap()), "{told}");
+}

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -52,31 +53,58 @@ impl Guest {
 
 /// This user's guests that answer, by their process ids; of those that should and don't a person is told.
 pub(crate) fn running() -> Result<Vec<Guest>> {
-    let directory = control::directory();
-    let sockets = control::sockets(&directory).context("it can't be told which guests are running")?;
-    let mut guests = Vec::new();
-    for (pid, socket) in sockets {
-        match control::ask(&socket, Request::Status, Some(PATIENCE)) {
-            // It ended before it could.
-            Ok(status) if status.is_empty() => {}
-            Ok(status) => match control::read_answer(&status) {
-                Err(why) if status.starts_with("error ") => {
-                    tell!("cairn: the guest of process {pid} says: {why}");
-                }
-                _ => guests.push(Guest { pid, socket, status }),
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // It was killed and left its socket.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => tidy(pid, &socket),
-            Err(error) => tell!("cairn: the guest of process {pid} doesn't answer: {error}"),
-        }
-    }
-    Ok(guests)
+    Ok(answering(sockets()?))
 }
 
 /// The one guest that a person means by a name or a process id.
 pub(crate) fn find(name: &str) -> Result<Guest> {
-    choose(running()?, name)
+    let mut sockets = sockets()?;
+    // A number is no name, so that nobody else need be asked.
+    if let Ok(pid) = name.parse::<u32>() {
+        sockets.retain(|(of, _)| *of == pid);
+    }
+    choose(answering(sockets), name)
+}
+
+fn sockets() -> Result<Vec<(u32, PathBuf)>> {
+    control::sockets(&control::directory()).context("it can't be told which guests are running")
+}
+
+/// Those that answer, in the same order. All are asked at once: one that is stopped holds up nobody for longer than
+/// [`PATIENCE`].
+fn answering(sockets: Vec<(u32, PathBuf)>) -> Vec<Guest> {
+    thread::scope(|scope| {
+        let asked: Vec<_> =
+            sockets.into_iter().map(|(pid, socket)| scope.spawn(move || status(pid, socket))).collect();
+        asked.into_iter().filter_map(|guest| guest.join().ok()?).collect()
+    })
+}
+
+fn status(pid: u32, socket: PathBuf) -> Option<Guest> {
+    match control::ask(&socket, Request::Status, Some(PATIENCE)) {
+        // It ended before it could.
+        Ok(status) if status.is_empty() => None,
+        Ok(status) => match control::read_answer(&status) {
+            Err(why) if status.starts_with("error ") => {
+                tell!("cairn: the guest of process {pid} says: {why}");
+                None
+            }
+            _ => Some(Guest { pid, socket, status }),
+        },
+        Err(error) => {
+            match error.kind() {
+                io::ErrorKind::NotFound => {}
+                // It was killed and left its socket.
+                io::ErrorKind::ConnectionRefused => tidy(pid, &socket),
+                io::ErrorKind::WouldBlock => tell!(
+                    "cairn: the guest of process {pid} hasn't answered for {} s: is it stopped?",
+                    PATIENCE.as_secs()
+                ),
+                _ => tell!("cairn: the guest of process {pid} doesn't answer: {error}"),
+            }
+            None
+        }
+    }
 }
 
 fn choose(guests: Vec<Guest>, name: &str) -> Result<Guest> {

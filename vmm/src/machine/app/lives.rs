@@ -94,7 +94,7 @@ pub(super) fn run(
     let (front, happened) = Front::new(config, &figures);
     let front = Arc::new(front);
     let asked: Arc<dyn control::Guest> = Arc::<Front>::clone(&front);
-    let control = control::start(asked);
+    let control = control::start(asked, config.whole.is_some());
     let lives = Lives { kvm, config, front: Arc::clone(&front), figures, happened };
     let parent = Parent { id, kept_output: output.kept, signer };
     let ended = lives.run(Next { machine, parent, output: Some(output), back: None });

@@ -65,12 +65,19 @@ pub fn directory() -> PathBuf {
     }
 }
 
-/// Answers for `guest` until the value is dropped. A guest runs without that, too.
-pub fn start(guest: Arc<dyn Guest>) -> Option<Control> {
-    match Control::start_below(&directory(), guest) {
+/// Answers for `guest` until the value is dropped. A guest runs without that, too: where checkpoints are what it can be
+/// asked for, whoever started it is told.
+pub fn start(guest: Arc<dyn Guest>, has_checkpoints: bool) -> Option<Control> {
+    let directory = directory();
+    match Control::start_below(&directory, guest) {
         Ok(control) => Some(control),
         Err(error) => {
-            tracing::info!(%error, "nobody can ask this guest anything");
+            let told = format!("nobody can ask this guest for anything: {}: {error}", directory.display());
+            if has_checkpoints {
+                tracing::warn!("{told}");
+            } else {
+                tracing::info!("{told}");
+            }
             None
         }
     }

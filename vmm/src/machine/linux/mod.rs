@@ -110,7 +110,8 @@ impl Machine {
     fn run(self, held: &HeldSignals) -> Result<LinuxEnded, BootError> {
         // The ports lead to all devices, which end here and not on a vCPU's thread: that one can't close disks.
         let Self { vcpus, world, ports, reports, sessions, about, store } = self;
-        let _control = control::start(Arc::new(Front { about, sessions, world: Arc::clone(&world), store }));
+        let front = Front { about, sessions, world: Arc::clone(&world), store };
+        let _control = control::start(Arc::new(front), false);
         let ending = Ending::new(&world);
         let outside = Outside::open(held, &ending, &ports.serials[0])
             .map_err(|source| BootError::Host { what: "the console", source })?;
