@@ -1,6 +1,9 @@
 //! The `cairn` command: its errors and exit statuses, and what doctor tells.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use cairn_tests::{built, cairn_run, guest, run};
@@ -42,6 +45,53 @@ fn programs_that_cannot_be_run() {
     let interpreter = b"/lib64/ld-linux-x86-64.so.2";
     let at = elf.windows(interpreter.len()).position(|window| window == interpreter).unwrap();
     fails(cairn_run(&[]).arg(with("lost", at + 7, b"xx")), 126, &["dynamic linker", "/lib64/xx"]);
+}
+
+/// What isn't a file is no program, and a pipe isn't waited for, neither as program nor as its dynamic linker.
+#[test]
+fn programs_that_are_no_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let elf = fs::read(guest("guest-ends")).unwrap();
+    let interpreter = b"/lib64/ld-linux-x86-64.so.2";
+    let at = elf.windows(interpreter.len()).position(|window| window == interpreter).unwrap();
+    // As long as the name that it takes the place of.
+    let fifo = format!("/tmp/cairn-fifo-{:011}", std::process::id());
+    assert!(run(Command::new("mkfifo").args(["-m", "700", &fifo]), b"").unwrap().status.success());
+    // Whoever reads it finds something there.
+    let mut filled = fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    filled.write_all(&[b'x'; 4096]).unwrap();
+    let mut changed = elf;
+    changed[at..at + interpreter.len()].copy_from_slice(fifo.as_bytes());
+    let program = directory.path().join("program");
+    fs::write(&program, changed).unwrap();
+    fails(cairn_run(&[]).arg(&program), 126, &[&fifo, "not a file"]);
+    fails(cairn_run(&[]).arg(&fifo), 126, &["not a file"]);
+    fs::remove_file(&fifo).unwrap();
+    fails(cairn_run(&[]).arg("/dev/null"), 126, &["not a file"]);
+}
+
+/// The interpreter opens its script in the guest, so that has to be there.
+#[test]
+fn scripts_say_what_they_lack() {
+    let (here, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let script = |directory: &Path, first: &str| {
+        let path = directory.join("script");
+        fs::write(&path, format!("{first}\necho run\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    let hidden = script(elsewhere.path(), "#!/bin/sh");
+    let link = here.path().join("link");
+    symlink(&hidden, &link).unwrap();
+    let granted = elsewhere.path().to_str().unwrap();
+    let grant = format!("add --dir {granted},");
+    for path in [hidden.as_path(), Path::new("./link")] {
+        fails(cairn_run(&[]).arg(path).current_dir(&here), 126, &["is a script", &grant]);
+        let printed = run(cairn_run(&["--dir", granted]).arg(path).current_dir(&here), b"").unwrap();
+        assert_eq!(String::from_utf8_lossy(&printed.stdout), "run\n", "{printed:?}");
+    }
+    let lost = script(here.path(), "#!/nonexistent -x");
+    fails(cairn_run(&[]).arg(lost).current_dir(&here), 126, &["script names /nonexistent in its first line"]);
 }
 
 /// Options behind the program are its own, also those that `cairn run` has, too.
@@ -88,9 +138,42 @@ fn bad_options() {
     fails(cairn_run(&["--threads", "33"]).arg(&program), 2, &["from 1 to 32"]);
     fails(cairn_run(&["--history-memory", "some"]).arg(&program), 2, &["512M"]);
     fails(cairn_run(&["--poll", "sometimes"]).arg(&program), 2, &["auto"]);
+    fails(cairn_run(&["--memory", "1P"]).arg(&program), 2, &["K, M, G or T"]);
+    fails(cairn_run(&["--store", "x", "--keep", "0"]).arg(&program), 2, &["from 1"]);
     fails(cairn_run(&["--env", "novalue"]).arg(&program), 1, &["NAME=VALUE"]);
     fails(cairn_run(&["--dir", "/nonexistent-directory"]).arg(&program), 1, &["/nonexistent-directory"]);
     fails(cairn_run(&["--dir", "/usr:relative"]).arg(&program), 1, &["relative"]);
+}
+
+/// 123 is for what goes wrong while a program runs.
+#[test]
+fn what_keeps_a_program_from_starting_has_a_status_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = guest("guest-ends");
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let store = at("store");
+    let stdout = at("none/out");
+    let start = |options: &[&str]| {
+        let mut command = cairn_run(options);
+        command.args([program.to_str().unwrap(), "status"]).env("XDG_STATE_HOME", at("state"));
+        command
+    };
+    let with_stdout = ["--store", &store, "--every", "never", "--stdout", &stdout];
+    fails(&mut start(&with_stdout), 1, &["was not started", &stdout]);
+    fails(&mut start(&["--dir", "/proc:/data"]), 1, &["can't grant /proc"]);
+    fails(&mut start(&["--dir", "/usr:/etc/passwd/data"]), 1, &["ENOTDIR: Not a directory"]);
+    let told = run(&mut start(&["--dir", "/usr:/etc/passwd/data"]), b"").unwrap().stderr;
+    assert_eq!(String::from_utf8_lossy(&told).matches("Not a directory").count(), 1, "{told:?}");
+
+    let state = directory.path().join("store/MANIFEST");
+    let mut bytes = fs::read(&state).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&state, bytes).unwrap();
+    fails(&mut start(&["--store", &store]), 121, &["MANIFEST"]);
+    let mut restore = Command::new(built("cairn-vmm", "cairn"));
+    fails(restore.args(["restore", &store]).env("XDG_STATE_HOME", at("state")), 121, &["MANIFEST"]);
+    let bad = ["restore", &store, "--at", "newest"];
+    fails(Command::new(built("cairn-vmm", "cairn")).args(bad), 2, &["a checkpoint's number"]);
 }
 
 #[test]

@@ -1,139 +1,39 @@
 //! `cairn ps`, `checkpoint` and `rollback` beside running programs: where the program goes back to is seen in what it
 //! prints, which is in the end what it prints natively.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::path::Path;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use cairn_store::Store;
+use cairn_tests::control::{Place, Running};
 use cairn_tests::random::Random;
 use cairn_tests::{Printed, built, cairn_run, guest, run};
 
-/// How long anything is waited for that must come.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines that the counting program prints: it needs a second for them.
 const ROUNDS: &str = "300";
 
-/// A directory for a store, standard output, and the sockets of its guests.
-struct Place {
-    directory: tempfile::TempDir,
+fn run_counting(place: &Place, options: &[&str]) -> Running {
+    let program = guest("guest-counting");
+    let running = place.run(options, &[program.to_str().unwrap(), ROUNDS]);
+    place.wait_for("the first line", || place.output().contains('\n'));
+    running
 }
 
-/// A guest that runs.
-struct Running {
-    child: Child,
-    input: Option<ChildStdin>,
+/// The store's checkpoints.
+fn ids(place: &Place) -> Vec<u64> {
+    let store = Store::open(&place.path("store")).unwrap();
+    store.checkpoints().iter().map(|checkpoint| checkpoint.id.0).collect()
 }
 
-impl Place {
-    fn new() -> Self {
-        Self { directory: tempfile::tempdir_in("/var/tmp").unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn output(&self) -> String {
-        fs::read_to_string(self.path("out")).unwrap_or_default()
-    }
-
-    fn start(&self, command: &mut Command) -> Running {
-        let command = command.current_dir(self.directory.path());
-        command.env("XDG_RUNTIME_DIR", self.directory.path()).env("XDG_STATE_HOME", self.path("state"));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let input = child.stdin.take();
-        Running { child, input }
-    }
-
-    /// Runs a program with a checkpoint whenever one is asked for, and waits until it has printed something.
-    fn run(&self, options: &[&str], program: &[&str]) -> Running {
-        let mut all = vec!["--store", "store", "--every", "never", "--stdout", "out"];
-        all.extend(options);
-        self.start(cairn_run(&all).args(program))
-    }
-
-    fn run_counting(&self, options: &[&str]) -> Running {
-        let program = guest("guest-counting");
-        let running = self.run(options, &[program.to_str().unwrap(), ROUNDS]);
-        self.wait_for("the first line", || self.output().contains('\n'));
-        running
-    }
-
-    fn wait_for(&self, what: &str, mut done: impl FnMut() -> bool) {
-        let begun = Instant::now();
-        while !done() {
-            assert!(begun.elapsed() < PATIENCE, "{what} doesn't come; printed so far: {}", self.output());
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn cairn(&self, arguments: &[&str]) -> Printed {
-        let mut command = Command::new(built("cairn-vmm", "cairn"));
-        command.args(arguments).current_dir(self.directory.path());
-        command.env("XDG_RUNTIME_DIR", self.directory.path()).env_remove("RUST_LOG");
-        command.env("XDG_STATE_HOME", self.path("state"));
-        Printed::from(run(&mut command, b"").unwrap())
-    }
-
-    /// What a command prints that does what it's asked.
-    fn told(&self, arguments: &[&str]) -> String {
-        let printed = self.cairn(arguments);
-        assert_eq!(printed.status, Some(0), "{arguments:?}: {printed:?}");
-        String::from_utf8(printed.out).unwrap()
-    }
-
-    /// What a command says on standard error that doesn't.
-    fn refused(&self, arguments: &[&str]) -> String {
-        let printed = self.cairn(arguments);
-        assert_eq!(printed.status, Some(1), "{arguments:?}: {printed:?}");
-        String::from_utf8(printed.err).unwrap()
-    }
-
-    fn checkpoint(&self, name: &str) -> u64 {
-        self.told(&["checkpoint", name]).trim().parse().unwrap()
-    }
-
-    fn rollback(&self, name: &str, to: u64) {
-        let told = self.told(&["rollback", name, &to.to_string()]);
-        assert!(told.starts_with(&format!("rolled back to {to} in ")) && told.ends_with(" ms\n"), "{told}");
-    }
-
-    fn ids(&self) -> Vec<u64> {
-        let store = Store::open(&self.path("store")).unwrap();
-        store.checkpoints().iter().map(|checkpoint| checkpoint.id.0).collect()
-    }
-
-    fn parent(&self, id: u64) -> Option<u64> {
-        let store = Store::open(&self.path("store")).unwrap();
-        let found = store.checkpoints().iter().find(|checkpoint| checkpoint.id.0 == id).unwrap();
-        found.parent.map(|parent| parent.0)
-    }
-
-    fn socket(&self, of: &Running) -> PathBuf {
-        self.path("cairn").join(format!("{}.sock", of.child.id()))
-    }
-}
-
-impl Running {
-    fn end(mut self) -> Option<i32> {
-        drop(self.input.take());
-        self.child.wait().unwrap().code()
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// How many there are of what /proc lists about its process.
-    fn count(&self, what: &str) -> usize {
-        fs::read_dir(format!("/proc/{}/{what}", self.child.id())).unwrap().count()
-    }
+fn parent(place: &Place, id: u64) -> Option<u64> {
+    let store = Store::open(&place.path("store")).unwrap();
+    let found = store.checkpoints().iter().find(|checkpoint| checkpoint.id.0 == id).unwrap();
+    found.parent.map(|parent| parent.0)
 }
 
 fn native() -> String {
@@ -156,7 +56,7 @@ fn ask(socket: &Path, bytes: &[u8]) -> String {
 #[test]
 fn a_program_is_rolled_back_at_random_and_prints_what_it_prints_natively() {
     let place = Place::new();
-    let running = place.run_counting(&["--keep", "12"]);
+    let running = run_counting(&place, &["--keep", "12"]);
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
     eprintln!("seed {seed}");
     let mut random = Random(u64::from(seed) << 8 | 1);
@@ -169,7 +69,7 @@ fn a_program_is_rolled_back_at_random_and_prints_what_it_prints_natively() {
         for _ in 0..random.below(3) {
             place.checkpoint("guest-counting");
         }
-        let ids = place.ids();
+        let ids = ids(&place);
         place.rollback("guest-counting", random.of(&ids));
         assert!(native.starts_with(&place.output()), "{} isn't how {native} begins", place.output());
     }
@@ -203,7 +103,7 @@ fn a_program_with_sessions_of_its_own_is_rolled_back_at_random() {
             if place.cairn(&["checkpoint", "walk"]).status != Some(0) {
                 break;
             }
-            let to = random.of(&place.ids()).to_string();
+            let to = random.of(&ids(&place)).to_string();
             if place.cairn(&["rollback", "walk", &to]).status != Some(0) {
                 break;
             }
@@ -228,17 +128,17 @@ fn every_checkpoint_has_the_output_that_it_had() {
         running.input.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
         place.wait_for(all, || place.output() == all);
     };
-    let nothing = *place.ids().last().unwrap();
+    let nothing = *ids(&place).last().unwrap();
     say("one\n", "one\n");
     let one = place.checkpoint("echo");
     say("two\n", "one\ntwo\n");
     let two = place.checkpoint("echo");
     place.rollback("echo", one);
     assert_eq!(place.output(), "one\n");
-    assert_eq!(place.parent(two + 1), Some(one));
+    assert_eq!(parent(&place, two + 1), Some(one));
     say("three, which is longer\n", "one\nthree, which is longer\n");
     let three = place.checkpoint("echo");
-    assert_eq!(place.parent(three), Some(two + 1));
+    assert_eq!(parent(&place, three), Some(two + 1));
     place.rollback("echo", nothing);
     say("four\n", "four\n");
     // Forwards again, on both branches, and in the midst of one.
@@ -269,7 +169,7 @@ fn every_checkpoint_has_the_output_that_it_had() {
 #[test]
 fn a_program_that_was_killed_after_a_rollback_goes_on_from_there() {
     let place = Place::new();
-    let running = place.run_counting(&["--name", "job"]);
+    let running = run_counting(&place, &["--name", "job"]);
     let early = place.checkpoint("job");
     let printed = place.output().len();
     place.wait_for("more output", || printed + 1000 < place.output().len());
@@ -277,8 +177,8 @@ fn a_program_that_was_killed_after_a_rollback_goes_on_from_there() {
     place.rollback("job", early);
     let pid = running.child.id();
     running.kill();
-    assert_eq!(place.ids(), [early, late, late + 1]);
-    assert_eq!(place.parent(late + 1), Some(early));
+    assert_eq!(ids(&place), [early, late, late + 1]);
+    assert_eq!(parent(&place, late + 1), Some(early));
     // Who was killed isn't listed, and its socket goes.
     assert!(place.path("cairn").join(format!("{pid}.sock")).exists());
     assert!(place.told(&["ps"]).starts_with("no guest"));
@@ -296,9 +196,9 @@ fn what_cant_be_done_leaves_the_program_as_it_is() {
     let other = place.run(&["--name", "other"], &["/bin/cat"]);
     place.wait_for("the guest", || place.cairn(&["checkpoint", "other"]).status == Some(0));
     assert_eq!(other.end(), Some(0));
-    let running = place.run_counting(&["--name", "job", "--keep", "3"]);
+    let running = run_counting(&place, &["--name", "job", "--keep", "3"]);
     assert!(place.refused(&["rollback", "job", "99"]).contains("no checkpoint 99"));
-    let first = place.ids()[0];
+    let first = ids(&place)[0];
     assert!(place.refused(&["rollback", "job", &first.to_string()]).contains("another one's"));
     let own = place.checkpoint("job");
     for _ in 0..3 {
@@ -309,7 +209,7 @@ fn what_cant_be_done_leaves_the_program_as_it_is() {
         "it was evicted"
     );
     // A damaged one: its file is found to be so before the program is given up.
-    let ids = place.ids();
+    let ids = ids(&place);
     for entry in fs::read_dir(place.path("store")).unwrap() {
         let path = entry.unwrap().path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("segment")) {
@@ -323,6 +223,9 @@ fn what_cant_be_done_leaves_the_program_as_it_is() {
     for bad in [&["rollback", "job"][..], &["rollback", "job", "-1"], &["rollback", "job", "x"]] {
         assert_eq!(place.cairn(bad).status, Some(2), "{bad:?}");
     }
+    let told = place.cairn(&["rollback", "job", "x"]).err;
+    assert!(String::from_utf8_lossy(&told).contains("a checkpoint's number"), "{told:?}");
+    assert!(place.told(&["stats", "job"]).contains("\nname job\n"));
     assert_eq!(running.end(), Some(0));
     assert_eq!(place.output(), native());
 }
@@ -336,7 +239,7 @@ fn guests_are_found_by_name_and_by_process() {
     let other = place.start(cairn_run(&["--name", "twin"]).arg("/bin/cat"));
     place.wait_for("the other guest", || place.told(&["ps"]).lines().count() == 3);
     let pids = [one.child.id().to_string(), other.child.id().to_string()];
-    for command in [&["checkpoint", "twin"][..], &["rollback", "twin", "1"]] {
+    for command in [&["checkpoint", "twin"][..], &["rollback", "twin", "1"], &["stats", "twin"]] {
         let told = place.refused(command);
         assert!(pids.iter().all(|pid| told.contains(pid)), "{told}");
     }
@@ -357,7 +260,9 @@ fn guests_are_found_by_name_and_by_process() {
         assert!(json.contains(part), "{part} isn't in {json}");
     }
     assert!(place.told(&["stats", &pids[0], "--raw"]).contains("\nname twin\n"));
-    assert!(place.refused(&["checkpoint", "nobody"]).contains("cairn ps"));
+    for command in ["checkpoint", "stats"] {
+        assert!(place.refused(&[command, "nobody"]).contains("cairn ps"));
+    }
     for bad in ["", "12", "a b", "-x", &"n".repeat(65)] {
         let status = place.cairn(&["run", &format!("--name={bad}"), "/bin/true"]).status;
         assert_eq!(status, Some(2), "--name {bad:?}");
@@ -365,10 +270,39 @@ fn guests_are_found_by_name_and_by_process() {
     assert_eq!([one.end(), other.end()], [Some(0), Some(0)]);
 }
 
+/// A program that fails leaves what it had changed in its last checkpoint, and who ran it is told how to get it.
+#[test]
+fn changes_of_a_program_that_fails_are_told_of() {
+    let place = Place::new();
+    fs::create_dir(place.path("data")).unwrap();
+    let start = |command: &mut Command| place.start(command.stderr(File::create(place.path("err")).unwrap()));
+    let told = || fs::read_to_string(place.path("err")).unwrap();
+    let options =
+        ["--store", "store", "--every", "never", "--stdout", "out", "--name", "job", "--dir", "data:rw"];
+    let unapplied = "cairn: the program ended with status 3: its changes are";
+    let running = start(cairn_run(&options).args(["/bin/sh", "-c", "echo x > data/early; exit 3"]));
+    assert_eq!((running.end(), told()), (Some(3), format!("{unapplied} forgotten\n")));
+
+    let program = "echo x > data/file; echo ready; read line; exit 3";
+    let running = start(cairn_run(&options).args(["/bin/sh", "-c", program]));
+    place.wait_for("the change", || place.output() == "ready\n");
+    place.checkpoint("job");
+    let how = format!(
+        "{unapplied} not applied; cairn restore store --commit-files applies those up to its last checkpoint\n"
+    );
+    assert_eq!((running.end(), told()), (Some(3), how.clone()));
+    let restored = start(Command::new(built("cairn-vmm", "cairn")).args(["restore", "store"]));
+    assert_eq!((restored.end(), told()), (Some(3), how));
+    assert_eq!(fs::read_dir(place.path("data")).unwrap().count(), 0);
+    let applied = place.told(&["restore", "store", "--commit-files"]);
+    assert!(applied.contains("files written: 1, changes in all: "), "{applied}");
+    assert_eq!(fs::read(place.path("data/file")).unwrap(), b"x\n");
+}
+
 #[test]
 fn garbage_on_the_socket_harms_nobody() {
     let place = Place::new();
-    let running = place.run_counting(&["--name", "job"]);
+    let running = run_counting(&place, &["--name", "job"]);
     let socket = place.socket(&running);
     let metadata = fs::metadata(&socket).unwrap();
     assert!(metadata.file_type().is_socket());

@@ -1,6 +1,7 @@
 //! `cairn run --overlay`: databases, mappings, ends and conflicts, as a person sees them.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -120,7 +121,8 @@ input()
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"\n").unwrap();
     let ended = child.wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert!(!ended.status.success() && told.contains("file was changed by somebody else"), "{told}");
+    assert_eq!(ended.status.code(), Some(1), "{told}");
+    assert!(told.contains("file was changed by somebody else"), "{told}");
     assert_eq!(fs::read(&path).unwrap(), b"the host's");
     let kept = names(guest.path()).into_iter().find(|name| name.starts_with(".cairn-")).unwrap();
     assert!(told.contains(&kept), "{told}");
@@ -133,8 +135,29 @@ fn a_program_that_fails_changes_nothing() {
     let ended =
         over(guest.path(), state.path(), "--overlay=commit", &["/bin/sh", "-c", "echo x > file; exit 3"]);
     assert_eq!(ended.status, Some(3));
-    assert!(String::from_utf8_lossy(&ended.err).contains("its changes are forgotten"), "{ended:?}");
+    assert!(String::from_utf8_lossy(&ended.err).contains("its changes are forgotten\n"), "{ended:?}");
     assert_eq!(names(guest.path()), Vec::<String>::new());
+}
+
+/// What an earlier run left isn't what this one has done.
+#[test]
+fn what_can_t_be_finished_is_an_earlier_runs() {
+    let (_, guest, state) = directories();
+    let about = fs::metadata(guest.path()).unwrap();
+    let records = state.path().join("cairn");
+    fs::create_dir(&records).unwrap();
+    let record = records.join(format!("publish-{:x}-{:x}.json", about.dev(), about.ino()));
+    fs::write(&record, "{}").unwrap();
+    fs::set_permissions(&record, fs::Permissions::from_mode(0o600)).unwrap();
+    let program = ["/bin/sh", "-c", "echo ran"];
+    let ended = over(guest.path(), state.path(), "--overlay", &program);
+    let told = String::from_utf8_lossy(&ended.err).into_owned();
+    assert_eq!((ended.status, ended.out.len()), (Some(1), 0), "{told}");
+    let expected =
+        format!("the program was not started: what an earlier run left undone in {}", guest.path().display());
+    assert!(told.contains(&expected) && told.contains("can't be used; remove it"), "{told}");
+    fs::remove_file(&record).unwrap();
+    assert_eq!(over(guest.path(), state.path(), "--overlay", &program).status, Some(0));
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //! what they print natively.
 
 use std::fs;
+use std::io::{BufReader, ErrorKind};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, ChildStderr, Command};
 
 use cairn_tests::resume::{
     ATTEMPTS, Place, Trial, goes_on, goes_on_at, is_there, start, wait_for_checkpoint,
@@ -208,4 +209,65 @@ fn what_cant_go_on_says_why() {
         }
     }
     refused(&[], &["store verify"]);
+}
+
+/// The ids of the checkpoints in a store; none if there is none.
+fn checkpoints(store: &Path) -> Vec<u64> {
+    let store = cairn_store::Store::open(store);
+    store.map_or_else(|_| Vec::new(), |store| store.checkpoints().iter().map(|known| known.id.0).collect())
+}
+
+/// A program that runs with a checkpoint every 20 ms, and its rounds natively.
+fn begun(place: &Place) -> (Child, BufReader<ChildStderr>, Printed) {
+    let program = guest("guest-resume");
+    let arguments = [program.to_str().unwrap(), "time", "60"];
+    let native = Printed::from(run(Command::new(arguments[0]).args(&arguments[1..]), b"").unwrap());
+    let (child, told) = start(place.run("20ms", &[]).args(arguments));
+    (child, told, native)
+}
+
+/// Kills a program, and checks that it comes back and prints all that it does natively.
+fn ends_natively(place: &Place, mut child: Child, native: &Printed) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let output = run(&mut place.restore(&[]), b"").unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && fs::read(place.output()).unwrap() == native.out, "{told}");
+}
+
+/// `rm -rf` of a store that is being written: what it held is lost, and the program is safe again soon.
+#[test]
+fn a_store_that_somebody_deletes_is_made_anew() {
+    let place = Place::new();
+    let (child, mut told, native) = begun(&place);
+    let mut said = String::new();
+    let newest = wait_for_checkpoint(&mut told, &mut said).unwrap();
+    // The writer may make a file meanwhile.
+    while fs::remove_dir_all(place.store()).is_err_and(|error| error.kind() != ErrorKind::NotFound) {}
+    while checkpoints(&place.store()).len() < 3 {
+        assert!(wait_for_checkpoint(&mut told, &mut said).is_some(), "no new store: {said}");
+    }
+    assert!(newest < checkpoints(&place.store())[0], "{said}");
+    ends_natively(&place, child, &native);
+}
+
+/// Fewer are kept than are newer than the one that is gone on from, so that this is dropped.
+#[test]
+fn what_goes_on_from_one_that_is_not_kept_is_checkpointed() {
+    let place = Place::new();
+    let (mut child, mut told, native) = begun(&place);
+    let mut said = String::new();
+    while checkpoints(&place.store()).len() < 5 {
+        assert!(wait_for_checkpoint(&mut told, &mut said).is_some(), "{said}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let before = checkpoints(&place.store());
+    let options = ["--at", &before[0].to_string(), "--keep", "2"];
+    let (child, mut told) = start(&mut place.restore(&options));
+    for _ in 0..2 {
+        let taken = wait_for_checkpoint(&mut told, &mut said);
+        assert!(taken.is_some_and(|id| before[before.len() - 1] < id), "{taken:?}: {said}");
+    }
+    ends_natively(&place, child, &native);
 }

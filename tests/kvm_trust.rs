@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use cairn_store::{Batch, Level, Options, PAGE_SIZE, Snapshot, Store, Writer};
+use cairn_abi::CheckpointId;
+use cairn_store::{Batch, Level, Object, ObjectName, Options, PAGE_SIZE, Snapshot, Store, Writer};
 use cairn_tests::resume::{Place, start, wait_for_checkpoint};
 use cairn_tests::{built, guest, run};
 
@@ -88,7 +89,7 @@ fn another_users_store_says_what_it_asks_for_and_gets_it_by_consent() {
     let as_it_is = format!("{granted}:/data:rw");
     refused(&["--dir", &as_it_is, "--stdout", &output], &[&see], &[&change, &cut]);
     refused(&["--dir", &as_it_is, "--dir", &directory], &[&cut], &[&change, &see]);
-    assert!(shown(&place, &other).contains("signed by this user: it is signed with another key"));
+    assert!(shown(&place, &other).contains("signed by this user: no: it is signed with another key"));
     let (status, told) =
         ended(other_state().args(["--dir", &as_it_is, "--dir", &directory, "--stdout", &output]));
     assert_eq!(status, Some(0), "{told}");
@@ -211,4 +212,28 @@ fn without_a_place_for_a_key_checkpoints_are_unsigned() {
     let (status, told) = ended(&mut place.restore(&[]));
     assert!(status == Some(1) && told.contains("it isn't signed"), "{told}");
     assert_eq!(ended(&mut place.restore(&["--trust"])).0, Some(0));
+}
+
+/// What a program has marked is no program: nobody signs it, and it isn't restored.
+#[test]
+fn a_store_of_regions_says_how_they_come_back() {
+    let place = Place::new();
+    let mut writer = Writer::open(&place.store(), Options::default()).unwrap();
+    let mut batch = Batch::new(CheckpointId(1), None);
+    let name = ObjectName::new("words").unwrap();
+    let region = batch.object(Object { name, tag: 0, address: 0, pages: 4 }).unwrap();
+    batch.page(region, 1, &[1; PAGE_SIZE]).unwrap();
+    writer.commit(&batch, Level::Written).unwrap();
+    drop(writer);
+    let (status, told) = ended(&mut place.restore(&[]));
+    assert_eq!(status, Some(1), "{told}");
+    assert!(told.contains("run again with the same --store"), "{told}");
+    // By a user with a key.
+    let other = Place::new();
+    killed(&other);
+    let told = shown(&place, &other.state());
+    assert!(
+        told.contains("signed by this user: no: it isn't signed: regions of a session never are"),
+        "{told}"
+    );
 }

@@ -13,8 +13,8 @@ use crate::whole;
 /// Times checkpoint cycles of Cairn and of user-level engines, side by side on this machine.
 ///
 /// The engine `cairn` runs in a VM, all others natively; with --linux-guest all run in one Linux guest. Every engine's
-/// restored bytes are verified before its figures count. Exit code: 0, or 1 if an engine failed, restored wrong
-/// bytes, or none could be measured.
+/// restored bytes are verified before its figures count. Exit code: 0; 1 if an engine failed, restored wrong bytes, or
+/// none could be measured; 2 if the options make no sense.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true, max_term_width = 100)]
 pub(crate) struct Command {

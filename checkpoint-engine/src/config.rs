@@ -51,8 +51,9 @@ pub struct Config {
     /// regions' bytes for each retained checkpoint.
     pub max_history_bytes: u64,
     /// Pages that one try of a checkpoint or rollback compares, of regions whose memory is scattered; what is
-    /// left counts as [absent](crate::EngineError::Absent) until the next. Bounds how long a call takes, in a
-    /// guest whose kernel would think that its CPU is stuck. Memory in one piece is done in one try.
+    /// left counts as [absent](crate::EngineError::Absent) until the next. Bounds the comparing in one call, in a
+    /// guest whose kernel would think that its CPU is stuck; the bytes of deltas that a rollback swaps, or an
+    /// eviction merges, grow with what was written and have no such bound. Memory in one piece is done in one try.
     pub max_pages_per_try: u64,
     /// Whether it's recorded what changes, for [`Engine::gather`](crate::Engine::gather). Costs 16 bytes a page, and
     /// no bytes of old versions.

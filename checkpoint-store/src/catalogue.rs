@@ -1,7 +1,7 @@
 //! The catalogue: which checkpoints a store holds, and where.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use zerocopy::FromBytes;
 
 use crate::StoreError;
+use crate::disk::open_plain;
 use crate::error::Damage;
 use crate::format::manifest::{Entry, MANIFEST, Manifest, ManifestError};
 use crate::format::record::Mark;
@@ -135,10 +136,11 @@ pub(crate) fn chain(
 /// Reads a store's manifest.
 pub(crate) fn read_manifest(directory: &Path) -> Result<Manifest, StoreError> {
     let path = directory.join(MANIFEST);
-    let file = File::open(&path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound if directory.is_dir() => {
-            StoreError::NotAStore { path: directory.to_owned(), why: "it has no MANIFEST" }
-        }
+    let no_store = |why| StoreError::NotAStore { path: directory.to_owned(), why };
+    let file = open_plain(OpenOptions::new().read(true), &path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound if directory.is_dir() => no_store("it has no MANIFEST"),
+        io::ErrorKind::NotFound => no_store("there is no such directory"),
+        io::ErrorKind::NotADirectory => no_store("it is no directory"),
         _ => StoreError::io("open", &path, error),
     })?;
     let mut bytes = Vec::new();
@@ -153,6 +155,12 @@ pub(crate) fn read_manifest(directory: &Path) -> Result<Manifest, StoreError> {
     })
 }
 
+/// The generation of the manifest that a store has now, unchecked: to find out cheaply whether it's another one.
+pub(crate) fn generation(directory: &Path) -> Option<u64> {
+    let file = open_plain(OpenOptions::new().read(true), &directory.join(MANIFEST)).ok()?;
+    Manifest::generation_of(file).ok()
+}
+
 /// Opens segment `number` and checks that it is that.
 pub(crate) fn open_segment(
     directory: &Path,
@@ -160,7 +168,7 @@ pub(crate) fn open_segment(
     number: u64,
 ) -> Result<SegmentFile, StoreError> {
     let path = directory.join(file_name(number));
-    let file = File::open(&path).map_err(|error| match error.kind() {
+    let file = open_plain(OpenOptions::new().read(true), &path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => StoreError::damage(&path, 0, "the segment is missing"),
         _ => StoreError::io("open", &path, error),
     })?;

@@ -46,7 +46,12 @@ pub(crate) fn is_new(directory: &Path) -> Result<bool, StoreError> {
         let empty_segment = number_of(&name) == Some(FIRST_SEGMENT) && len <= len64(SEGMENT_HEADER);
         other |= !ours && !empty_segment;
     }
-    if other { no_store("it has other files, but no MANIFEST") } else { Ok(true) }
+    // Whoever looks without the lock may have missed the manifest as it got its name.
+    match other {
+        true if directory.join(MANIFEST).symlink_metadata().is_ok() => Ok(false),
+        true => no_store("it has other files, but no MANIFEST"),
+        false => Ok(true),
+    }
 }
 
 /// Makes a store without checkpoints.
@@ -108,7 +113,12 @@ pub(crate) fn remove_leftovers(
 /// The files of a directory and their lengths. A name that is no UTF-8 is none of ours.
 fn list(directory: &Path) -> Result<impl Iterator<Item = Result<(String, u64), StoreError>>, StoreError> {
     let failed = |error| StoreError::io("list", directory, error);
-    let entries = fs::read_dir(directory).map_err(failed)?;
+    let entries = fs::read_dir(directory).map_err(|error| match error.kind() {
+        io::ErrorKind::NotADirectory => {
+            StoreError::NotAStore { path: directory.to_owned(), why: "it is no directory" }
+        }
+        _ => failed(error),
+    })?;
     Ok(entries.map(move |entry| {
         let entry = entry.map_err(failed)?;
         let len = entry.metadata().map_err(failed)?.len();

@@ -48,9 +48,9 @@ pub enum StoreError {
         /// What is missing or too much.
         why: &'static str,
     },
-    /// Bytes of the store are not what was written.
+    /// Bytes of the store are not what was written. The damage is told here, so it isn't the source too.
     #[error("{0}; `cairn store verify` names all damage, older checkpoints may be whole")]
-    Damaged(#[from] Damage),
+    Damaged(Damage),
     /// The store was written by a version of Cairn that this one doesn't know.
     #[error("{}: format version {found}, but this cairn reads version {known}; use the cairn that wrote it", path.display())]
     Version {

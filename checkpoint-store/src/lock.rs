@@ -11,6 +11,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::StoreError;
+use crate::disk::open_plain;
 
 /// The file that is locked.
 pub(crate) const LOCK: &str = "LOCK";
@@ -34,7 +35,8 @@ impl Lock {
         let path = directory.join(LOCK);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(&path).map_err(|error| StoreError::io("open", &path, error))?;
+        let mut file =
+            open_plain(&mut options, &path).map_err(|error| StoreError::io("open", &path, error))?;
         let kind = i16::try_from(libc::F_WRLCK).expect("a lock's kind is a small number");
         let whole = libc::flock { l_type: kind, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
         match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use zerocopy::FromBytes;
 
-use crate::catalogue::{Catalogue, chain, open_segment};
+use crate::catalogue::{Catalogue, chain, generation, open_segment};
 use crate::error::Damage;
 use crate::format::index::{Index, MASK_BYTES, Source};
 use crate::format::len64;
@@ -33,56 +33,125 @@ pub struct Verified {
 }
 
 /// Reads all records of the store in `directory` that are of use, one after another, in memory that doesn't grow with
-/// the store. `passed` is told of the bytes read, and of all that there are to read.
+/// the store. `passed` is told of the bytes read, and of all that there are to read. A writer may go on meanwhile: what
+/// it moves is read where it is now, and what it drops isn't read.
 ///
 /// # Errors
-/// A store that can't be opened at all, or the host's. Damage is no error here.
+/// No store, or the host's. Damage is no error here.
 pub fn verify(directory: &Path, passed: &mut dyn FnMut(u64, u64)) -> Result<Verified, StoreError> {
-    let catalogue = Catalogue::load(directory)?;
+    let catalogue = match Catalogue::load(directory) {
+        Ok(catalogue) => catalogue,
+        Err(StoreError::Damaged(damage)) => {
+            return Ok(Verified { damage: vec![damage], ..Verified::default() });
+        }
+        Err(error) => return Err(error),
+    };
     let total = catalogue.entries.values().map(|entry| entry.group.get()).sum();
-    let mut found = Verified { unfinished: catalogue.len - catalogue.end, ..Verified::default() };
+    let mut found = Verified::default();
+    if catalogue.lost.is_none() {
+        found.unfinished = catalogue.len - catalogue.end;
+    }
     found.damage.extend(catalogue.damage.iter().chain(&catalogue.lost).cloned());
-    let mut entries: Vec<&Entry> = catalogue.entries.values().collect();
+    let mut entries: Vec<Entry> = catalogue.entries.values().copied().collect();
+    let newest = catalogue.entries.last_key_value().map_or(0, |(id, _)| *id);
     entries.sort_unstable_by_key(|entry| (entry.segment.get(), entry.at.get()));
-    let mut damaged = HashSet::new();
-    let mut segment: Option<(u64, SegmentFile)> = None;
+    let mut verifier =
+        Verifier { directory, catalogue, found, total, segment: None, damaged: HashSet::new() };
     for entry in entries {
+        verifier.entry(entry, passed)?;
+    }
+    verifier.count(newest)
+}
+
+/// A store that is being read.
+struct Verifier<'a> {
+    directory: &'a Path,
+    /// The newest that was needed.
+    catalogue: Catalogue,
+    found: Verified,
+    /// Bytes of records to read.
+    total: u64,
+    /// The segment that was read last, and its number.
+    segment: Option<(u64, SegmentFile)>,
+    /// Checkpoints whose own records are damaged.
+    damaged: HashSet<u64>,
+}
+
+impl Verifier<'_> {
+    /// Reads the records of `entry`, wherever they are by now.
+    fn entry(&mut self, mut entry: Entry, passed: &mut dyn FnMut(u64, u64)) -> Result<(), StoreError> {
+        loop {
+            match self.read(&entry, passed) {
+                Ok(()) => break,
+                Err(StoreError::Damaged(damage)) => {
+                    let now = self.now(&entry)?;
+                    if now == Some(entry) {
+                        self.damaged.insert(entry.id.get());
+                        self.name(damage);
+                        break;
+                    }
+                    self.total -= entry.group.get();
+                    let Some(now) = now else { return Ok(()) };
+                    self.total += now.group.get();
+                    entry = now;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.found.bytes += entry.group.get();
+        passed(self.found.bytes, self.total);
+        Ok(())
+    }
+
+    fn read(&mut self, entry: &Entry, passed: &mut dyn FnMut(u64, u64)) -> Result<(), StoreError> {
         let number = entry.segment.get();
-        let checked = (|| {
-            if segment.as_ref().is_none_or(|(open, _)| *open != number) {
-                segment = Some((number, open_segment(directory, catalogue.manifest.store, number)?));
-            }
-            let before = found.bytes;
-            let mut within = |bytes| passed(before + bytes, total);
-            segment.as_ref().map_or(Ok(()), |(_, segment)| check(segment, entry, &mut within))
-        })();
-        match checked {
-            Ok(()) => {}
-            Err(StoreError::Damaged(damage)) => {
-                damaged.insert(entry.id.get());
-                if found.damage.len() < MOST_NAMED && !found.damage.contains(&damage) {
-                    found.damage.push(damage);
-                }
-            }
-            Err(error) => return Err(error),
-        }
-        found.bytes += entry.group.get();
-        passed(found.bytes, total);
+        let segment = match self.segment.take().filter(|(open, _)| *open == number) {
+            Some((_, segment)) => segment,
+            None => open_segment(self.directory, self.catalogue.manifest.store, number)?,
+        };
+        let (before, total) = (self.found.bytes, self.total);
+        let checked = check(&segment, entry, &mut |bytes| passed(before + bytes, total));
+        self.segment = Some((number, segment));
+        checked
     }
-    for id in catalogue.entries.range(catalogue.oldest_kept()..).map(|(id, _)| *id) {
-        found.kept += 1;
-        match chain(&catalogue.entries, directory, id) {
-            Ok(chain) if chain.iter().all(|entry| !damaged.contains(&entry.id.get())) => found.whole += 1,
-            Ok(_) => {}
-            Err(StoreError::Damaged(damage)) => {
-                if found.damage.len() < MOST_NAMED && !found.damage.contains(&damage) {
-                    found.damage.push(damage);
-                }
+
+    /// Where the records of the checkpoint are that were in the place of `entry`: compaction may have written them anew
+    /// since, or dropped the checkpoint. `None` for a checkpoint that is gone.
+    fn now(&mut self, entry: &Entry) -> Result<Option<Entry>, StoreError> {
+        if generation(self.directory) != Some(self.catalogue.manifest.generation) {
+            match Catalogue::load(self.directory) {
+                Ok(now) => self.catalogue = now,
+                // Then it's still looked for where it was.
+                Err(StoreError::Damaged(damage)) => self.name(damage),
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
+        }
+        Ok(self.catalogue.entries.get(&entry.id.get()).copied())
+    }
+
+    /// Counts the checkpoints up to `newest` that are kept, and those of them that are whole.
+    fn count(mut self, newest: u64) -> Result<Verified, StoreError> {
+        let kept: Vec<u64> =
+            self.catalogue.entries.range(self.catalogue.oldest_kept()..).map(|(id, _)| *id).collect();
+        for id in kept.into_iter().filter(|id| *id <= newest) {
+            self.found.kept += 1;
+            match chain(&self.catalogue.entries, self.directory, id) {
+                Ok(chain) if chain.iter().all(|entry| !self.damaged.contains(&entry.id.get())) => {
+                    self.found.whole += 1;
+                }
+                Ok(_) => {}
+                Err(StoreError::Damaged(damage)) => self.name(damage),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.found)
+    }
+
+    fn name(&mut self, damage: Damage) {
+        if self.found.damage.len() < MOST_NAMED && !self.found.damage.contains(&damage) {
+            self.found.damage.push(damage);
         }
     }
-    Ok(found)
 }
 
 /// Checks all records of `entry` against checksums and index, each read once. `passed` is told of the bytes of those

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cairn_abi::CheckpointId;
 
 use crate::active::Active;
-use crate::catalogue::{Catalogue, chain, open_segment};
+use crate::catalogue::{Catalogue, chain, open_segment, read_manifest};
 use crate::compaction::plan::Goal;
 use crate::compaction::{self, Compactor, Progress};
 use crate::disk::{Disk, HostDisk};
@@ -305,6 +305,10 @@ impl Writer {
 
 /// Takes the lock of a store and finds out what it holds; makes it if it isn't there.
 fn load(directory: &Path, disk: &dyn Disk) -> Result<(Lock, Active, State), StoreError> {
+    // What is no store, or one that can't be read, is left as it is: without a lock in it.
+    if !create::is_new(directory)? {
+        read_manifest(directory)?;
+    }
     let lock = Lock::take(directory)?;
     if create::is_new(directory)? {
         create::store(directory, disk)?;

@@ -27,11 +27,7 @@ pub enum FindError {
         root: PathBuf,
     },
     /// All have an owner.
-    #[error(
-        "all {count} checkpoint devices of this machine are taken by other sessions{}: end one, or give the \
-             machine more (cairn boot --sessions)",
-        Owners(.owners)
-    )]
+    #[error("all {count} checkpoint devices of this machine are taken{}", Owners(.owners))]
     AllTaken {
         /// How many there are.
         count: usize,
@@ -217,16 +213,25 @@ fn cannot_map(path: PathBuf, errno: Errno, lockdown: Option<String>) -> FindErro
     }
 }
 
-/// Processes, for a message.
+/// The processes that have all devices, and what helps, for a message.
 struct Owners<'a>(&'a [u32]);
 
 impl fmt::Display for Owners<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((first, others)) = self.0.split_first() else { return Ok(()) };
-        let noun = if others.is_empty() { "process" } else { "processes" };
-        write!(f, " (of {noun} {first}")?;
-        others.iter().try_for_each(|owner| write!(f, ", {owner}"))?;
-        f.write_str(")")
+        if !self.0.is_empty() && self.0.iter().all(|owner| *owner == std::process::id()) {
+            return f.write_str(
+                " by this program itself: use the session that it has, or CAIRN_ENGINE=user-compare for another \
+                 (a Linux guest can have more devices: cairn boot --sessions)",
+            );
+        }
+        f.write_str(" by other sessions")?;
+        if let Some((first, others)) = self.0.split_first() {
+            let noun = if others.is_empty() { "process" } else { "processes" };
+            write!(f, " (of {noun} {first}")?;
+            others.iter().try_for_each(|owner| write!(f, ", {owner}"))?;
+            f.write_str(")")?;
+        }
+        f.write_str(": end one, or give the machine more (cairn boot --sessions)")
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the tests of the whole share: finding the built programs, running them natively and in a guest, and what
 //! hostile guest programs are made of.
 
+pub mod control;
 pub mod driver;
 pub mod nonsense;
 pub mod pages;

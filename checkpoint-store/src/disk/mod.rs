@@ -8,9 +8,22 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::libc;
+
+/// Opens a file of a store, which is a plain file: whoever can write the directory could have left a link there that
+/// leads anywhere, or a pipe at which opening waits for ever.
+pub(crate) fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    let file = file.map_err(|error| match error.raw_os_error() {
+        Some(libc::ELOOP) => io::Error::other("it is a link, and a store has none"),
+        _ => error,
+    })?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no plain file")) }
+}
+
 /// A store's directory, to change.
 pub(crate) trait Disk: Send + Sync + Debug {
-    /// Makes a file, or makes it empty.
+    /// Makes a file, in place of what has its name.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
     /// Opens a file that is there.
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
@@ -50,13 +63,17 @@ impl HostDisk {
 
 impl Disk for HostDisk {
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        Ok(Box::new(options.open(self.path(name))?))
+        let path = self.path(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        Ok(Box::new(file))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(OpenOptions::new().read(true).write(true).open(self.path(name))?))
+        Ok(Box::new(open_plain(OpenOptions::new().read(true).write(true), &self.path(name))?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -1,9 +1,11 @@
 //! The manifest: which segments there are, and where the checkpoints of the finished ones are.
 
+use std::io::{self, Read};
+
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{MAX_ID, VERSION, crc, len32};
+use super::{MAX_BYTES, MAX_ID, VERSION, crc, len32};
 
 const MAGIC: [u8; 8] = *b"CAIRNMAN";
 /// Its name.
@@ -108,6 +110,14 @@ impl Manifest {
         bytes
     }
 
+    /// The generation that the first bytes of a manifest say.
+    pub(crate) fn generation_of(mut file: impl Read) -> io::Result<u64> {
+        let mut bytes = [0; size_of::<Header>()];
+        file.read_exact(&mut bytes)?;
+        let header: Header = zerocopy::transmute!(bytes);
+        Ok(header.generation.get())
+    }
+
     /// Reads a manifest. All that it claims of order and places is checked here; whether segments hold what it says
     /// is not known yet.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
@@ -157,6 +167,11 @@ impl Manifest {
         {
             return Err("its segment numbers contradict each other");
         }
+        let lengths = sum(self.segments.iter().map(|segment| segment.length.get()));
+        let groups = sum(self.checkpoints.iter().map(|entry| entry.group.get()));
+        if lengths.zip(groups).is_none_or(|(lengths, groups)| lengths < groups) {
+            return Err("its segments or checkpoints have more bytes than there can be");
+        }
         if !self.checkpoints.is_sorted_by(|one, next| one.id.get() < next.id.get()) {
             return Err("its checkpoints are not in order");
         }
@@ -177,4 +192,9 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// The sum of lengths that may be anything, if a store can have so many bytes.
+fn sum(mut lengths: impl Iterator<Item = u64>) -> Option<u64> {
+    lengths.try_fold(0_u64, u64::checked_add).filter(|sum| *sum <= MAX_BYTES)
 }

@@ -12,6 +12,8 @@ pub(crate) mod segment;
 pub(crate) const VERSION: u32 = 2;
 /// The greatest id of a checkpoint and the greatest number of a segment: what is read can be counted on from.
 pub(crate) const MAX_ID: u64 = 1 << 63;
+/// Bytes of a store, at most: they can be added up.
+pub(crate) const MAX_BYTES: u64 = 1 << 62;
 /// Bytes of a block before compression, at most; so what a reader allocates for one.
 pub(crate) const BLOCK_BYTES: usize = 128 << 10;
 /// Blocks of fewer bytes are stored as they are.

@@ -9,7 +9,7 @@ use cairn_abi::CheckpointId;
 use super::memory_directory;
 use super::model::Model;
 use super::steps::{Scatter, scattered};
-use crate::{Level, Options, Store, Writer};
+use crate::{Level, Options, Store, Writer, verify};
 
 fn options() -> Options {
     Options {
@@ -61,6 +61,36 @@ fn the_directory_stays_small() {
         assert!(limits.0.is_none() || oldest == 196);
         model.assert_same(&store, oldest);
     }
+}
+
+#[test]
+fn verify_finds_no_damage_in_a_store_that_is_compacted_meanwhile() {
+    let directory = memory_directory();
+    let (mut scatter, mut model) = (Scatter(24), Model::default());
+    let options = Options {
+        keep: NonZeroUsize::new(3),
+        segment_bytes: NonZeroU64::new(1).unwrap(),
+        ..Options::default()
+    };
+    let mut writer = Writer::open(directory.path(), options).unwrap();
+    for id in 1..=8 {
+        let step = scattered(&mut scatter, &model, id);
+        writer.commit(&step.batch(), Level::Written).unwrap();
+        step.apply(&mut model);
+    }
+    writer.wait_for_compaction();
+    let segments = || std::fs::read_dir(directory.path()).unwrap().count();
+    let before = segments();
+    let mut compacted = false;
+    let found = verify(directory.path(), &mut |_, _| {
+        if !std::mem::replace(&mut compacted, true) {
+            writer.compact(&mut |_| true).unwrap();
+        }
+    });
+    let found = found.unwrap();
+    assert!(segments() < before, "compaction had nothing to do");
+    assert_eq!(found.damage, []);
+    assert_eq!((found.whole, found.kept), (3, 3));
 }
 
 #[test]

@@ -190,19 +190,6 @@ fn a_deleted_directory() {
     model.assert_same(&Store::open(&directory).unwrap(), 0);
 }
 
-#[test]
-fn places_that_are_no_store() {
-    let parent = memory_directory();
-    let missing = parent.path().join("missing");
-    assert!(matches!(Store::open(&missing), Err(StoreError::Io { .. })));
-    assert!(matches!(Store::open(parent.path()), Err(StoreError::NotAStore { .. })));
-    std::fs::write(parent.path().join("letter"), "dear").unwrap();
-    assert!(matches!(Writer::open(parent.path(), Options::default()), Err(StoreError::NotAStore { .. })));
-    assert_eq!(std::fs::read(parent.path().join("letter")).unwrap(), b"dear");
-    let file = parent.path().join("letter");
-    assert!(Writer::open(&file, Options::default()).is_err());
-}
-
 /// Root may write anywhere, so as root this shows only that the mode is no obstacle.
 #[test]
 fn a_read_only_directory() {

@@ -9,6 +9,7 @@ use zerocopy::IntoBytes;
 use super::memory_directory;
 use super::model::{Change, Model};
 use super::steps::{Scatter, scattered};
+use crate::catalogue::read_manifest;
 use crate::format::manifest::{MANIFEST, Manifest};
 use crate::format::record::{COMMIT, Encoding, Kind, Mark, RECORD_HEADER, RecordHeader};
 use crate::format::segment::{SEGMENT_HEADER, SegmentHeader, file_name};
@@ -256,6 +257,24 @@ fn record(kind: Kind, encoding: Encoding, raw: u32, payload: &[u8]) -> Vec<u8> {
     let header =
         RecordHeader { kind, encoding, checkpoint: 1, stored: len32(payload.len()), raw, crc: crc(payload) };
     [&header.encode(Mark::of(STORE))[..], payload].concat()
+}
+
+#[test]
+fn manifests_whose_numbers_cannot_be_added_up() {
+    let (directory, _) = small();
+    let whole = read_manifest(directory.path()).unwrap();
+    let claims: [fn(&mut Manifest); 4] = [
+        |claim| claim.segments[0].length = u64::MAX.into(),
+        |claim| claim.checkpoints[0].group = (claim.segments[0].length.get() - 64).into(),
+        |claim| claim.next_segment = u64::MAX,
+        |claim| claim.generation = u64::MAX,
+    ];
+    for (number, change) in claims.into_iter().enumerate() {
+        let mut claim = whole.clone();
+        change(&mut claim);
+        fs::write(directory.path().join(MANIFEST), claim.encode()).unwrap();
+        assert!(matches!(Store::open(directory.path()), Err(StoreError::Damaged(_))), "{number}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod faults;
 mod forged;
 mod hostile;
 mod model;
+mod places;
 mod power;
 mod random;
 mod steps;

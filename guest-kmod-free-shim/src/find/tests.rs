@@ -88,7 +88,16 @@ fn functions_are_taken_one_by_one_until_all_are() {
     let me = std::process::id();
     let error = sysfs.find().expect_err("all are taken");
     assert!(matches!(&error, FindError::AllTaken { count: 2, owners } if *owners == [me, me]));
-    assert!(error.to_string().contains(&format!("(of processes {me}, {me})")), "{error}");
+    let own = "taken by this program itself: use the session that it has, or CAIRN_ENGINE=user-compare";
+    assert!(error.to_string().contains(own), "{error}");
+    for (owners, text) in [
+        (vec![me, 1], format!("taken by other sessions (of processes {me}, 1): end one")),
+        (vec![me + 1], format!("taken by other sessions (of process {}): end one", me + 1)),
+        (vec![], "taken by other sessions: end one".to_owned()),
+    ] {
+        let error = FindError::AllTaken { count: 2, owners };
+        assert!(error.to_string().contains(&text), "{error}");
+    }
     drop(claims);
     let function = sysfs.find().expect("free again");
     function.bar.write_u8(0x100, 0x77);

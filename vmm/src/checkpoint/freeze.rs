@@ -121,10 +121,10 @@ impl Freezer {
             match self.userfault.next_waiting() {
                 Ok(None) => return,
                 Ok(Some(address)) => {
-                    if !copying.is_some_and(|copying| copying.copy_at(address)) {
-                        // Nobody's page any more: its region ended while the writer was on its way.
-                        let page = to_usize(address) / PAGE_SIZE;
-                        self.thaw(&span(0, &(page..page + 1)));
+                    let known = self.let_writer_go(copying, address);
+                    // It may wait for work that isn't known here yet.
+                    if !known && self.begun.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+                        return;
                     }
                 }
                 Err(error) => {
@@ -133,6 +133,22 @@ impl Freezer {
                 }
             }
         }
+    }
+
+    /// Has the page at `address` taken, which somebody waits to write, or waited. Returns whether it's a part of the
+    /// work.
+    fn let_writer_go(&self, copying: Option<&Copying>, address: u64) -> bool {
+        if copying.is_some_and(|copying| copying.copy_at(address)) {
+            return true;
+        }
+        // It was let go since, or it came when its page had just been: the kernel takes a page that is thawed and not
+        // writable yet for one to wait for. But the page may also have been frozen anew, for work that is about to
+        // begin. So the page stays as it is, and who is right to wait for it waits again.
+        let page = to_usize(address) / PAGE_SIZE;
+        if let Err(error) = self.userfault.wake(&span(0, &(page..page + 1))) {
+            tracing::error!(%error, "who waits for a page can't be woken");
+        }
+        false
     }
 
     fn thaw(&self, span: &Range<usize>) {

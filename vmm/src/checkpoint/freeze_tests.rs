@@ -43,6 +43,8 @@ struct MarkTracker {
     freezer: Arc<Freezer>,
     base: usize,
     written: Arc<WrittenPages>,
+    /// What the copier read before and acts on when pages are frozen the next time, before their work begins.
+    late: Option<(u64, Arc<Copying>)>,
 }
 
 impl Tracker for MarkTracker {
@@ -70,6 +72,9 @@ impl Tracker for MarkTracker {
     ) -> Result<Option<Box<dyn FrozenPages>>, TrackError> {
         for run in held.runs() {
             self.freezer.userfault.protect(&span(self.base, &run)).unwrap();
+        }
+        if let Some((address, copying)) = self.late.take() {
+            self.freezer.let_writer_go(Some(&copying), address);
         }
         self.written.take_back(0, pages.words());
         let (freezer, written) = (Arc::clone(&self.freezer), Arc::clone(&self.written));
@@ -125,7 +130,8 @@ impl Scene {
         let base = memory.address(0);
         freezer.register(&(base..memory.address(BYTES))).unwrap();
         let written = Arc::new(WrittenPages::new(0..BYTES));
-        let tracker = MarkTracker { freezer: Arc::clone(&freezer), base, written: Arc::clone(&written) };
+        let tracker =
+            MarkTracker { freezer: Arc::clone(&freezer), base, written: Arc::clone(&written), late: None };
         let mut engine = Engine::new(tracker, Config::default());
         let start = memory.pointer(&(0..BYTES)).unwrap();
         // SAFETY: all of the reservation is anonymous memory that can be read and written, aligned to large pages, and
@@ -272,4 +278,35 @@ fn the_page_that_somebody_waits_for_is_next() {
     });
     scene.engine.rollback(ticket.id).unwrap();
     assert_eq!(scene.look()[last][..2], [1, 0]);
+}
+
+/// The copier was held up between the message of a writer and what it does about it.
+#[test]
+fn what_a_writer_waited_for_before_thaws_nothing_that_is_frozen_now() {
+    let Some(mut scene) = Scene::new() else { return };
+    let memory = Arc::clone(&scene.memory);
+    let word = |at: usize| memory.word(offset(0, at));
+    scene.mark(0);
+    word(0).store(1, Ordering::Relaxed);
+    let first = scene.engine.checkpoint_async().unwrap();
+    thread::scope(|scope| {
+        scene.mark(0);
+        let writer = scope.spawn(|| word(1).store(2, Ordering::Relaxed));
+        assert!(scene.waits(&writer));
+        let address = scene.freezer.userfault.next_waiting().unwrap().unwrap();
+        scene.engine.finish();
+        writer.join().unwrap();
+        scene.engine.tracker_mut().late = Some((address, Arc::clone(scene.engine.copying())));
+        let second = scene.engine.checkpoint_async().unwrap();
+        assert!(!second.done && scene.engine.tracker().late.is_none());
+        scene.mark(0);
+        let writer = scope.spawn(|| word(1).store(3, Ordering::Relaxed));
+        assert!(scene.waits(&writer), "its page isn't taken yet");
+        scene.engine.finish();
+        writer.join().unwrap();
+        for (id, expected) in [(second.id, [1, 2]), (first.id, [1, 0])] {
+            scene.engine.rollback(id).unwrap();
+            assert_eq!(scene.look()[0][..2], expected);
+        }
+    });
 }

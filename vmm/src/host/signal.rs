@@ -1,4 +1,4 @@
-//! The signal that makes a thread's system call end.
+//! The signal that makes a thread's system call end, and one that must end nothing.
 
 use nix::errno::Errno;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
@@ -31,12 +31,20 @@ pub fn prepare() -> Result<(), Errno> {
     register_signal_handler(signal(), ignore).map_err(|error| Errno::from_raw(error.errno()))
 }
 
+/// Makes a file that would get longer than the limit (RLIMIT_FSIZE) an error, EFBIG, and not the end of the process.
+///
+/// # Errors
+/// What sigaction says.
+pub fn survive_long_files() -> Result<(), Errno> {
+    register_signal_handler(libc::SIGXFSZ, ignore).map_err(|error| Errno::from_raw(error.errno()))
+}
+
 /// The first real-time signal: nobody else's.
 fn signal() -> i32 {
     SIGRTMIN()
 }
 
-/// Runs in the interrupted thread. The interruption is all that is wanted.
+/// Runs in the interrupted thread. That its call ends is all that is wanted.
 extern "C" fn ignore(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 #[cfg(test)]

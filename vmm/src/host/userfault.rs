@@ -15,7 +15,8 @@ use linux_raw_sys::general::{
     uffdio_copy, uffdio_range, uffdio_register, uffdio_writeprotect, uffdio_zeropage,
 };
 use linux_raw_sys::ioctl::{
-    UFFDIO_API, UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT, UFFDIO_ZEROPAGE,
+    UFFDIO_API, UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WAKE, UFFDIO_WRITEPROTECT,
+    UFFDIO_ZEROPAGE,
 };
 
 /// Bytes of the host's page.
@@ -163,6 +164,14 @@ impl Userfault {
     /// What the kernel says.
     pub fn unprotect(&self, span: &Range<usize>) -> io::Result<()> {
         self.write_protect(span, 0)
+    }
+
+    /// Has everybody who waits in `span` look again: who must wait still does, and is told of once more.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn wake(&self, span: &Range<usize>) -> io::Result<()> {
+        self.call(UFFDIO_WAKE, &mut range(span))
     }
 
     /// The address that somebody waits to write or to have, if anybody does. Each is told once.

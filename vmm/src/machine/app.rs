@@ -12,6 +12,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use error::{DeviceError, RunError};
@@ -93,15 +94,18 @@ pub struct Overlay {
 pub fn run(config: &AppConfig) -> Result<Ended, RunError> {
     let kvm = System::open()?;
     let interpreted = script::interpreter(config)?;
-    lives::run(&kvm, interpreted.as_ref().unwrap_or(config), None)
+    let script = interpreted.as_ref().map(|_| config.program.as_path());
+    lives::run(&kvm, interpreted.as_ref().unwrap_or(config), None, script)
 }
 
 /// Opens the program, or a script, on the host.
 pub(super) fn open_program(path: &Path) -> Result<File, RunError> {
-    let open = |source| RunError::Open { program: path.to_string_lossy().into_owned(), source };
-    let file = File::open(path).map_err(open)?;
-    if file.metadata().map_err(open)?.is_dir() {
-        return Err(open(io::ErrorKind::IsADirectory.into()));
-    }
-    Ok(file)
+    open_file(path).map_err(|source| RunError::Open { program: path.to_string_lossy().into_owned(), source })
+}
+
+/// Opens a file of the host to read it. A pipe isn't waited for.
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let is_file = file.metadata()?.is_file();
+    if is_file { Ok(file) } else { Err(io::Error::other("it is not a file")) }
 }

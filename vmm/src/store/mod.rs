@@ -13,6 +13,7 @@
 
 mod disk;
 mod loading;
+mod readings;
 mod saver;
 pub mod signature;
 mod sink;

@@ -279,7 +279,7 @@ impl Saver {
         if let Some((known, snapshot)) = self.looked.as_ref().filter(|(known, _)| *known == id) {
             return Ok((*known, Arc::clone(snapshot)));
         }
-        let snapshot = sink.snapshot(id, self.patience).map_err(failure)?.ok_or(Failure::Busy)?;
+        let snapshot = sink.snapshot(self.owner, id, self.patience).map_err(failure)?.ok_or(Failure::Busy)?;
         self.looked = Some((id, Arc::clone(&snapshot)));
         Ok((id, snapshot))
     }

@@ -2,15 +2,17 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem::{Discriminant, discriminant};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cairn_abi::CheckpointId;
 use cairn_abi::reply::StoreFigures;
-use cairn_store::{Batch, Level, Snapshot, StoreError};
+use cairn_store::{Batch, BatchError, Level, Snapshot, StoreError};
 
 use super::disk::{Disk, errno};
+use super::readings::Readings;
 use crate::host::thread::start_confined;
 
 /// Batches that wait while one is written. Bounds what checkpoints cost in memory when the disk is slower than the
@@ -82,7 +84,9 @@ struct State {
     committed: u64,
     bytes_written: u64,
     owner: Option<Owner>,
-    reading: Reading,
+    readings: Readings,
+    /// The kind and the errno of the last commit's failure, which was told.
+    told: Option<(Discriminant<StoreError>, u32)>,
     stop: bool,
     ended: bool,
 }
@@ -91,15 +95,6 @@ struct State {
 struct Job {
     batch: Batch,
     level: Level,
-}
-
-/// A checkpoint that somebody wants to read.
-#[derive(Debug, Default)]
-enum Reading {
-    #[default]
-    Nothing,
-    Wanted(CheckpointId),
-    Found(CheckpointId, Result<Arc<Snapshot>, SinkError>),
 }
 
 impl Sink {
@@ -129,9 +124,10 @@ impl Sink {
         *self.lock().owner.get_or_insert(owner) == owner
     }
 
-    /// Lets others claim the store, if it was `owner` who has it.
+    /// Lets others claim the store, if it was `owner` who has it. What it wanted to read is forgotten.
     pub fn unclaim(&self, owner: Owner) {
         let mut state = self.lock();
+        state.readings.forget(owner);
         if state.owner == Some(owner) {
             state.owner = None;
         }
@@ -225,26 +221,25 @@ impl Sink {
         self.wait(patience, reached).level_of(id)
     }
 
-    /// A committed checkpoint, to be read. `None` if it takes longer than `patience`: the next call asks for the same.
+    /// A committed checkpoint, to be read by `owner`. `None` if it takes longer than `patience`: the next call asks for
+    /// the same. Of each owner it's the last one asked for that is read.
     ///
     /// # Errors
     /// [`SinkError`].
-    pub fn snapshot(&self, id: CheckpointId, patience: Duration) -> Result<Option<Arc<Snapshot>>, SinkError> {
-        let mut state = self.lock();
-        if !matches!(state.reading, Reading::Wanted(wanted) | Reading::Found(wanted, _) if wanted == id) {
-            state.reading = Reading::Wanted(id);
+    pub fn snapshot(
+        &self,
+        owner: Owner,
+        id: CheckpointId,
+        patience: Duration,
+    ) -> Result<Option<Arc<Snapshot>>, SinkError> {
+        if self.lock().readings.want(owner, id) {
             self.shared.work.notify_one();
         }
-        drop(state);
-        let mut state =
-            self.wait(patience, |state| state.ended || !matches!(state.reading, Reading::Wanted(_)));
-        match std::mem::take(&mut state.reading) {
-            Reading::Found(found, result) if found == id => result.map(Some),
-            _ if state.ended => Err(SinkError::Failed(0)),
-            other => {
-                state.reading = other;
-                Ok(None)
-            }
+        let mut state = self.wait(patience, |state| state.ended || state.readings.is_found(owner, id));
+        match state.readings.take(owner, id) {
+            Some(found) => found.map(Some),
+            None if state.ended => Err(SinkError::Failed(0)),
+            None => Ok(None),
         }
     }
 
@@ -307,12 +302,17 @@ impl Shared {
     fn serve<D: Disk>(&self, mut disk: D) {
         let _ending = Ending(self);
         let mut state = self.lock();
+        // Whoever always wants to read something doesn't keep a batch from being written.
+        let mut has_read = false;
         loop {
-            if let Reading::Wanted(id) = state.reading {
+            let may_read = !has_read || state.waiting.is_empty();
+            has_read = false;
+            if may_read && let Some((owner, id)) = state.readings.next() {
                 drop(state);
                 let found = read(&disk, id);
                 state = self.lock();
-                state.reading = Reading::Found(id, found);
+                state.readings.found(owner, id, found);
+                has_read = true;
             } else if let Some(job) = state.waiting.pop_front() {
                 state.writing = Some((job.batch.id(), job.batch.bytes()));
                 drop(state);
@@ -405,6 +405,8 @@ impl State {
             Ok(bytes) => {
                 self.committed += 1;
                 self.bytes_written += bytes;
+                self.told = None;
+                self.readings.forget_failures();
                 self.written = Some(id);
                 if level == Level::Synced {
                     self.synced = Some(id);
@@ -412,8 +414,9 @@ impl State {
             }
             Err(error) => {
                 let number = errno(&error);
-                tracing::error!(error = &error as &dyn std::error::Error, %id, "a checkpoint couldn't be stored");
-                self.begins_anew = matches!(error, StoreError::Deleted { .. } | StoreError::Chain { .. });
+                self.tell(&error, id, number);
+                // After a failed fsync the store may have lost what was committed.
+                self.begins_anew = needs_complete(&error) || newest < self.written;
                 self.failures += 1;
                 self.written = newest;
                 self.synced = self.synced.min(newest);
@@ -428,6 +431,17 @@ impl State {
         self.keep(batch);
     }
 
+    /// Tells a failure once for as long as it's the same.
+    fn tell(&mut self, error: &StoreError, id: CheckpointId, errno: u32) {
+        let failure = (discriminant(error), errno);
+        let error = error as &dyn std::error::Error;
+        if self.told.replace(failure) == Some(failure) {
+            tracing::debug!(error, %id, "a checkpoint couldn't be stored, as the one before");
+        } else {
+            tracing::error!(error, %id, "a checkpoint couldn't be stored");
+        }
+    }
+
     fn note_failed(&mut self, id: CheckpointId, errno: u32) {
         if self.failed.len() == MAX_FAILED {
             self.failed.pop_front();
@@ -440,6 +454,12 @@ impl State {
             self.spare.push(batch);
         }
     }
+}
+
+/// Whether a commit failed because of what its batch is a change to: only a complete one can follow.
+fn needs_complete(error: &StoreError) -> bool {
+    use StoreError::{Batch, Chain, Deleted};
+    matches!(error, Deleted { .. } | Chain { .. } | Batch { source: BatchError::Parent(_), .. })
 }
 
 /// The level in the contract with programs.

@@ -11,7 +11,17 @@ const NOW: Duration = Duration::ZERO;
 struct Told {
     newest: Option<CheckpointId>,
     begun: Sender<u64>,
-    results: Receiver<Result<(), io::ErrorKind>>,
+    results: Receiver<Result<(), Failure>>,
+}
+
+/// How a commit fails.
+#[derive(Debug)]
+enum Failure {
+    Io(io::ErrorKind),
+    /// The parent isn't in the store.
+    Parent,
+    /// And what was committed before is lost.
+    Lost,
 }
 
 impl Disk for Told {
@@ -28,7 +38,14 @@ impl Disk for Told {
                 self.newest = Some(batch.id());
                 Ok(batch.bytes() as u64)
             }
-            Err(kind) => Err(failed(kind)),
+            Err(Failure::Io(kind)) => Err(failed(kind)),
+            Err(Failure::Parent) => {
+                Err(StoreError::Batch { id: batch.id().0, source: BatchError::Parent(1) })
+            }
+            Err(Failure::Lost) => {
+                self.newest = self.newest.map(|newest| CheckpointId(newest.0 - 1));
+                Err(failed(io::ErrorKind::Other))
+            }
         }
     }
 
@@ -36,8 +53,12 @@ impl Disk for Told {
         self.begun.send(0).map_err(|_| failed(io::ErrorKind::Other))
     }
 
+    /// None that is committed can be read.
     fn snapshot(&self, id: CheckpointId) -> Result<Arc<Snapshot>, StoreError> {
-        Err(StoreError::Unknown { path: "store".into(), id: id.0 })
+        match Some(id) <= self.newest {
+            true => Err(failed(io::ErrorKind::Other)),
+            false => Err(StoreError::Unknown { path: "store".into(), id: id.0 }),
+        }
     }
 }
 
@@ -49,7 +70,7 @@ fn failed(kind: io::ErrorKind) -> StoreError {
 struct Story {
     sink: Sink,
     begun: Receiver<u64>,
-    results: Sender<Result<(), io::ErrorKind>>,
+    results: Sender<Result<(), Failure>>,
 }
 
 impl Story {
@@ -108,7 +129,7 @@ fn what_was_built_on_a_failure_fails_with_it_and_the_next_goes_on_from_what_stan
     story.submit(2);
     story.submit(3);
     let outdated = story.sink.base();
-    story.results.send(Err(io::ErrorKind::StorageFull)).unwrap();
+    story.results.send(Err(Failure::Io(io::ErrorKind::StorageFull))).unwrap();
     let full = SinkError::Failed(libc::ENOSPC.unsigned_abs());
     assert_eq!(story.level(2, Some(Level::Written)), Err(full));
     assert_eq!(story.level(3, Some(Level::Written)), Err(full));
@@ -170,8 +191,119 @@ fn a_thread_that_panics_leaves_nobody_waiting() {
     let base = sink.base();
     sink.submit(sink.batch(CheckpointId(1), None), Level::Written, base).unwrap();
     assert_eq!(sink.level_of(CheckpointId(1), Some(Level::Written), PATIENCE), Err(SinkError::Failed(0)));
-    assert_eq!(sink.snapshot(CheckpointId(1), PATIENCE).err(), Some(SinkError::Failed(0)));
+    assert_eq!(sink.snapshot(Owner(1), CheckpointId(1), PATIENCE).err(), Some(SinkError::Failed(0)));
     let base = sink.base();
     assert!(sink.submit(sink.batch(CheckpointId(2), None), Level::Written, base).is_ok());
     assert_eq!(sink.level_of(CheckpointId(2), Some(Level::Written), NOW), Err(SinkError::Failed(0)));
+}
+
+#[test]
+fn a_complete_one_follows_where_the_parent_is_gone() {
+    for failure in [Failure::Parent, Failure::Lost] {
+        let story = Story::new(Some(4));
+        story.submit(5);
+        story.results.send(Err(failure)).unwrap();
+        assert!(story.level(5, Some(Level::Written)).is_err());
+        assert_eq!(story.sink.base().parent, None);
+    }
+}
+
+#[test]
+fn each_gets_what_it_wants_to_read_whatever_others_want() {
+    let (one, other, third) = (Owner(1), Owner(2), Owner(3));
+    let story = Story::new(None);
+    let read = |owner, id, patience| story.sink.snapshot(owner, CheckpointId(id), patience).map(|_| ());
+    let none = Err(SinkError::NoCheckpoint);
+    for round in [10, 20, 30] {
+        // While the thread is busy, all can ask.
+        story.submit(round);
+        for id in [round + 1, round + 2] {
+            assert_eq!(read(one, round + 1, NOW), Ok(()));
+            assert_eq!(read(other, id, NOW), Ok(()));
+            assert_eq!(read(third, 5, NOW), Ok(()));
+        }
+        story.results.send(Ok(())).unwrap();
+        // Who asked last is served last.
+        assert_eq!(read(other, round + 2, PATIENCE), none);
+        assert_eq!(read(one, round + 1, NOW), none, "it was given to somebody else");
+        assert_eq!(read(third, 5, NOW), Err(SinkError::Failed(libc::EIO.unsigned_abs())));
+    }
+}
+
+#[test]
+fn what_could_not_be_read_once_is_looked_for_again_when_there_is_more() {
+    let (one, other) = (Owner(1), Owner(2));
+    let story = Story::new(None);
+    let read = |owner, id, patience| story.sink.snapshot(owner, CheckpointId(id), patience).map(|_| ());
+    let there = Err(SinkError::Failed(libc::EIO.unsigned_abs()));
+    let mut id = 1;
+    for ends in [false, true] {
+        story.submit(id);
+        assert_eq!(read(one, id + 1, NOW), Ok(()));
+        story.results.send(Ok(())).unwrap();
+        // Behind the other's question.
+        assert_eq!(read(other, 100, PATIENCE), Err(SinkError::NoCheckpoint));
+        if ends {
+            story.sink.unclaim(one);
+        }
+        story.submit(id + 1);
+        story.results.send(Ok(())).unwrap();
+        assert!(story.level(id + 1, Some(Level::Written)).is_ok());
+        assert_eq!(read(one, id + 1, PATIENCE), there);
+        id += 2;
+    }
+}
+
+/// Whoever reads without end doesn't keep the store from being written.
+#[test]
+fn batches_are_written_between_what_is_read() {
+    let story = Story::new(None);
+    story.submit(1);
+    for owner in 1..9 {
+        assert!(story.sink.snapshot(Owner(owner), CheckpointId(50), NOW).is_ok_and(|found| found.is_none()));
+    }
+    story.submit(2);
+    story.results.send(Ok(())).unwrap();
+    story.results.send(Err(Failure::Io(io::ErrorKind::StorageFull))).unwrap();
+    let last = |patience| story.sink.snapshot(Owner(8), CheckpointId(50), patience);
+    assert_eq!(last(PATIENCE).err(), Some(SinkError::NoCheckpoint));
+    let full = Err(SinkError::Failed(libc::ENOSPC.unsigned_abs()));
+    assert_eq!(story.level(2, None), full, "all was read before");
+}
+
+#[test]
+fn equal_failures_are_told_once_in_a_row() {
+    let told = Lines::default();
+    let writer = told.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let mut state = State::default();
+        let full = io::ErrorKind::StorageFull;
+        let results =
+            [Err(full), Err(full), Err(full), Err(io::ErrorKind::Other), Err(full), Ok(1), Err(full)];
+        for (id, result) in (1..).zip(results) {
+            let job = Job { batch: Batch::new(CheckpointId(id), None), level: Level::Written };
+            state.ended_commit(job, result.map_err(failed), None);
+        }
+    });
+    let told = String::from_utf8(told.0.lock().unwrap().clone()).unwrap();
+    let errors: Vec<&str> = told.lines().filter(|line| line.contains("ERROR")).collect();
+    let ids = ["id=1", "id=4", "id=5", "id=7"];
+    assert!(errors.len() == ids.len(), "{told}");
+    assert!(errors.iter().zip(ids).all(|(line, id)| line.contains(id)), "{told}");
+}
+
+/// Keeps what is written.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

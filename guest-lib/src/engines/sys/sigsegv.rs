@@ -3,8 +3,8 @@
 use std::io;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::mm::{self, MprotectFlags};
 
@@ -27,8 +27,10 @@ static WATCHES: [AtomicPtr<Watched>; MAX_WATCHES] = [const { AtomicPtr::new(ptr:
 static USED: AtomicUsize = AtomicUsize::new(0);
 /// Handlers that may be reading the table now.
 static READERS: AtomicUsize = AtomicUsize::new(0);
-/// Who had the signal before.
+/// Who had the signal before. Set before the handler is there, which reads it.
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
+/// Whether the handler is there.
+static INSTALLED: Mutex<bool> = Mutex::new(false);
 
 /// What the handler needs to know of a span.
 #[derive(Debug)]
@@ -60,7 +62,7 @@ impl Watch {
     /// # Safety
     /// They are readable and writable private memory and stay mapped until the watch is dropped.
     pub(crate) unsafe fn new(start: NonNull<u8>, pages: usize) -> io::Result<Self> {
-        install()?;
+        once(&INSTALLED, install)?;
         let writable = (0..pages.div_ceil(64)).map(|_| AtomicU64::new(u64::MAX)).collect();
         let watched = NonNull::from(Box::leak(Box::new(Watched { start, pages, writable })));
         for (slot, entry) in WATCHES.iter().enumerate() {
@@ -158,21 +160,25 @@ impl Watched {
     }
 }
 
-/// Installs the handler once. It stays: others may have chained to it.
-fn install() -> io::Result<()> {
-    if PREVIOUS.get().is_some() {
-        return Ok(());
+/// Does something once. When this returns without an error it's done, whoever does it.
+fn once(done: &Mutex<bool>, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*done {
+        work()?;
+        *done = true;
     }
+    Ok(())
+}
+
+/// Installs the handler. It stays: others may have chained to it.
+fn install() -> io::Result<()> {
     // SAFETY: all zeros is a valid sigaction, and sigaction only fills it in.
     let mut previous: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: asks only; the pointer is to a local.
     if unsafe { libc::sigaction(libc::SIGSEGV, ptr::null(), &raw mut previous) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    if PREVIOUS.set(previous).is_err() {
-        // Another thread is installing it.
-        return Ok(());
-    }
+    PREVIOUS.get_or_init(|| previous);
     // SAFETY: as above; an empty mask is all zeros.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_fault;
@@ -269,5 +275,49 @@ fn set_bits(words: &[AtomicU64], pages: Range<usize>) {
 fn clear_bits(words: &[AtomicU64], pages: Range<usize>) {
     for (word, mask) in masks(pages) {
         words[word].fetch_and(!mask, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn nobody_goes_on_before_it_is_done() {
+        let (done, made) = (Mutex::new(false), Mutex::new(0));
+        let (begin, begun) = channel();
+        let (end, ended) = channel::<()>();
+        thread::scope(|scope| {
+            let (done, made) = (&done, &made);
+            let make = move || {
+                begin.send(()).unwrap();
+                ended.recv().unwrap();
+                *made.lock().unwrap() += 1;
+                Ok(())
+            };
+            scope.spawn(move || once(done, make).unwrap());
+            begun.recv().unwrap();
+            let others: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(move || {
+                        once(done, || panic!("twice")).unwrap();
+                        assert_eq!(*made.lock().unwrap(), 1, "it isn't done");
+                    })
+                })
+                .collect();
+            end.send(()).unwrap();
+            others.into_iter().for_each(|other| other.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn what_failed_is_tried_again() {
+        let done = Mutex::new(false);
+        assert!(once(&done, || Err(io::ErrorKind::Other.into())).is_err());
+        once(&done, || Ok(())).unwrap();
+        once(&done, || panic!("twice")).unwrap();
     }
 }

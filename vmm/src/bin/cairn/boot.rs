@@ -41,6 +41,7 @@ Exit status:
   And with every guest
   1        something else went wrong, and stderr says what
   2        the command line makes no sense
+  121      the store is damaged
   122      the guest reset itself (a reboot, or a panic), or switched itself off without a word about its program
   123      KVM can't go on with the guest
   124      the memory is too small for the kernel and its initial file system

@@ -47,7 +47,14 @@ pub(crate) struct Rollback {
     /// The guest's name, or the id of its process.
     name: String,
     /// The checkpoint, by its number.
-    id: u64,
+    #[arg(value_parser = checkpoint)]
+    id: CheckpointId,
+}
+
+/// A checkpoint's number.
+pub(crate) fn checkpoint(text: &str) -> Result<CheckpointId, String> {
+    let id = text.parse().map(CheckpointId);
+    id.map_err(|_| "write a checkpoint's number, as `cairn store ls` tells".to_owned())
 }
 
 impl Checkpoint {
@@ -59,7 +66,7 @@ impl Checkpoint {
 
 impl Rollback {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        say!("{}", guests::find(&self.name)?.ask(Request::Rollback(CheckpointId(self.id)))?);
+        say!("{}", guests::find(&self.name)?.ask(Request::Rollback(self.id))?);
         Ok(ExitCode::SUCCESS)
     }
 }

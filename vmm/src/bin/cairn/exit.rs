@@ -8,6 +8,7 @@ use cairn_vmm::guest::linux::loader::LoadError;
 use cairn_vmm::kvm::system::KvmError;
 use cairn_vmm::machine::app::RunError;
 use cairn_vmm::machine::linux::error::BootError;
+use cairn_vmm::machine::storing::StoringError;
 use cairn_vmm::machine::whole::SavedError;
 use cairn_vmm::tell;
 
@@ -46,15 +47,19 @@ fn code(error: &anyhow::Error) -> u8 {
     if let Some(StoreError::Damaged(_)) = error.downcast_ref::<StoreError>() {
         return DAMAGED;
     }
-    let is_damage = |error: &SavedError| matches!(error, SavedError::Store(StoreError::Damaged(_)));
     match error.downcast_ref::<RunError>() {
-        Some(RunError::Saved(error)) if is_damage(error) => DAMAGED,
+        Some(
+            RunError::Saved(SavedError::Store(StoreError::Damaged(_)))
+            | RunError::Store(StoringError::Open(StoreError::Damaged(_))),
+        ) => DAMAGED,
         Some(RunError::Kvm(_) | RunError::Sandbox(_)) => NO_KVM,
         Some(RunError::Open { source, .. }) if source.kind() == ErrorKind::NotFound => NOT_FOUND,
         Some(error) if error.is_too_small() => TOO_SMALL,
         Some(
             RunError::Open { .. }
             | RunError::Interpreter { .. }
+            | RunError::NoInterpreter { .. }
+            | RunError::HiddenScript { .. }
             | RunError::Load(_)
             | RunError::Arguments { .. },
         ) => NOT_RUNNABLE,
@@ -64,7 +69,13 @@ fn code(error: &anyhow::Error) -> u8 {
             | RunError::NoRecords
             | RunError::Saved(_)
             | RunError::Thaw(_)
+            | RunError::Session(_)
             | RunError::Image(_)
+            | RunError::Files(_)
+            | RunError::Directory { .. }
+            | RunError::Stdout(_)
+            | RunError::Unfinished { .. }
+            | RunError::Publish(_)
             | RunError::NoCheckpoint { .. },
         ) => OTHER,
         Some(_) => GUEST_FAILED,
@@ -80,6 +91,7 @@ fn boot_code(error: &BootError) -> u8 {
         BootError::Load(LoadError::TooSmall { .. }) => TOO_SMALL,
         BootError::Load(_) | BootError::Program(_) => NOT_RUNNABLE,
         BootError::Stuck { .. } => GUEST_FAILED,
+        BootError::Store(StoringError::Open(StoreError::Damaged(_))) => DAMAGED,
         BootError::File { .. }
         | BootError::Disk(_)
         | BootError::Devices(_)

@@ -53,8 +53,7 @@ impl Guest {
 /// This user's guests that answer, by their process ids; of those that should and don't a person is told.
 pub(crate) fn running() -> Result<Vec<Guest>> {
     let directory = control::directory();
-    let sockets =
-        control::sockets(&directory).with_context(|| format!("{} can't be read", directory.display()))?;
+    let sockets = control::sockets(&directory).context("it can't be told which guests are running")?;
     let mut guests = Vec::new();
     for (pid, socket) in sockets {
         match control::ask(&socket, Request::Status, Some(PATIENCE)) {

@@ -12,6 +12,8 @@ use cairn_vmm::machine::name::GuestName;
 use cairn_vmm::machine::whole::{Consent, WholeConfig};
 use clap::Args;
 
+use crate::control::checkpoint;
+use crate::store_options::keep;
 use crate::whole::Every;
 use crate::{run, state};
 
@@ -22,8 +24,9 @@ output and error are this process's; what went to a terminal or a pipe before is
 where they were, but for the time of day.
 
 A store says which directories the program sees and changes, and where its standard output goes. What you made yourself
-on this machine is signed with a key of yours (~/.local/state/cairn/key) and gets that. Of anything else the program is
-somebody's, and gets it only if you agree: to all of it with --trust, or by giving the same with --dir and --stdout.
+on this machine is signed with a key of yours (key in $XDG_STATE_HOME/cairn, ~/.local/state/cairn) and gets that. Of
+anything else the program is somebody's, and gets it only if you agree: to all of it with --trust, or by giving the
+same with --dir and --stdout.
 
 Exit status: as for cairn run.
 
@@ -39,15 +42,16 @@ pub(crate) struct Restore {
     /// The directory that `cairn run --store` was given.
     store: PathBuf,
     /// The checkpoint, by its number [default: the newest].
-    #[arg(long, value_name = "ID")]
-    at: Option<u64>,
+    #[arg(long, value_name = "ID", value_parser = checkpoint)]
+    at: Option<CheckpointId>,
     /// How often further checkpoints are taken, into the same store [default: as before].
     #[arg(long, value_name = "TIME", value_parser = Every::parse)]
     every: Option<Every>,
-    /// Checkpoints that the store keeps at least [default: as before].
-    #[arg(long, value_name = "N")]
+    /// Keep only the newest N checkpoints [default: as before].
+    #[arg(long, value_name = "N", value_parser = keep)]
     keep: Option<NonZeroUsize>,
-    /// Take no further checkpoints: the store is only read.
+    /// Take no further checkpoints. Where standard output is a file or directories are changed, the store is still held,
+    /// so that nobody else runs the program.
     #[arg(long, conflicts_with_all = ["every", "keep"])]
     no_checkpoints: bool,
     /// What `cairn ps`, `checkpoint` and `rollback` call it [default: what they called it before].
@@ -69,7 +73,7 @@ pub(crate) struct Restore {
 
 impl Restore {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let comeback = app::Restore::open(&self.store, self.at.map(CheckpointId), state::with_key())?;
+        let comeback = app::Restore::open(&self.store, self.at, state::with_key())?;
         let consent = Consent {
             everything: self.trust,
             grants: self.dir.iter().map(|text| run::grant(text)).collect::<Result<_>>()?,
@@ -107,7 +111,7 @@ fn commit_files(comeback: Trusted) -> Result<ExitCode> {
             for change in &published.changes {
                 say!("{change}");
             }
-            say!("{} files written, {} changes in all", published.files, published.steps);
+            say!("files written: {}, changes in all: {}", published.files, published.steps);
         }
     }
     Ok(ExitCode::SUCCESS)

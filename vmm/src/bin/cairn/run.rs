@@ -34,8 +34,9 @@ const INHERITED: [&str; 7] = ["PATH", "HOME", "USER", "TERM", "LANG", "TZ", "CAI
 const MORE_HELP: &str = "\
 Exit status:
   That of the program, or
-  1        something else went wrong, and stderr says what
+  1        something else went wrong, a directory or value that was given among it; stderr says what
   2        the command line makes no sense
+  121      the store is damaged
   123      KVM can't go on with the program, or the host refused something while it ran
   124      its memory is too small
   125      no usable KVM, or the program couldn't be confined
@@ -155,13 +156,8 @@ impl From<Poll> for PollMode {
 
 impl Run {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let commits = matches!(self.overlay, Some(OverlayEnd::Commit));
         let config = self.config()?;
-        let ended = app::run(&config)?;
-        if commits && ended.end.status() != 0 {
-            tell!("cairn: the program ended with status {}: its changes are forgotten", ended.end.status());
-        }
-        Ok(told(&ended))
+        Ok(told(&app::run(&config)?))
     }
 
     fn config(self) -> Result<AppConfig> {

@@ -22,7 +22,9 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("'{text}' is no size: write a number and K, M or G, such as 512M");
+        let bad = || {
+            format!("'{text}' is no size: write a number of bytes, or one with K, M, G or T, such as 512M")
+        };
         let (digits, unit) = match text.char_indices().find(|(_, letter)| !letter.is_ascii_digit()) {
             None => (text, 1),
             Some((at, _)) => (&text[..at], unit(&text[at..]).ok_or_else(bad)?),

@@ -14,8 +14,8 @@ use cairn_vmm::tell;
 #[derive(Args, Debug)]
 #[command(max_term_width = 100)]
 pub(crate) struct Stats {
-    /// Only the guest of this `cairn` process.
-    pid: Option<u32>,
+    /// Only this guest, by its name or the id of its process [default: all].
+    name: Option<String>,
     /// Print names and plain numbers, for programs.
     #[arg(long)]
     raw: bool,
@@ -23,18 +23,15 @@ pub(crate) struct Stats {
 
 impl Stats {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let mut told = 0;
-        for guest in guests::running()? {
-            if self.pid.is_none_or(|pid| pid == guest.pid) {
-                print_guest(guest.pid, &guest.status, self.raw);
-                told += 1;
-            }
+        let guests = match &self.name {
+            Some(name) => vec![guests::find(name)?],
+            None => guests::running()?,
+        };
+        for guest in &guests {
+            print_guest(guest.pid, &guest.status, self.raw);
         }
-        if told == 0 {
-            match self.pid {
-                Some(pid) => tell!("cairn: process {pid} runs no guest of yours"),
-                None => tell!("cairn: no guest of yours is running"),
-            }
+        if guests.is_empty() {
+            tell!("cairn: no guest of yours is running");
             return Ok(ExitCode::from(exit::OTHER));
         }
         Ok(ExitCode::SUCCESS)
@@ -57,9 +54,10 @@ fn print_guest(pid: u32, status: &str, raw: bool) {
 fn readable(line: &str) -> String {
     let indent = line.len() - line.trim_start().len();
     let (name, value) = line.trim_start().split_once(' ').unwrap_or((line, ""));
-    let (name, value) = match (value.parse::<u64>(), name.strip_suffix("_ns"), name.strip_suffix("_bytes")) {
-        (Ok(ns), Some(name), _) => (name, time(ns)),
-        (Ok(bytes), _, Some(name)) => (name, size(bytes)),
+    // The unit of a size says nothing about what else of the same name is counted, as that of a time does.
+    let (name, value) = match (value.parse::<u64>(), name.strip_suffix("_ns")) {
+        (Ok(ns), Some(name)) => (name, time(ns)),
+        (Ok(bytes), None) if name.ends_with("_bytes") => (name, size(bytes)),
         _ => (name, value.to_owned()),
     };
     let name = name.replace('_', " ");
@@ -85,7 +83,9 @@ mod tests {
     fn values_are_in_units() {
         assert_eq!(readable("program a b"), "program a b");
         assert_eq!(readable("up_ns 1250000000"), "up 1.2 s");
-        assert_eq!(readable("  mirror_bytes 1610612736"), "  mirror                1.5 GiB");
+        assert_eq!(readable("  mirror_bytes 1610612736"), "  mirror bytes          1.5 GiB");
+        assert_eq!(readable("whole_newest 14"), "whole newest 14");
+        assert_eq!(readable("whole_newest_bytes 12700"), "whole newest bytes 12.4 KiB");
         assert_eq!(readable("  pages_open 12"), "  pages open                 12");
         assert_eq!(readable("  longest_pause_ns 950"), "  longest pause          950 ns");
         assert_eq!([size(0), size(1024), size(u64::MAX)], ["0 B", "1.0 KiB", "17179869183.9 GiB"]);

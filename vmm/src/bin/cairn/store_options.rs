@@ -14,13 +14,14 @@ use crate::size::Size;
 #[derive(Args, Debug)]
 pub(crate) struct StoreOptions {
     /// Keep checkpoints in this directory, where they survive the program and the machine: those that the program asks
-    /// to be durable. The next run with the same directory can recover them.
+    /// to be durable. The next run with the same directory can recover them. One store, one program: with --every another
+    /// program's checkpoints are added behind, and `cairn restore` brings the newest back.
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
-    /// Checkpoints that the store keeps at least [default: the newest].
-    #[arg(long, value_name = "N", requires = "store")]
+    /// Keep only the newest N checkpoints [default: all].
+    #[arg(long, value_name = "N", requires = "store", value_parser = keep)]
     keep: Option<NonZeroUsize>,
-    /// Bytes that the store may take: older checkpoints go, never the newest.
+    /// Bytes that the store may take: the oldest checkpoints go, never the newest [default: no bound].
     #[arg(long, value_name = "SIZE", requires = "store")]
     keep_bytes: Option<Size>,
     /// Make every checkpoint of the program durable, not only those that it asks for.
@@ -34,6 +35,11 @@ enum Durable {
     Written,
     /// They survive a power failure.
     Synced,
+}
+
+/// How many checkpoints are kept, for `--keep`.
+pub(crate) fn keep(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "write a number from 1".to_owned())
 }
 
 impl StoreOptions {

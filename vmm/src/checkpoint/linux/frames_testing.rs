@@ -1,6 +1,7 @@
 //! A dirty log without KVM: the test says what the guest writes.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::DirtyLog;
@@ -14,6 +15,7 @@ pub(crate) const SLOT: u64 = 16 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct FakeLog {
     slots: Arc<Mutex<Vec<FakeSlot>>>,
+    fails_once: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl FakeLog {
                 slots.push(FakeSlot { range: start..(start + SLOT).min(span.end), dirty: None });
             }
         }
-        Self { slots: Arc::new(Mutex::new(slots)) }
+        Self { slots: Arc::new(Mutex::new(slots)), fails_once: Arc::default() }
     }
 
     /// The guest writes the frame around `address`.
@@ -42,6 +44,11 @@ impl FakeLog {
         if let Some(dirty) = &mut slot.dirty {
             dirty[at / 64] |= 1 << (at % 64);
         }
+    }
+
+    /// The next read fails.
+    pub(crate) fn fail_once(&self) {
+        self.fails_once.store(true, Ordering::Relaxed);
     }
 
     /// Slots that are logged.
@@ -70,6 +77,9 @@ impl DirtyLog for FakeLog {
     }
 
     fn read(&self, slot: usize, bitmap: &mut [u64]) -> Result<(), Self::Error> {
+        if self.fails_once.swap(false, Ordering::Relaxed) {
+            return Err(std::io::Error::from_raw_os_error(libc::EINVAL));
+        }
         bitmap.copy_from_slice(self.slots.lock().unwrap()[slot].dirty.as_ref().unwrap());
         Ok(())
     }

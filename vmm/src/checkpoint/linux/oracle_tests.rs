@@ -12,7 +12,7 @@ use super::frames::testing::FakeLog;
 use super::frames::{FrameLog, SessionIndex};
 use super::testing::Guest;
 use crate::checkpoint::KeeperConfig;
-use crate::devices::checkpoint::{Again, Effect, Outcome, RegionSpan};
+use crate::devices::checkpoint::{Again, Effect, Failure, Outcome, RegionSpan};
 use crate::memory::ram::{MIN_BYTES, Ram};
 
 /// Rounds in which a request must come to its end.
@@ -236,6 +236,22 @@ fn what_is_left_alone_is_found_unchanged() {
     bench.guest.write(3, 7, 2);
     let Outcome::Checkpoint(_) = bench.ask(Request::Checkpoint, false) else { panic!() };
     assert_eq!(figures(&mut bench).pages_compared, compared + 1);
+}
+
+/// A mark is taken back when it's read, so that it must not be lost with what else wasn't learned.
+#[test]
+fn what_a_device_wrote_is_found_after_a_look_that_failed() {
+    let mut bench = bench(40, 64, 3);
+    bench.guest.write(3, 7, 1);
+    let Outcome::Checkpoint(_) = bench.ask(Request::Checkpoint, false) else { panic!() };
+    bench.guest.write_by_device(3, 7, 2);
+    bench.log.fail_once();
+    assert_eq!(bench.ask(Request::Checkpoint, false), Outcome::Failed(Failure::Host));
+    let wanted = bench.content();
+    let Outcome::Checkpoint(id) = bench.ask(Request::Checkpoint, false) else { panic!() };
+    bench.guest.write(3, 7, 3);
+    assert_eq!(bench.ask(Request::Rollback(id), false), Outcome::Done);
+    assert!(bench.content() == wanted);
 }
 
 #[test]

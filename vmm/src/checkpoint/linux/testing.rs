@@ -100,6 +100,13 @@ impl Guest {
         self.log.write(frame);
     }
 
+    /// A device writes one byte of a page that is in memory.
+    pub(crate) fn write_by_device(&mut self, page: usize, at: usize, byte: u8) {
+        let Page::In(frame, _) = self.pages[page] else { panic!("page {page} isn't in memory") };
+        self.put(frame, at, byte);
+        self.ram.mark(frame);
+    }
+
     /// What the program would read.
     pub(crate) fn content(&self, page: usize) -> Box<[u8]> {
         match &self.pages[page] {

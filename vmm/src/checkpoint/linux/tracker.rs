@@ -179,7 +179,7 @@ impl<L: DirtyLog> FrameTracker<L> {
         for region in regions.iter_mut() {
             region.logged.clear();
         }
-        frames.written(
+        let read = frames.written(
             self.session,
             |claim| match claim.content {
                 Content::Table => {
@@ -192,7 +192,8 @@ impl<L: DirtyLog> FrameTracker<L> {
                 }
             },
             |claim| news.push(claim),
-        )?;
+        );
+        // Also where the log couldn't be read: they are told of once.
         for claim in news {
             match claim.content {
                 Content::Table => {
@@ -205,7 +206,7 @@ impl<L: DirtyLog> FrameTracker<L> {
                 }
             }
         }
-        Ok(stale)
+        read.map(|()| stale)
     }
 
     /// Reads the tables of one chunk again. Tables that are new go to `fresh`.

@@ -159,13 +159,13 @@ impl Image {
         let headers = loads
             .iter()
             .find(|load| load.file_start <= table && table < load.file_start + load.file_size)
-            .map_or(0, |load| bias + load.data_start + (table - load.file_start));
+            .map_or(0, |load| bias.wrapping_add(load.data_start + (table - load.file_start)));
         Ok(Loaded {
             entry: bias.wrapping_add(self.header.e_entry.get(LE)),
             bias,
             headers,
             header_count: self.segments.len() as u64,
-            end: bias + last,
+            end: bias.wrapping_add(last),
         })
     }
 

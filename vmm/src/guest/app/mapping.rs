@@ -131,7 +131,8 @@ pub enum Content {
         /// The program's own file that it is, if so.
         own: Option<OwnFile>,
     },
-    /// Anonymous memory of MAP_SHARED. With one process it differs from private memory only in name.
+    /// Anonymous memory of MAP_SHARED. With one process it differs from private memory in name, and in that
+    /// MADV_DONTNEED leaves its content.
     Shared,
     /// A page of a PCI function's registers.
     Device {

@@ -16,6 +16,7 @@ use crate::devices::checkpoint::{AddressSpace as SpaceId, CheckpointDevice, Limi
 use crate::guest::app::cpu::Cpu;
 use crate::guest::app::files::{Descriptors, Files, Layout, Left, SharedPci, WholeCheckpoints, resume};
 use crate::guest::app::process::Process;
+use crate::host::signal::survive_long_files;
 use crate::kvm::system::System;
 use crate::machine::bare::Bare;
 use crate::machine::calls::SharedCalls;
@@ -117,11 +118,12 @@ pub(super) fn files(
     functions: Vec<SharedPci>,
     checkpoints: Option<Arc<dyn WholeCheckpoints>>,
 ) -> Result<Files, RunError> {
-    raise_descriptor_limit();
+    raise_limits()?;
     if let Some(overlay) = &config.overlay {
         for grant in config.grants.iter().filter(|grant| grant.writable) {
             let directory = grant.host.display();
-            match resume(&grant.host, &overlay.records)? {
+            let unfinished = |source| RunError::Unfinished { directory: grant.host.clone(), source };
+            match resume(&grant.host, &overlay.records).map_err(unfinished)? {
                 Left::Nothing => {}
                 Left::Remains => {
                     tracing::info!("what a killed run had begun to write in {directory} is removed")
@@ -144,21 +146,26 @@ pub(super) fn files(
         hidden: config.state.directory.clone(),
     };
     let (view, directory) = layout.build()?;
-    let mut files = Files::new(view, Descriptors::standard(), &directory)
+    let mut files = Files::new(view, Descriptors::standard(config.stdout.is_some()), &directory)
         .map_err(|source| RunError::Directory { directory, source })?;
     // The program's mask is applied where its files are made; the monitor's own would come on top.
     files.set_umask(umask(Mode::empty()).bits());
     Ok(files)
 }
 
-/// Lets the monitor have as many descriptors as it may: each file in the program's private directories
-/// takes one. Where it can't be raised, those directories are full sooner.
-fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
-    if let Err(error) = raised {
-        tracing::debug!(%error, "the limit of open files stays as it is");
+/// Lets the monitor have as many descriptors, and as long files, as it may: each file in the program's private
+/// directories takes a descriptor, and is a file to the host. Where a limit can't be raised, those directories are full
+/// sooner, and a longer file is an error.
+fn raise_limits() -> Result<(), RunError> {
+    for (resource, name) in
+        [(Resource::RLIMIT_NOFILE, "open files"), (Resource::RLIMIT_FSIZE, "a file's length")]
+    {
+        let raised = getrlimit(resource).and_then(|(_, most)| setrlimit(resource, most, most));
+        if let Err(error) = raised {
+            tracing::debug!(%error, "the limit of {name} stays as it is");
+        }
     }
+    survive_long_files().map_err(|source| RunError::Host { what: "a signal", source: source.into() })
 }
 
 fn unit(

@@ -48,6 +48,25 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The interpreter of a script isn't there.
+    #[error("{} names {} in its first line, which is not there", script.display(), interpreter.display())]
+    NoInterpreter {
+        /// The script.
+        script: PathBuf,
+        /// The interpreter's path.
+        interpreter: PathBuf,
+    },
+    /// The interpreter of a script can't open it.
+    #[error(
+        "{} is a script, and the program doesn't see {directory}: add --dir {directory}, or name the program itself",
+        script.display(), directory = directory.display()
+    )]
+    HiddenScript {
+        /// The script on the host.
+        script: PathBuf,
+        /// The directory that it is in.
+        directory: PathBuf,
+    },
     /// The program can't be loaded.
     #[error("the program can't be run")]
     Load(#[from] LoadError),
@@ -148,7 +167,16 @@ pub enum RunError {
         /// Its directory.
         store: PathBuf,
     },
-    /// The program has ended, and its changes couldn't be applied to the directories; or an earlier run's.
+    /// What an earlier run had begun to do to a directory can't be finished, and has to be before anything else.
+    #[error("the program was not started: what an earlier run left undone in {} can't be finished", directory.display())]
+    Unfinished {
+        /// The directory.
+        directory: PathBuf,
+        /// Why.
+        #[source]
+        source: PublishError,
+    },
+    /// The program has ended, and its changes couldn't be applied to the directories.
     #[error("the changes in an overlay were not applied")]
     Publish(#[from] PublishError),
     /// The devices don't fit.

@@ -1,6 +1,7 @@
 //! A program from its start to its end, in one machine after another: each time it's rolled back it goes on in a new one,
 //! in the same process, with the same store and the same socket.
 
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -15,9 +16,11 @@ use crate::kvm::system::System;
 use crate::machine::calls::SharedCalls;
 use crate::machine::control;
 use crate::machine::end::Ended;
+use crate::machine::script;
 use crate::machine::whole::output::Output;
-use crate::machine::whole::{Comeback, Figures, SavedConfig, chain, stdout};
+use crate::machine::whole::{self, Bringer, Comeback, Figures, SavedConfig, chain, stdout};
 use crate::store::signature::{Signer, Unsigned};
+use crate::tell;
 
 /// What stays from one machine to the next.
 pub(super) struct Lives<'a> {
@@ -61,9 +64,17 @@ enum RollbackError {
     OtherProgram(u64),
 }
 
-/// Runs a program to its end: from its start, or from `comeback` on.
-pub(super) fn run(kvm: &System, config: &AppConfig, comeback: Option<Comeback>) -> Result<Ended, RunError> {
+/// Runs a program to its end: from its start, or from `comeback` on. If it's the interpreter of a script, that is `script`.
+pub(super) fn run(
+    kvm: &System,
+    config: &AppConfig,
+    comeback: Option<Comeback>,
+    script: Option<&Path>,
+) -> Result<Ended, RunError> {
     let machine = Machine::build(kvm, config, comeback.as_ref(), None)?;
+    if let Some(script) = script {
+        machine.calls.with(|process| script::check_seen(process, script))?;
+    }
     let id = comeback.as_ref().map(|comeback| comeback.id);
     if let Some(id) = id {
         tracing::info!(id = id.0, "the program goes on");
@@ -85,14 +96,18 @@ pub(super) fn run(kvm: &System, config: &AppConfig, comeback: Option<Comeback>) 
     let asked: Arc<dyn control::Guest> = Arc::<Front>::clone(&front);
     let control = control::start(asked);
     let lives = Lives { kvm, config, front: Arc::clone(&front), figures, happened };
-    let ended = lives.run(Next { machine, parent: Parent { id, signer }, output: Some(output), back: None });
+    let parent = Parent { id, kept_output: output.kept, signer };
+    let ended = lives.run(Next { machine, parent, output: Some(output), back: None });
     // In this order: what was asked is answered when nobody is there any more who would do it.
     front.end();
+    let newest = whole::read(&lives.figures).newest;
     drop(lives);
     drop(control);
     let (ended, calls) = ended?;
-    if let (Some(overlay), 0) = (&config.overlay, ended.end.status()) {
-        publish(&calls, overlay)?;
+    match (&config.overlay, ended.end.status()) {
+        (Some(overlay), 0) => publish(&calls, overlay)?,
+        (Some(Overlay { commit: true, .. }), status) => tell_unapplied(config, status, newest),
+        _ => {}
     }
     Ok(ended)
 }
@@ -103,6 +118,7 @@ impl Lives<'_> {
         let mut remains = None;
         loop {
             let Next { machine, parent, output, back } = *next;
+            machine.bringer.as_ref().map(Bringer::set_running).transpose()?;
             // Not before: what keeps a program from starting leaves the file as it was.
             if let (Some(path), Some(output)) = (&self.config.stdout, &output) {
                 stdout::turn_own(path, output)?;
@@ -148,6 +164,7 @@ impl Lives<'_> {
         let (machine, comeback) = self.prepare(life, back.to).map_err(|error| chain(&error))?;
         tracing::debug!(after = ?back.begun.elapsed(), "the next machine is built");
         let output = comeback.output.clone();
+        let kept_output = output.as_ref().map_or(0, Output::length);
         let (signer, _) = comeback.signer(self.config.state.key.as_ref());
         let asker = life.asker.as_ref().ok_or("nobody takes its checkpoints")?;
         // Who asks for a checkpoint meanwhile waits for what comes of this.
@@ -155,7 +172,7 @@ impl Lives<'_> {
         match asker.go_back(Arc::new(comeback)) {
             Ok(id) => {
                 tracing::debug!(after = ?back.begun.elapsed(), "the program has left this machine");
-                Ok((machine, Parent { id: Some(id), signer }, output))
+                Ok((machine, Parent { id: Some(id), kept_output, signer }, output))
             }
             Err(refused) => {
                 self.front.set_life(Some(life.clone()));
@@ -176,6 +193,7 @@ impl Lives<'_> {
         if !comeback.saved.config.is_of_same_program(&SavedConfig::new(self.config, whole)) {
             return Err(RollbackError::OtherProgram(to.0));
         }
+        let comeback = comeback.with_output(key)?;
         if let (Some(path), Some(output)) = (&self.config.stdout, &comeback.output) {
             stdout::check_own(path, output).map_err(RunError::from)?;
         }
@@ -197,6 +215,22 @@ impl Lives<'_> {
         // Whoever asked may have gone.
         let _ = back.answer.send(Ok(told));
     }
+}
+
+/// Tells that what a program changed in its directories isn't there, and where it is: in the newest checkpoint, if there
+/// is one.
+fn tell_unapplied(config: &AppConfig, status: u8, newest: u64) {
+    let fate = match &config.store {
+        _ if newest == 0 => "forgotten".to_owned(),
+        Some(store) => {
+            let store = store.directory.display();
+            format!(
+                "not applied; cairn restore {store} --commit-files applies those up to its last checkpoint"
+            )
+        }
+        None => "not applied".to_owned(),
+    };
+    tell!("cairn: the program ended with status {status}: its changes are {fate}");
 }
 
 /// Applies what a program that has ended changed in its overlays.

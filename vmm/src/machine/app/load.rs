@@ -1,9 +1,9 @@
 //! A program's start, by the files of the host that its configuration names.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::path::Path;
 
-use super::{AppConfig, RunError, open_program};
+use super::{AppConfig, RunError, open_file, open_program};
 use crate::guest::app::elf::Image;
 use crate::guest::app::facts::StartFacts;
 use crate::guest::app::files::GuestPath;
@@ -46,7 +46,7 @@ fn program(config: &AppConfig) -> Result<Program, RunError> {
 }
 
 fn interpreter(program: &str, name: &str) -> Result<Image, RunError> {
-    let file = File::open(name).map_err(|source| RunError::Interpreter {
+    let file = open_file(Path::new(name)).map_err(|source| RunError::Interpreter {
         program: program.to_owned(),
         interpreter: name.to_owned(),
         source,

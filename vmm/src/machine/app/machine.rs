@@ -28,6 +28,8 @@ use crate::store::signature::Signer;
 pub(super) struct Parent {
     /// The checkpoint that the program was brought back from, if that can be.
     pub(super) id: Option<CheckpointId>,
+    /// Bytes that the file of standard output has of that of the store's newest checkpoint.
+    pub(super) kept_output: u64,
     /// Signs what follows.
     pub(super) signer: Option<Signer>,
 }
@@ -123,6 +125,7 @@ impl Machine {
             slots: Arc::clone(&self.slots),
             orders,
             parent: parent.id,
+            kept_output: parent.kept_output,
             signer: parent.signer,
             figures: Arc::clone(&lives.figures),
         };

@@ -107,7 +107,8 @@ impl Trusted {
         // Output is cut back and changes are applied: not while another process runs the program and does so.
         let changes_files = config.stdout.is_some() || config.overlay.is_some();
         let _alone = (changes_files && config.store.is_none()).then(|| comeback.lock()).transpose()?;
-        lives::run(&kvm, &config, Some(comeback))
+        let comeback = comeback.with_output(config.state.key.as_ref())?;
+        lives::run(&kvm, &config, Some(comeback), None)
     }
 
     /// Applies what the program had changed in its directories, as its end would have, and doesn't run it. None if it

@@ -127,12 +127,17 @@ fn accept(listener: &UnixListener, stop: &AtomicBool, clients: &Arc<Clients>, gu
     }
 }
 
-/// Makes the directory, or finds that it's this user's own: in a directory for all, somebody else may have made it.
+/// Makes the directory, or finds that it's this user's own.
 fn own(directory: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         made => return made,
     }
+    check_own(directory)
+}
+
+/// Whether a directory is this user's own: in one for all, somebody else may have made it.
+fn check_own(directory: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(directory)?;
     let mine = found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw();
     if mine && found.mode() & 0o077 == 0 {
@@ -141,7 +146,7 @@ fn own(directory: &Path) -> io::Result<()> {
     let path = directory.display();
     Err(io::Error::new(
         io::ErrorKind::PermissionDenied,
-        format!("{path} is not this user's alone (mode 0700)"),
+        format!("{path} is not this user's alone (mode 0700): remove it"),
     ))
 }
 
@@ -284,5 +289,40 @@ mod tests {
         let target = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(target.path(), &link).unwrap();
         assert!(start(&link).is_err());
+    }
+
+    /// What others have put there is not asked, let alone believed.
+    #[test]
+    fn nobody_asks_in_a_directory_of_others() {
+        let place = Place::new();
+        assert_eq!(sockets(&place.below).unwrap().len(), 1);
+        let link = place.below.with_extension("link");
+        std::os::unix::fs::symlink(&place.below, &link).unwrap();
+        assert!(sockets(&link).unwrap_err().to_string().contains("alone"));
+        for mode in [0o701, 0o710, 0o777] {
+            fs::set_permissions(&place.below, fs::Permissions::from_mode(mode)).unwrap();
+            assert!(sockets(&place.below).unwrap_err().to_string().contains("remove it"), "{mode:o}");
+        }
+        if nix::unistd::geteuid().is_root() {
+            fs::set_permissions(&place.below, fs::Permissions::from_mode(0o700)).unwrap();
+            std::os::unix::fs::chown(&place.below, Some(65_534), None).unwrap();
+            assert!(sockets(&place.below).unwrap_err().to_string().contains("alone"));
+        }
+        assert!(sockets(&place.below.with_extension("none")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_answer_writes_nothing_to_the_terminal() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("1.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.write_all("name \x1b[31ma\nkind \u{9b}0m\r\u{e4}\n".as_bytes()).unwrap();
+            });
+            let answer = ask(&path, Request::Status, None).unwrap();
+            assert_eq!(answer, "name \\u{1b}[31ma\nkind \\u{9b}0m\\r\u{e4}\n");
+        });
     }
 }

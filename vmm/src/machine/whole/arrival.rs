@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,11 @@ use nix::poll::{PollFd, PollFlags, poll};
 use rangemap::RangeSet;
 
 use crate::guest::app::space::Arrival;
+use crate::host::thread::start_confined;
 use crate::host::userfault::Userfault;
 use crate::machine::app::RunError;
 use crate::machine::sandbox;
+use crate::machine::whole::SavedError;
 use crate::memory::layout::{PAGE, round_down, to_usize};
 use crate::memory::program::ProgramMemory;
 use crate::store::signature::{CheckedSnapshot, ReadError};
@@ -42,6 +44,8 @@ pub(super) struct Incoming {
     object: ObjectIndex,
     /// None once all is there.
     state: Mutex<Option<State>>,
+    progress: Mutex<Progress>,
+    changed: Condvar,
     stop: AtomicBool,
     /// Threads that want the state: the one that brings the rest lets them go first.
     asking: AtomicUsize,
@@ -53,6 +57,17 @@ struct State {
     pending: RangeSet<u64>,
     /// Room for what is brought at a time.
     buffer: Box<[u8]>,
+}
+
+/// How far the thread that brings it has come.
+#[derive(Default)]
+struct Progress {
+    /// Whether the program runs whose memory it is: it can't do without.
+    runs: bool,
+    /// Whether all is there, or the kernel has no room for the rest now.
+    is_over: bool,
+    /// Why the rest can't be read, of a program that doesn't run yet.
+    failed: Option<ReadError>,
 }
 
 /// The thread that brings it. Dropping it ends the thread.
@@ -100,6 +115,8 @@ impl Incoming {
             snapshot,
             object,
             state,
+            progress: Mutex::default(),
+            changed: Condvar::new(),
             stop: AtomicBool::new(false),
             asking: AtomicUsize::new(0),
         })
@@ -116,6 +133,7 @@ impl Incoming {
                 if let Err(error) = self.bring_part(state, &part)? {
                     // The kernel is out of memory: whoever touches a page waits, and it is tried again.
                     tracing::debug!(%error, ?part, "pages can't be brought yet");
+                    self.set_over();
                     return Ok(());
                 }
                 at = part.end;
@@ -176,30 +194,64 @@ impl Incoming {
         }
     }
 
-    fn run(&self) {
-        let begun = Instant::now();
+    /// Brings all until it's there, or nobody wants it any more.
+    fn bring_all(&self, begun: Instant) -> Result<(), ReadError> {
         while !self.stop.load(Ordering::Acquire) {
             while self.asking.load(Ordering::Acquire) != 0 {
                 thread::yield_now();
             }
-            match self.turn(begun.elapsed() < BEGINNING) {
-                Ok(Turn::More) => {}
-                Ok(Turn::Served(userfault)) => {
+            match self.turn(begun.elapsed() < BEGINNING)? {
+                Turn::More => {}
+                Turn::Served(userfault) => {
                     let waiting = PollFd::new(userfault.as_fd(), PollFlags::POLLIN);
                     // That nobody comes, or that it can't be told, means that the rest may come.
-                    if !poll(&mut [waiting], LULL_MS).is_ok_and(|ready| 0 < ready)
-                        && let Err(error) = self.turn(false)
-                    {
-                        give_up(&error);
+                    if !poll(&mut [waiting], LULL_MS).is_ok_and(|ready| 0 < ready) {
+                        self.turn(false)?;
                     }
                 }
-                Ok(Turn::Done) => break,
-                Err(error) => give_up(&error),
+                Turn::Done => break,
             }
         }
-        tracing::info!(after = ?begun.elapsed(), "all memory is there");
-        // Whoever waits in vain, as the program has ended, goes on.
+        Ok(())
+    }
+
+    fn run(&self) {
+        let begun = Instant::now();
+        match self.bring_all(begun) {
+            Ok(()) => tracing::info!(after = ?begun.elapsed(), "all memory is there"),
+            Err(error) => self.fail(error),
+        }
+        // Whoever waits in vain, as the program has ended or won't begin, goes on.
         *self.lock() = None;
+        self.set_over();
+    }
+
+    /// The rest can't be read. A program that runs waits for it: it can't go on, nor end in any other way.
+    fn fail(&self, error: ReadError) {
+        let mut progress = self.progress();
+        if progress.runs {
+            tell!("cairn: the rest of the program's memory can't be read: {error}");
+            std::process::exit(UNREADABLE)
+        }
+        progress.failed = Some(error);
+    }
+
+    fn set_over(&self) {
+        self.progress().is_over = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until all is there, of a program that doesn't run yet; or as much as the kernel has room for.
+    ///
+    /// # Errors
+    /// It can't be read: the program must not run.
+    pub(super) fn wait(&self) -> Result<(), ReadError> {
+        let progress = self.changed.wait_while(self.progress(), |progress| !progress.is_over);
+        progress.unwrap_or_else(PoisonError::into_inner).failed.take().map_or(Ok(()), Err)
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<State>> {
@@ -223,12 +275,6 @@ enum Turn {
     Served(Arc<Userfault>),
     /// All is there.
     Done,
-}
-
-/// The program waits for memory that can't be had: it can't go on, nor end in any other way.
-fn give_up(error: &ReadError) -> ! {
-    tell!("cairn: the rest of the program's memory can't be read: {error}");
-    std::process::exit(UNREADABLE)
 }
 
 impl Arrival for Incoming {
@@ -264,19 +310,22 @@ impl Bringer {
     /// Starts it.
     ///
     /// # Errors
-    /// [`RunError::Host`].
+    /// [`RunError::Host`], [`RunError::Sandbox`].
     pub(super) fn start(incoming: Arc<Incoming>) -> Result<Self, RunError> {
         let brings = Arc::clone(&incoming);
-        let bring = move || match sandbox::confine() {
-            Ok(()) => brings.run(),
-            Err(error) => {
-                tell!("cairn: {error}");
-                std::process::exit(UNREADABLE)
-            }
-        };
-        let thread = thread::Builder::new().name("bringer".to_owned()).spawn(bring);
-        let thread = thread.map_err(|source| RunError::Host { what: "a thread", source })?;
+        let started = start_confined("bringer", sandbox::confine, move || brings.run());
+        let thread = started.map_err(|source| RunError::Host { what: "a thread", source })??;
         Ok(Self { incoming, thread: Some(thread) })
+    }
+
+    /// The program runs from now on: should the rest turn out to be unreadable, the process ends.
+    ///
+    /// # Errors
+    /// [`RunError::Saved`]: something was unreadable already, and the program must not run.
+    pub(crate) fn set_running(&self) -> Result<(), RunError> {
+        let mut progress = self.incoming.progress();
+        progress.runs = true;
+        progress.failed.take().map_or(Ok(()), |error| Err(SavedError::from(error).into()))
     }
 }
 

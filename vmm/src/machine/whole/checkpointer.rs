@@ -11,13 +11,14 @@ use cairn_abi::CheckpointId;
 use cairn_store::{Batch, Level};
 use nix::errno::Errno;
 
+use super::OWNER;
 use super::comeback::Comeback;
 use super::door::{Door, Gone};
 use super::figures::{Figures, nanoseconds};
 use super::files::TakenFiles;
 use super::pages::Pages;
 use super::saved::{self, SavedConfig, SavedError};
-use super::take::{Source, TakeError, Taken, Untaken};
+use super::take::{OutputSource, Source, TakeError, Taken, Untaken};
 use crate::guest::app::files::Request;
 use crate::store::signature::{SignError, Signer, Staged};
 use crate::store::{Sink, SinkError};
@@ -307,12 +308,17 @@ impl Checkpointer {
     /// whoever is killed from then on comes back there, and not where the program was.
     fn go_back(&mut self, comeback: &Comeback) -> Result<CheckpointId, Failed> {
         let (sink, door, level) = (Arc::clone(&self.sink), Arc::clone(&self.door), self.level);
+        let kept = self.source.output.as_ref().map_or(0, OutputSource::kept);
+        comeback.check_output(kept)?;
+        // Before the program is given up, as what can't be read would end the next machine. The program runs meanwhile,
+        // and no checkpoint is taken, which could be the one too many that evicts this one.
+        comeback.wait()?;
         let mut goes_on_from = comeback.id;
         let mut repetition = None;
         if sink.newest() != Some(comeback.id) {
             goes_on_from = self.next_id();
             let mut batch = sink.batch(goes_on_from, Some(comeback.id));
-            if let Err(error) = self.repeat(comeback, &mut batch) {
+            if let Err(error) = self.repeat(comeback, kept, &mut batch) {
                 sink.give_back(batch);
                 return Err(error);
             }
@@ -328,8 +334,8 @@ impl Checkpointer {
         self.door.at_stop(move |_| leave())?.0
     }
 
-    fn repeat(&self, comeback: &Comeback, batch: &mut Batch) -> Result<(), Failed> {
-        comeback.repeat(batch, &self.config)?;
+    fn repeat(&self, comeback: &Comeback, kept: u64, batch: &mut Batch) -> Result<(), Failed> {
+        comeback.repeat(batch, &self.config, kept)?;
         let key = self.signer.as_ref().map(Signer::key);
         self.sign(comeback.signer(key).0.as_ref(), batch)?;
         Ok(())
@@ -365,7 +371,7 @@ impl Checkpointer {
     /// Signs a batch that is a change to what `signer` signed last.
     fn sign(&self, signer: Option<&Signer>, batch: &mut Batch) -> Result<Option<Staged>, SignError> {
         let parent = batch.parent();
-        let parent = || self.sink.snapshot(parent?, PATIENCE).ok()?;
+        let parent = || self.sink.snapshot(OWNER, parent?, PATIENCE).ok()?;
         signer.map(|signer| signer.stage(batch, saved::comes_lazily, parent)).transpose()
     }
 

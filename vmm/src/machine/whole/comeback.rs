@@ -10,7 +10,7 @@ use rangemap::RangeSet;
 
 use super::arrival::{Bringer, Incoming};
 use super::files::StoredFiles;
-use super::output::Output;
+use super::output::{Output, OutputError, OutputFile};
 use super::saved::{self, Saved, SavedConfig, SavedError};
 use super::session::StoredSession;
 use crate::guest::app::cpu::Cpu;
@@ -33,8 +33,9 @@ pub(crate) struct Comeback {
     /// When it was taken, by the host's clock then.
     pub(crate) taken: SystemTime,
     pub(crate) saved: Saved,
-    /// What the file of standard output is to be, if there is one.
+    /// What the file of standard output is to be, if there is one that [goes on](Self::with_output).
     pub(crate) output: Option<Output>,
+    store: Store,
     incoming: OnceLock<Arc<Incoming>>,
     pub(crate) snapshot: Arc<CheckedSnapshot>,
     /// Why it isn't known to be the user's.
@@ -70,19 +71,28 @@ impl Comeback {
             Err(why) => (CheckedSnapshot::unchecked(snapshot), Some(why)),
         };
         let saved = Saved::read(id, &snapshot)?;
-        let length = saved.stdout().map(|(_, length)| length);
-        let key = key.filter(|_| unsigned.is_none());
-        let output = length.map(|length| Output::of(&store, id, length, key)).transpose()?;
         Ok(Self {
             id,
             taken,
             saved,
-            output,
+            output: None,
+            store,
             incoming: OnceLock::new(),
             snapshot: Arc::new(snapshot),
             unsigned,
             directory: directory.to_owned(),
         })
+    }
+
+    /// The same, with what the file of standard output is to be, which the program's run goes on in.
+    ///
+    /// # Errors
+    /// [`RunError::Saved`].
+    pub(crate) fn with_output(mut self, key: Option<&Key>) -> Result<Self, RunError> {
+        let key = key.filter(|_| self.unsigned.is_none());
+        let length = self.saved.stdout().map(|(_, length)| length);
+        self.output = length.map(|length| Output::of(&self.store, self.id, length, key)).transpose()?;
+        Ok(self)
     }
 
     /// Keeps every other process from writing to the store, and so from running the program with further checkpoints.
@@ -106,13 +116,39 @@ impl Comeback {
     }
 
     /// Puts all that the checkpoint has into `batch`, which was begun on top of it: as if nothing had changed since,
-    /// in a machine of this configuration. What standard output has now, and will lose, goes along.
+    /// in a machine of this configuration. What standard output has now, and will lose, goes along; it still has `kept`
+    /// bytes of the store's newest checkpoint.
     ///
     /// # Errors
     /// [`SavedError`].
-    pub(super) fn repeat(&self, batch: &mut Batch, config: &SavedConfig) -> Result<(), SavedError> {
-        saved::repeat(batch, config, &self.snapshot)?;
+    pub(super) fn repeat(
+        &self,
+        batch: &mut Batch,
+        config: &SavedConfig,
+        kept: u64,
+    ) -> Result<(), SavedError> {
+        let file = self.output.as_ref().map(|output| OutputFile { length: output.length(), kept });
+        saved::repeat(batch, config, &self.snapshot, file)?;
         self.output.iter().try_for_each(|output| output.note(batch))
+    }
+
+    /// Looks whether its output can be had from a file that still has `kept` bytes of the store's newest checkpoint.
+    ///
+    /// # Errors
+    /// [`OutputError::Lost`].
+    pub(super) fn check_output(&self, kept: u64) -> Result<(), SavedError> {
+        match &self.output {
+            Some(output) if kept < output.start => Err(OutputError::Lost(self.id.0).into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until all of its memory is there, in a machine that doesn't run yet.
+    ///
+    /// # Errors
+    /// [`SavedError`]: it can't be read.
+    pub(super) fn wait(&self) -> Result<(), SavedError> {
+        self.incoming.get().map_or(Ok(()), |incoming| Ok(incoming.wait()?))
     }
 
     /// Makes the program's mappings; answers where a vCPU may be started that gets its registers later. Their content

@@ -51,7 +51,7 @@ use crate::store::signature::Signer;
 use crate::store::{Owner, Sink};
 use checkpointer::Checkpointer;
 use pages::Pages;
-use take::Source;
+use take::{OutputSource, Source};
 use tracker::Tracker;
 
 /// How checkpoints of the whole program are taken, into the machine's store.
@@ -82,6 +82,8 @@ pub(crate) struct Parts {
     pub(crate) orders: (Asker, Orders),
     /// The checkpoint that the program was brought back from.
     pub(crate) parent: Option<CheckpointId>,
+    /// Bytes that the file of standard output has of that of the store's newest checkpoint.
+    pub(crate) kept_output: u64,
     /// Signs its checkpoints.
     pub(crate) signer: Option<Signer>,
     /// What was done so far.
@@ -97,8 +99,9 @@ impl Whole {
     /// # Errors
     /// [`RunError::Host`].
     pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
-        let has_stdout = parts.config.has_stdout();
-        let Parts { config, sink, level, door, calls, unit, slots, orders, parent, signer, figures } = parts;
+        let output = parts.config.has_stdout().then(|| OutputSource::new(parts.kept_output));
+        let Parts { config, sink, level, door, calls, unit, slots, orders, parent, signer, figures, .. } =
+            parts;
         let (asker, orders) = orders;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
         if !sink.claim(OWNER) {
@@ -113,7 +116,7 @@ impl Whole {
         }
         let checkpointer = Checkpointer {
             door,
-            source: Arc::new(Source { calls, unit, tracker, has_stdout }),
+            source: Arc::new(Source { calls, unit, tracker, output }),
             sink,
             level: level.unwrap_or(Level::Written),
             config,

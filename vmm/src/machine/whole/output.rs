@@ -3,13 +3,14 @@
 //!
 //! | name | what |
 //! |---|---|
+//! | section `stdout` | [`OutputFile`], in each checkpoint of a program that has such a file |
 //! | section `turn` | [`Turn`]: where the file begins to differ from what it was before |
 //! | object `output:cut` | what it had from there on |
 //! | object `output:put` | what it has instead, as far as that isn't simply cut |
 //!
 //! A checkpoint's file is found by going from it to the newest: the first turn that cut a byte off has that byte. Who
 //! brings a program back from an older checkpoint notes no turn: what that one's file had is still there then, and
-//! whatever followed is lost.
+//! whatever followed is lost, which the next checkpoint says.
 
 use std::fs::File;
 use std::io;
@@ -21,7 +22,7 @@ use cairn_store::{Batch, PAGE_SIZE, Store, section};
 use serde::{Deserialize, Serialize};
 
 use super::objects;
-use super::saved::{SavedError, output_length};
+use super::saved::{SavedError, output_file};
 use crate::store::signature::{CheckedSnapshot, Key, Unsigned};
 
 /// Bytes that a rollback takes along at most. Bounds what a program that prints a lot costs in memory.
@@ -32,6 +33,17 @@ const TURN: &str = "turn";
 const CUT: &str = "output:cut";
 const PUT: &str = "output:put";
 const TAG: u64 = u64::from_le_bytes(*b"output\0\0");
+
+/// The file when a checkpoint was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct OutputFile {
+    /// Bytes that it had.
+    pub(super) length: u64,
+    /// Bytes at its beginning that it still had of the file of the checkpoint before it in the store, before a turn that
+    /// this one notes: all of them, unless another run has begun since. A checkpoint that is complete may well go on in
+    /// the file of the one before it, so that its parent doesn't tell.
+    pub(super) kept: u64,
+}
 
 /// Where the file turned into another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -74,6 +86,8 @@ pub enum OutputError {
 pub(crate) struct Output {
     pub(crate) start: u64,
     pub(crate) put: Vec<u8>,
+    /// Bytes that it then has of the file of the store's newest checkpoint.
+    pub(crate) kept: u64,
 }
 
 impl Output {
@@ -101,16 +115,13 @@ impl Output {
         let mut pieces: Vec<Vec<u8>> = Vec::new();
         let mut before = id;
         for checkpoint in store.checkpoints().iter().filter(|checkpoint| id < checkpoint.id) {
+            // A change to the one before goes on in its file.
             if checkpoint.parent != Some(before) && start != 0 {
                 let snapshot = open(checkpoint.id)?;
-                let Some(turn) = turn(&snapshot)? else {
-                    if Self::kept(store, checkpoint.parent, open)? < start {
-                        return Err(OutputError::Lost(id.0).into());
-                    }
-                    before = checkpoint.id;
-                    continue;
-                };
-                if turn.start < start {
+                if output_file(&snapshot)?.map_or(0, |file| file.kept) < start {
+                    return Err(OutputError::Lost(id.0).into());
+                }
+                if let Some(turn) = turn(&snapshot)?.filter(|turn| turn.start < start) {
                     let missing = start - turn.start;
                     if turn.cut < missing || MOST < length - turn.start {
                         return Err(OutputError::Lost(id.0).into());
@@ -128,18 +139,8 @@ impl Output {
             put = bytes(&own, PUT, turn.put)?;
             start = length.checked_sub(turn.put).ok_or(OutputError::Lost(id.0))?;
         }
-        Ok(Self { start, put })
-    }
-
-    /// How many bytes stayed when the program was brought back from `parent`: as many as that left.
-    fn kept(
-        store: &Store,
-        parent: Option<CheckpointId>,
-        open: impl Fn(CheckpointId) -> Result<CheckedSnapshot, SavedError>,
-    ) -> Result<u64, SavedError> {
-        let there = store.checkpoints().iter().find(|checkpoint| Some(checkpoint.id) == parent);
-        let length = there.map(|parent| output_length(&open(parent.id)?)).transpose()?;
-        Ok(length.flatten().unwrap_or(0))
+        let kept = if before == id { length } else { start };
+        Ok(Self { start, put, kept })
     }
 
     /// The bytes that the file has in the end.
@@ -196,4 +197,92 @@ fn bytes(snapshot: &CheckedSnapshot, name: &'static str, length: u64) -> Result<
         piece.copy_from_slice(&whole[..piece.len()]);
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_store::{Level, Options, Writer};
+
+    use super::*;
+
+    /// A store to which checkpoints are added by their parent and their file.
+    struct Place {
+        directory: tempfile::TempDir,
+        writer: Writer,
+        newest: u64,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let writer = Writer::open(directory.path(), Options::default()).unwrap();
+            Self { directory, writer, newest: 0 }
+        }
+
+        /// Adds one; `turn` is where the file turned into another, and what was cut off there.
+        fn add(&mut self, parent: Option<u64>, length: u64, kept: u64, turn: Option<(u64, &[u8])>) {
+            self.newest += 1;
+            let mut batch = Batch::new(CheckpointId(self.newest), parent.map(CheckpointId));
+            let file = section::encode(&Some(OutputFile { length, kept })).unwrap();
+            batch.section("stdout", file).unwrap();
+            if let Some((start, cut)) = turn {
+                let turn = Turn { start, cut: cut.len() as u64, put: 0 };
+                batch.section(TURN, section::encode(&turn).unwrap()).unwrap();
+                add(&mut batch, CUT, cut).unwrap();
+                add(&mut batch, PUT, &[]).unwrap();
+            }
+            self.writer.commit(&batch, Level::Written).unwrap();
+        }
+
+        /// Where the file of a checkpoint begins to be another than the present one, and what it has there; None if it's
+        /// lost.
+        fn find(&self, id: u64, length: u64) -> Option<(u64, Vec<u8>)> {
+            let store = Store::open(self.directory.path()).unwrap();
+            match Output::of(&store, CheckpointId(id), length, None) {
+                Ok(output) => {
+                    assert_eq!(output.length(), length);
+                    assert_eq!(output.kept, if id == self.newest { length } else { output.start });
+                    Some((output.start, output.put))
+                }
+                Err(SavedError::Output(OutputError::Lost(lost))) if lost == id => None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_complete_checkpoint_cuts_nothing_off() {
+        let mut place = Place::new();
+        place.add(None, 10, 0, None);
+        place.add(Some(1), 20, 10, None);
+        place.add(None, 30, 20, None);
+        place.add(Some(3), 40, 30, None);
+        for (id, length) in [(1, 10), (2, 20), (3, 30), (4, 40)] {
+            assert_eq!(place.find(id, length), Some((length, Vec::new())), "{id}");
+        }
+        // Another run, from its beginning.
+        place.add(None, 50, 0, None);
+        assert!((1..5).all(|id| place.find(id, 10 * id).is_none()));
+    }
+
+    #[test]
+    fn what_was_kept_and_what_turns_have_is_found_and_nothing_else() {
+        let mut place = Place::new();
+        place.add(None, 10, 0, None);
+        place.add(Some(1), 20, 10, None);
+        place.add(Some(2), 30, 20, None);
+        // Brought back from 2, rolled back to 1, and once more complete.
+        place.add(Some(2), 25, 20, None);
+        place.add(Some(1), 10, 25, Some((10, b"abcdefghijklmno")));
+        place.add(None, 40, 10, None);
+        assert_eq!(place.find(1, 10), Some((10, Vec::new())));
+        assert_eq!(place.find(2, 20), Some((10, b"abcdefghij".to_vec())));
+        assert_eq!(place.find(3, 30), None, "it was cut off when the program was brought back");
+        assert_eq!(place.find(4, 25), Some((10, b"abcdefghijklmno".to_vec())));
+        assert_eq!(place.find(6, 40), Some((40, Vec::new())));
+        // Brought back from 1, and rolled back there when much was printed that no checkpoint has.
+        place.add(Some(1), 10, 10, Some((10, &[b'x'; 100])));
+        assert_eq!(place.find(6, 40), None, "what a turn has is another file's");
+        assert_eq!(place.find(2, 20), Some((10, b"abcdefghij".to_vec())));
+    }
 }

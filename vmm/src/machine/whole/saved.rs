@@ -7,7 +7,7 @@
 //! | section `process` | [`FrozenProcess`] |
 //! | section `files` | [`FilesImage`] |
 //! | section `session` | [`UnitState`]: the checkpoint device, and the program's own session if it has one |
-//! | section `stdout` | where the file of standard output stood, if there is one |
+//! | section `stdout` | [`OutputFile`]: the file of standard output, if there is one |
 //! | object `memory` | the program's address space, all of it; what isn't mapped is of no interest |
 //! | objects `file:...` | files that the program has in memory |
 //! | objects `session:...` | the bytes of the program's own session ([`session`](super::session)) |
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::files::object_name;
 use super::hot::{self, Change, HotPages};
 use super::objects;
-use super::output::{OutputError, is_of_turn};
+use super::output::{OutputError, OutputFile, is_of_turn};
 use super::session as program_session;
 use super::take::Taken;
 use super::trust::Rights;
@@ -46,7 +46,7 @@ use crate::store::signature::{CheckedSnapshot, ReadError};
 const MAX_SECTION: usize = 32 << 20;
 /// The configuration's section.
 const PROGRAM: &str = "program";
-/// The section of where standard output stood.
+/// The section of standard output.
 const STDOUT: &str = "stdout";
 /// The address space's object.
 const MEMORY: &str = "memory";
@@ -109,6 +109,15 @@ pub enum SavedError {
         id: u64,
         /// What is missing.
         name: &'static str,
+    },
+    /// The checkpoint is one of regions that a program has marked.
+    #[error(
+        "checkpoint {id} is not one of a whole program: it has regions, which the program recovers when it is run \
+         again with the same --store"
+    )]
+    Regions {
+        /// The checkpoint.
+        id: u64,
     },
     /// It was made by another version of Cairn.
     #[error("the checkpoint was made by another version of cairn (format {found}, this one knows {VERSION})")]
@@ -299,7 +308,8 @@ pub(super) fn comes_lazily(object: &Object) -> bool {
     object.name.as_str() == MEMORY
 }
 
-/// Puts what `snapshot` has into a batch that was begun on top of it, of a machine with this configuration.
+/// Puts what `snapshot` has into a batch that was begun on top of it, of a machine with this configuration, whose standard
+/// output goes on in `file`.
 ///
 /// # Errors
 /// [`SavedError`].
@@ -307,9 +317,12 @@ pub(super) fn repeat(
     batch: &mut Batch,
     config: &SavedConfig,
     snapshot: &CheckedSnapshot,
+    file: Option<OutputFile>,
 ) -> Result<(), SavedError> {
     section(batch, PROGRAM, config)?;
-    for name in snapshot.sections().filter(|name| *name != PROGRAM && !is_of_turn(name)) {
+    section(batch, STDOUT, &file)?;
+    let is_new = |name: &str| [PROGRAM, STDOUT].contains(&name) || is_of_turn(name);
+    for name in snapshot.sections().filter(|name| !is_new(name)) {
         batch.section(name, snapshot.section(name)?.unwrap_or_default())?;
     }
     for object in snapshot.objects().filter(|object| !is_of_turn(object.name.as_str())) {
@@ -332,7 +345,7 @@ pub(crate) struct Saved {
     pub(crate) files: FilesImage,
     pub(crate) session: UnitState,
     pub(crate) memory: ObjectIndex,
-    stdout: Option<u64>,
+    output: Option<OutputFile>,
 }
 
 impl Saved {
@@ -341,6 +354,10 @@ impl Saved {
     /// # Errors
     /// [`SavedError`].
     pub(crate) fn read(id: CheckpointId, snapshot: &CheckedSnapshot) -> Result<Self, SavedError> {
+        // Whole programs have sections, and regions have none.
+        if snapshot.sections().next().is_none() && snapshot.objects().next().is_some() {
+            return Err(SavedError::Regions { id: id.0 });
+        }
         let config: SavedConfig = read(id, snapshot, PROGRAM)?;
         if config.version != VERSION {
             return Err(SavedError::Version { found: config.version });
@@ -352,25 +369,25 @@ impl Saved {
             process: read(id, snapshot, "process")?,
             files: read(id, snapshot, "files")?,
             session: read(id, snapshot, "session")?,
-            stdout: read(id, snapshot, STDOUT)?,
+            output: read(id, snapshot, STDOUT)?,
             memory: snapshot.find(MEMORY).ok_or(missing)?,
         })
     }
 }
 
 impl Saved {
-    /// The file that standard output went to, and where it stood.
+    /// The file that standard output went to, and how many bytes it had.
     pub(crate) fn stdout(&self) -> Option<(PathBuf, u64)> {
         let bytes = self.config.stdout.as_ref()?;
-        Some((PathBuf::from(OsString::from_vec(bytes.clone())), self.stdout?))
+        Some((PathBuf::from(OsString::from_vec(bytes.clone())), self.output?.length))
     }
 }
 
-/// How long the file of standard output was when a checkpoint was taken, if there was one.
+/// The file of standard output when a checkpoint was taken, if there was one.
 ///
 /// # Errors
 /// [`SavedError`].
-pub(super) fn output_length(snapshot: &CheckedSnapshot) -> Result<Option<u64>, SavedError> {
+pub(super) fn output_file(snapshot: &CheckedSnapshot) -> Result<Option<OutputFile>, SavedError> {
     read(snapshot.id(), snapshot, STDOUT)
 }
 

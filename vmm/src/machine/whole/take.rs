@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cairn_engine::EngineError;
 use nix::errno::Errno;
@@ -11,6 +12,7 @@ use rangemap::RangeMap;
 use super::checkpointer::Failed;
 use super::door::{Door, Gone};
 use super::files::TakenFiles;
+use super::output::OutputFile;
 use super::pages::Pages;
 use super::tracker::{Backing, Changes, Tracker};
 use crate::checkpoint::SessionBytes;
@@ -59,8 +61,8 @@ pub(super) struct Taken {
     pub(super) session: UnitState,
     /// What of the session is new.
     pub(super) session_bytes: SessionBytes,
-    /// Where the file of standard output stands.
-    pub(super) stdout: Option<u64>,
+    /// The file of standard output.
+    pub(super) stdout: Option<OutputFile>,
 }
 
 /// Why nothing was taken, and the buffer back.
@@ -77,8 +79,40 @@ pub(super) struct Source {
     /// Where the program's own session is.
     pub(super) unit: Arc<SharedUnit>,
     pub(super) tracker: Tracker,
-    /// Whether standard output is a file that goes back with the program.
-    pub(super) has_stdout: bool,
+    /// Standard output, if it is a file that goes back with the program.
+    pub(super) output: Option<OutputSource>,
+}
+
+/// The file of standard output, from one checkpoint to the next.
+#[derive(Debug)]
+pub(super) struct OutputSource {
+    /// Bytes that it has of the file of the store's newest checkpoint.
+    kept: AtomicU64,
+    /// Bytes that it had when it was last looked at.
+    length: AtomicU64,
+}
+
+impl OutputSource {
+    /// A file that has `kept` bytes of that of the store's newest checkpoint.
+    pub(super) fn new(kept: u64) -> Self {
+        Self { kept: AtomicU64::new(kept), length: AtomicU64::new(0) }
+    }
+
+    /// Bytes that it has of the file of the store's newest checkpoint.
+    pub(super) fn kept(&self) -> u64 {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    fn take(&self) -> Result<OutputFile, TakeError> {
+        let length = position()?;
+        self.length.store(length, Ordering::Relaxed);
+        Ok(OutputFile { length, kept: self.kept() })
+    }
+
+    /// What was taken last is the store's newest now.
+    fn commit(&self) {
+        self.kept.store(self.length.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
 }
 
 impl Source {
@@ -150,7 +184,7 @@ impl Source {
         let failed = |source| ImageError::Host { what: "what changed of a file".to_owned(), source };
         process.space.mark_changed_files().map_err(failed)?;
         let image = process.files.image(&process.space.own_files(), files)?;
-        let stdout = if self.has_stdout { Some(position()?) } else { None };
+        let stdout = self.output.as_ref().map(OutputSource::take).transpose()?;
         let pending = process.space.arriving().map(|arriving| arriving.pending()).unwrap_or_default();
         let changes = self.tracker.changes(&backing(&process.space), &pending)?;
         pages.take(self.tracker.memory(), self.tracker.pagemap(), &changes.content);
@@ -158,9 +192,12 @@ impl Source {
         Ok(Values { process: frozen, image, changes, session, session_bytes, stdout })
     }
 
-    /// What was taken of the program's session is in the store now, or isn't.
+    /// What was taken of the program's session, and of its output, is in the store now, or isn't.
     pub(super) fn told(&self, kept: bool) {
         self.unit.with(|unit| unit.told(kept));
+        if let (Some(output), true) = (&self.output, kept) {
+            output.commit();
+        }
     }
 }
 
@@ -171,7 +208,7 @@ struct Values {
     changes: Changes,
     session: UnitState,
     session_bytes: SessionBytes,
-    stdout: Option<u64>,
+    stdout: Option<OutputFile>,
 }
 
 /// Where standard output stands; all that the program wrote is before that.

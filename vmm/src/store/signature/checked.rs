@@ -48,8 +48,8 @@ pub(super) struct SignedObject<'a> {
     pub(super) object: &'a Object,
     pub(super) index: ObjectIndex,
     pub(super) groups: Groups,
-    /// Which pages the groups have, if the pages come one by one.
-    pub(super) present: Vec<(u64, Present)>,
+    /// Which pages each group has, if the pages come one by one.
+    pub(super) present: Vec<Present>,
 }
 
 #[derive(Default)]
@@ -62,7 +62,9 @@ struct Cache {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Unsigned {
     /// It has no signature.
-    #[error("it isn't signed, as by a cairn before signatures, or one without a home directory")]
+    #[error(
+        "it isn't signed: regions of a session never are, nor checkpoints by a cairn before signatures or without a key"
+    )]
     NotAtAll,
     /// There is no key to tell by.
     #[error("without a key of this user's nothing tells who made it")]
@@ -223,8 +225,9 @@ impl CheckedSnapshot {
         let objects = self.snapshot.indexed().zip(&valid.objects);
         let signed = objects.filter_map(|((index, object), checked)| {
             let checked = checked.as_ref()?;
-            let groups = checked.groups.iter().map(|(group, tag)| (*group, *tag)).collect();
-            let present = if checked.lazily { groups_of(&self.snapshot, index) } else { Vec::new() };
+            let groups: Groups = checked.groups.iter().map(|(group, tag)| (*group, *tag)).collect();
+            let runs = self.snapshot.present(index).filter(|_| checked.lazily);
+            let present = presence(runs, &groups).unwrap_or_default();
             Some(SignedObject { object, index, groups, present })
         });
         signed.collect()
@@ -324,11 +327,11 @@ fn check(
     for ((at, object), SignedPages { lazily, groups }) in named.iter().zip(&body.objects) {
         let name = object.name.as_str();
         let index = indices.get(name).filter(|_| *lazily);
-        let found = index.map(|index| groups_of(snapshot, *index)).unwrap_or_default();
-        if *lazily && !found.iter().map(|(group, _)| group).eq(groups.iter().map(|(group, _)| group)) {
+        let Some(present) = index.map_or(Some(Vec::new()), |at| presence(snapshot.present(*at), groups))
+        else {
             return Ok(Err(Unsigned::Changed(format!("'{}' has other pages", object.name))));
-        }
-        shapes.push(Shape { object, present: found.into_iter().map(|(_, present)| present).collect() });
+        };
+        shapes.push(Shape { object, present });
         let tags = indices.get(format!("{TAGS}{name}").as_str());
         // Groups that the tags' object can't have have theirs made.
         let has_all = |tags: &&ObjectIndex| {
@@ -344,25 +347,54 @@ fn check(
     Ok(Ok(Valid { keys: keys.clone(), sections, objects, cache: Mutex::default() }))
 }
 
-/// The groups of an object that have pages, and which.
-fn groups_of(snapshot: &Snapshot, object: ObjectIndex) -> Vec<(u64, Present)> {
-    let mut groups: Vec<(u64, Present)> = Vec::new();
-    for run in snapshot.present(object) {
-        for page in run {
-            let group = page / GROUP;
-            if groups.last().is_none_or(|(last, _)| *last != group) {
-                groups.push((group, Present::default()));
+/// Which pages each of these groups has in an object's runs; `None` unless they are just the groups that have some. Runs
+/// can name pages without end, so no more of them are gone through than the groups can have.
+fn presence(runs: impl Iterator<Item = Range<u64>>, groups: &Groups) -> Option<Vec<Present>> {
+    let mut found: Vec<Present> = Vec::new();
+    let mut last = None;
+    for page in runs.flatten() {
+        let group = page / GROUP;
+        if last != Some(group) {
+            let (expected, _) = groups.get(found.len())?;
+            if *expected != group {
+                return None;
             }
-            if let Some((_, present)) = groups.last_mut() {
-                present[place(page) / 8] |= 1 << (page % 8);
-            }
+            found.push(Present::default());
+            last = Some(group);
         }
+        found.last_mut()?[place(page) / 8] |= 1 << (page % 8);
     }
-    groups
+    (found.len() == groups.len()).then_some(found)
 }
 
 impl std::fmt::Debug for Valid {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Valid").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_gone_through_as_far_as_their_groups_are_listed() {
+        let listed = |groups: &[u64]| -> Groups { groups.iter().map(|group| (*group, [1; _])).collect() };
+        let of = |runs: &[Range<u64>], groups: &[u64]| presence(runs.iter().cloned(), &listed(groups));
+        let present = |pages: &[usize]| {
+            let mut present = Present::default();
+            pages.iter().for_each(|page| present[page / 8] |= 1 << (page % 8));
+            present
+        };
+        assert_eq!(of(&[], &[]), Some(vec![]));
+        let expected = vec![present(&[3, 255]), present(&[0]), present(&[7])];
+        assert_eq!(of(&[3..4, 255..257, 1031..1032], &[0, 1, 4]), Some(expected));
+        for other in [&[0][..], &[0, 1], &[0, 1, 3], &[0, 1, 4, 5], &[1, 4], &[]] {
+            assert_eq!(of(&[3..4, 255..257, 1031..1032], other), None, "{other:?}");
+        }
+        // Years of work, and more than all memory.
+        for groups in [&[][..], &[1], &[0, 1], &[0, 2]] {
+            assert_eq!(of(&[5..6, 300..u64::MAX], groups), None);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Signs checkpoints while they are made.
 
 use std::collections::{BTreeMap, HashMap};
+use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use cairn_store::{Batch, BatchError, Change, Object, ObjectIndex, ObjectName, PA
 use super::checked::SignedObject;
 use super::form::{
     Body, GROUP, Groups, Keys, Present, SECTION, Shape, Signature, SignedPages, TAG, TAGS, Tag, Tags,
-    VERSION, place, present, signed,
+    VERSION, place, present, signed, tag_at,
 };
 use super::{CheckedSnapshot, Key, ReadError, Unsigned};
 
@@ -70,6 +71,14 @@ pub enum SignError {
     /// A page of the checkpoint before.
     #[error("the checkpoint before can't be read")]
     Before(#[from] ReadError),
+    /// The checkpoint before, which has a valid signature, isn't the one that this one is a change to.
+    #[error("the checkpoint before is another one than was made here: page {page} of '{object}' differs")]
+    Other {
+        /// The object.
+        object: String,
+        /// The page.
+        page: u64,
+    },
     /// More than a checkpoint can have.
     #[error("the signature doesn't fit")]
     Batch(#[from] BatchError),
@@ -129,13 +138,10 @@ impl Signer {
     #[must_use]
     pub fn after(key: Key, before: Arc<CheckedSnapshot>) -> Self {
         let known = |SignedObject { object, index, groups, present }: SignedObject<'_>| {
-            let present: HashMap<u64, Present> = present.into_iter().collect();
-            let group = |(number, tag)| {
-                // Of one whose pages aren't listed it is known that there are some.
-                let present = present.get(&number).copied().unwrap_or([u8::MAX; _]);
-                (number, Group { tag, present, tags: None })
-            };
-            let groups = groups.into_iter().map(group).collect();
+            // Of one whose pages aren't listed it is known that there are some.
+            let present = present.into_iter().chain(iter::repeat([u8::MAX; _]));
+            let group = |((number, tag), present)| (number, Group { tag, present, tags: None });
+            let groups = groups.into_iter().zip(present).map(group).collect();
             (object.name.clone(), Known { pages: object.pages, groups, index: Some(index) })
         };
         let objects = before.signed().into_iter().map(known).collect();
@@ -168,7 +174,13 @@ impl Signer {
                 Change::Zero(first, count) => works[at].zero(first..first + count)?,
                 Change::Page(page, bytes) => works[at].set(page, keys.page(bytes))?,
                 Change::Chunks(page, mask, chunks) => {
-                    let mut bytes = parent.page(&self.key, &batch.objects()[at].name, page)?;
+                    let name = &batch.objects()[at].name;
+                    let mut bytes = parent.page(&self.key, name, page)?;
+                    // Of the same number there may be others with a valid signature: another program's, or those of
+                    // another run of this one.
+                    if keys.page(&bytes) != works[at].tag(page)? {
+                        return Err(SignError::Other { object: name.to_string(), page });
+                    }
                     let set = (0..PAGE_SIZE / CHUNK).filter(|chunk| mask & 1 << chunk != 0);
                     for (chunk, new) in set.zip(chunks.chunks_exact(CHUNK)) {
                         bytes[chunk * CHUNK..][..CHUNK].copy_from_slice(new);
@@ -254,6 +266,11 @@ impl Work<'_> {
             self.edits.insert(group, Edit { tags, chunks: 0 });
         }
         Ok(self.edits.entry(group).or_insert_with(|| Edit { tags: Box::new([0; PAGE_SIZE]), chunks: 0 }))
+    }
+
+    /// The tag that a page has so far.
+    fn tag(&mut self, page: u64) -> Result<Tag, ReadError> {
+        Ok(tag_at(&self.edit(page / GROUP)?.tags, place(page)))
     }
 
     fn set(&mut self, page: u64, tag: Tag) -> Result<(), ReadError> {

@@ -294,3 +294,40 @@ fn a_signature_with_any_byte_changed_is_none() {
         assert!(!shorter.is_believed(&key), "{at} bytes");
     }
 }
+
+/// Two programs of one user have checkpoints of the same numbers, all with valid signatures: none is completed from the
+/// other's.
+#[test]
+fn a_page_in_part_is_completed_from_what_was_signed_here_only() {
+    let state = tempfile::tempdir().unwrap();
+    let places = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let begun = [(0, 5), (1, 6)].map(|(at, byte)| {
+        let mut writer = Writer::open(places[at].path(), Options::default()).unwrap();
+        let mut signer = Signer::new(key(state.path()));
+        let mut batch = Batch::new(CheckpointId(1), None);
+        let memory = batch.object(object("memory", 1000)).unwrap();
+        batch.page(memory, 3, &page(byte)).unwrap();
+        batch.page(memory, 4, &page(9)).unwrap();
+        let staged = signer.stage(&mut batch, lazily, || None).unwrap();
+        writer.commit(&batch, Level::Written).unwrap();
+        signer.accept(staged);
+        (snapshot(places[at].path(), 1), signer)
+    });
+    let [(own, signer), (other, _)] = begun;
+    let checked = CheckedSnapshot::open(Arc::clone(&own), &key(state.path())).unwrap().unwrap();
+    let again = Signer::after(key(state.path()), Arc::new(checked));
+    for signer in [signer, again] {
+        let stage = |pages: &[u64], parent: &Arc<Snapshot>| {
+            let mut batch = Batch::new(CheckpointId(2), Some(CheckpointId(1)));
+            let memory = batch.object(object("memory", 1000)).unwrap();
+            pages.iter().for_each(|at| batch.chunks(memory, *at, 1, &[7; 64]).unwrap());
+            signer.stage(&mut batch, lazily, || Some(Arc::clone(parent)))
+        };
+        assert!(stage(&[3, 4, 5], &own).is_ok());
+        for pages in [&[3][..], &[4, 3], &[5, 3]] {
+            let refused = stage(pages, &other);
+            assert!(matches!(&refused, Err(SignError::Other { object, page: 3 }) if object == "memory"));
+        }
+        assert!(stage(&[4], &other).is_ok(), "the page is the same");
+    }
+}

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use cairn_store::PAGE_SIZE;
 use clap::Args;
 
-use super::{Place, bar};
+use super::{Place, bar, number};
 use crate::size::readable;
 
 /// Options of `cairn store export`.
@@ -18,6 +18,7 @@ pub(super) struct Export {
     #[command(flatten)]
     place: Place,
     /// The checkpoint.
+    #[arg(value_parser = number::checkpoint)]
     id: u64,
     /// The object's name, as `cairn store show` tells.
     object: String,

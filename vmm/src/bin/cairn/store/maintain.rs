@@ -8,7 +8,7 @@ use cairn_store::{Options, Writer};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Place, bar, print_json};
+use super::{Place, bar, number, print_json};
 use crate::exit;
 use crate::size::{Size, readable};
 
@@ -28,7 +28,7 @@ pub(super) struct Compact {
     #[command(flatten)]
     place: Place,
     /// Keep only the newest N checkpoints [default: as many as the store's last writer wanted].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::from_one)]
     keep: Option<NonZeroUsize>,
     /// Drop old checkpoints until the store has at most SIZE, if the newest fits.
     #[arg(long, value_name = "SIZE")]
@@ -77,6 +77,10 @@ impl Verify {
         }
         for damage in &found.damage {
             say!("{damage}");
+        }
+        if found.kept == 0 && !found.damage.is_empty() {
+            say!("no checkpoint can be reached");
+            return Ok(code);
         }
         say!("{} of {} checkpoints are whole, {} read", found.whole, found.kept, readable(found.bytes));
         if found.unfinished != 0 {

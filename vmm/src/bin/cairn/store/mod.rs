@@ -3,6 +3,7 @@
 mod export;
 mod list;
 mod maintain;
+pub(crate) mod number;
 mod show;
 mod time;
 

@@ -11,7 +11,7 @@ use cairn_vmm::store::signature::{CheckedSnapshot, Unsigned};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Place, bar, print_json, table};
+use super::{Place, bar, number, print_json, table};
 use crate::size::readable;
 use crate::state;
 
@@ -21,6 +21,7 @@ pub(super) struct Show {
     #[command(flatten)]
     place: Place,
     /// The checkpoint.
+    #[arg(value_parser = number::checkpoint)]
     id: u64,
     /// Print JSON, for programs.
     #[arg(long)]
@@ -33,8 +34,10 @@ pub(super) struct Diff {
     #[command(flatten)]
     place: Place,
     /// The first checkpoint.
+    #[arg(value_parser = number::checkpoint)]
     a: u64,
     /// The second checkpoint.
+    #[arg(value_parser = number::checkpoint)]
     b: u64,
     /// Print JSON, for programs.
     #[arg(long)]
@@ -44,7 +47,7 @@ pub(super) struct Diff {
 #[derive(Serialize)]
 struct Shown {
     id: u64,
-    /// "yes", or why not.
+    /// "yes", or "no: " and why.
     signed: String,
     objects: Vec<ShownObject>,
     sections: Vec<ShownSection>,
@@ -110,9 +113,10 @@ impl Show {
 
 /// Whether it's signed by this user; pages are only looked at when they are read.
 fn signed(snapshot: &Arc<Snapshot>) -> Result<String> {
-    let Some(key) = state::key() else { return Ok(Unsigned::NoKey.to_string()) };
+    let no = |why: Unsigned| format!("no: {why}");
+    let Some(key) = state::key() else { return Ok(no(Unsigned::NoKey)) };
     let checked = CheckedSnapshot::open(Arc::clone(snapshot), &key)?;
-    Ok(checked.map_or_else(|why| why.to_string(), |_| "yes".to_owned()))
+    Ok(checked.map_or_else(no, |_| "yes".to_owned()))
 }
 
 fn shown(snapshot: &Snapshot, signed: String) -> Shown {

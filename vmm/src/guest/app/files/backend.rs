@@ -215,6 +215,16 @@ pub(super) trait Backend: Debug + Send + Sync {
 
     fn open(&self, caller: &Caller<'_>, at: Inside<'_>, request: &OpenRequest) -> Answer<Opened>;
 
+    /// Makes a file as long as `size`: truncate.
+    fn resize(&self, caller: &Caller<'_>, at: Inside<'_>, size: i64) -> Answer<()> {
+        let request = OpenRequest::new((OFlag::O_WRONLY | OFlag::O_NONBLOCK).bits(), 0);
+        match self.open(caller, at, &request)? {
+            Opened::New(object) => object.set_size(size),
+            Opened::Existing(number) => caller.descriptors.get(number)?.object().set_size(size),
+            Opened::Directory(_) => Err(Errno::EISDIR),
+        }
+    }
+
     fn access(&self, caller: &Caller<'_>, at: Inside<'_>, follow: Follow, mode: u32) -> Answer<()>;
 
     /// Where the symbolic link at a place leads; `EINVAL` for anything else.

@@ -40,21 +40,25 @@ impl Descriptors {
 
     /// A table with the monitor's own standard input, output and error as 0, 1 and 2.
     ///
-    /// One that is closed stays closed.
+    /// One that is closed stays closed. With `streams`, an output that is a file is a pipe to the guest, see
+    /// [`Object::Stream`].
     #[must_use]
-    pub fn standard() -> Self {
+    pub fn standard(streams: bool) -> Self {
         let mut table = Self::empty();
         let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         for (fd, label) in [(input.as_fd(), "stdin"), (output.as_fd(), "stdout"), (error.as_fd(), "stderr")] {
             let slot = fd.try_clone_to_owned().ok().map(|fd| {
                 let kind = fstat(&fd).map(|stat| stat.st_mode & libc::S_IFMT);
+                let is_stream = streams && label == "stdout" && kind == Ok(libc::S_IFREG);
                 let path = match kind {
+                    _ if is_stream => GuestPath::label(&format!("pipe:[{label}]")),
                     Ok(libc::S_IFCHR) => GuestPath::from_clean(b"/dev/tty"),
                     Ok(libc::S_IFIFO) => GuestPath::label(&format!("pipe:[{label}]")),
                     _ => GuestPath::label(label),
                 };
                 // The files behind them were opened for the guest, but only to read or write.
-                Slot { file: Arc::new(OpenFile::new(path, false, Object::Host(fd))), close_on_exec: false }
+                let object = if is_stream { Object::Stream(fd) } else { Object::Host(fd) };
+                Slot { file: Arc::new(OpenFile::new(path, false, object)), close_on_exec: false }
             });
             table.slots.push(slot);
         }

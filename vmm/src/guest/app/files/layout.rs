@@ -80,7 +80,7 @@ pub enum LayoutError {
     #[error("{0} is no place for a directory in the guest: give an absolute path")]
     RelativeGuestPath(PathBuf),
     /// The host's directory can't be opened.
-    #[error("can't grant {}: {}", host.display(), reason(*source))]
+    #[error("can't grant {}{}", host.display(), reason(*source))]
     Host {
         /// The directory.
         host: PathBuf,
@@ -111,7 +111,7 @@ pub enum LayoutError {
         source: io::Error,
     },
     /// There is no directory in the guest that could hold the grant.
-    #[error("can't show a directory at {guest} in the guest: {}", source.desc())]
+    #[error("can't show a directory at {guest} in the guest")]
     MountPoint {
         /// The place.
         guest: GuestPath,
@@ -352,12 +352,10 @@ fn guest_path(grant: &Grant) -> Result<GuestPath, LayoutError> {
     Ok(GuestPath::from_clean(grant.guest.as_os_str().as_bytes()))
 }
 
-/// Why a host's directory can't be granted, for a person.
+/// Why a host's directory can't be granted, for a person, where its error doesn't say so.
 fn reason(error: Errno) -> &'static str {
     match error {
-        Errno::EINVAL => {
-            "it is part of a kernel file system such as /proc, whose files would act on Cairn itself"
-        }
-        other => other.desc(),
+        Errno::EINVAL => ", whose files are the kernel's own and would act on Cairn itself",
+        _ => "",
     }
 }

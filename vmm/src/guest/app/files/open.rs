@@ -10,6 +10,7 @@ use nix::{
     errno::Errno,
     fcntl::OFlag,
     sys::{epoll::Epoll, stat::fstat},
+    unistd::ftruncate,
 };
 
 use super::{
@@ -20,6 +21,9 @@ use super::{
     status::Status,
     synthetic::{Bar, ForkPoint},
 };
+
+/// Type and permissions of a pipe.
+const PIPE: u32 = libc::S_IFIFO | 0o600;
 
 /// An open file: what dup and a second descriptor share.
 #[derive(Debug)]
@@ -34,6 +38,9 @@ pub struct OpenFile {
 pub enum Object {
     /// A file, pipe, device or terminal of the host. Its offset and flags are in the host's kernel.
     Host(OwnedFd),
+    /// A file of the host that the guest has as a pipe's end, to write it from front to back: the monitor knows by its
+    /// offset how much of it is the guest's.
+    Stream(OwnedFd),
     /// A file of a memory tree: a memfd of its own open file description.
     Memory(MemoryHandle),
     /// A directory.
@@ -177,7 +184,7 @@ impl OpenFile {
     #[must_use]
     pub fn host(&self) -> Option<BorrowedFd<'_>> {
         match &self.object {
-            Object::Host(fd) => Some(fd.as_fd()),
+            Object::Host(fd) | Object::Stream(fd) => Some(fd.as_fd()),
             Object::Memory(handle) => Some(handle.fd()),
             Object::Directory(handle) => handle.directory.host(),
             Object::Epoll(epoll) => Some(epoll.0.as_fd()),
@@ -217,6 +224,7 @@ impl OpenFile {
     pub fn status(&self) -> Answer<Status> {
         match &self.object {
             Object::Host(fd) => Ok(Status::from(&fstat(fd)?)),
+            Object::Stream(fd) => Ok(Status { mode: PIPE, size: 0, blocks: 0, ..Status::from(&fstat(fd)?) }),
             Object::Memory(handle) => handle.status(),
             Object::Directory(handle) => handle.directory.status(),
             Object::Synthesized(handle) => Ok(handle.status),
@@ -231,11 +239,26 @@ impl OpenFile {
     /// The host's.
     pub fn space(&self) -> Answer<Space> {
         match &self.object {
-            Object::Host(fd) => host_space(fd),
+            Object::Host(fd) | Object::Stream(fd) => host_space(fd),
             Object::Memory(handle) => Ok(handle.space()),
             Object::Directory(handle) => handle.directory.space(),
             Object::Epoll(epoll) => host_space(&epoll.0),
             Object::Synthesized(_) | Object::PciBar(_) => Ok(super::synthetic::space()),
+        }
+    }
+}
+
+impl Object {
+    /// Makes a file as long as this: ftruncate.
+    ///
+    /// # Errors
+    /// `EINVAL` for what isn't a file that is open for writing, and for a negative size; `ENOSPC`, `EFBIG`.
+    pub fn set_size(&self, size: i64) -> Answer<()> {
+        match self {
+            _ if size < 0 => Err(Errno::EINVAL),
+            Self::Host(fd) => ftruncate(fd, size),
+            Self::Memory(handle) => handle.truncate(size),
+            _ => Err(Errno::EINVAL),
         }
     }
 }

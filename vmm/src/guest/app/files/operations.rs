@@ -49,6 +49,17 @@ impl FileView {
         self.act(caller, at, follow.into(), |mount, inside, _| mount.backend.status(caller, inside, follow))
     }
 
+    /// truncate.
+    ///
+    /// # Errors
+    /// `EISDIR`, `EROFS`, and `EINVAL` for what is no file and for a negative size.
+    pub fn resize(&self, caller: &Caller<'_>, at: &At<'_>, size: i64) -> Answer<()> {
+        if size < 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.act(caller, at, End::Follow, |mount, inside, _| mount.backend.resize(caller, inside, size))
+    }
+
     /// faccessat2; `mode` has the bits `R_OK`, `W_OK` and `X_OK`, or none to ask for existence.
     ///
     /// # Errors

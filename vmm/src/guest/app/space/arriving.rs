@@ -42,7 +42,7 @@ impl AddressSpace {
         self.arriving.clone()
     }
 
-    /// Drops the content of private memory in `range` (MADV_DONTNEED).
+    /// Drops the pages of `range` (MADV_DONTNEED), and the content with them where it is private.
     ///
     /// # Errors
     /// ENOMEM when a part isn't mapped.
@@ -63,10 +63,13 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// What of `range` may be dropped: it comes back as zeros or from its file, but for copies of files.
+    /// What of `range` may be dropped: it comes back as zeros or from its file. Copies of files wouldn't, and shared
+    /// memory keeps its content without the pages of a mapping.
     fn discardable(&self, range: &Range<u64>) -> Vec<Range<u64>> {
-        let is_copied = |content: &Content| matches!(content, Content::File { bytes: FileBytes::Copied, .. });
-        let pieces = self.mappings.overlapping(range).filter(|(_, mapping)| !is_copied(&mapping.content));
+        let stays = |content: &Content| {
+            matches!(content, Content::Shared | Content::File { bytes: FileBytes::Copied, .. })
+        };
+        let pieces = self.mappings.overlapping(range).filter(|(_, mapping)| !stays(&mapping.content));
         pieces.map(|(piece, _)| clip(piece, range)).collect()
     }
 

@@ -43,6 +43,9 @@ pub(super) fn copy_file_range(process: &mut Process, args: &Arguments) -> Answer
         return Err(Errno::EINVAL);
     }
     let (to, from) = pair(process, to, from)?;
+    if [&to, &from].iter().any(|file| matches!(file.object(), Object::Stream(_))) {
+        return Err(Errno::EINVAL);
+    }
     let (mut from_at, mut to_at) = (read_offset(process, from_offset)?, read_offset(process, to_offset)?);
     let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
     let start = to_at.map(u64::try_from).transpose().map_err(|_| Errno::EINVAL)?;

@@ -5,10 +5,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, PosixFadviseAdvice, fallocate as host_fallocate, posix_fadvise};
-use nix::unistd::{
-    Whence, fdatasync as host_fdatasync, fsync as host_fsync, ftruncate as host_ftruncate,
-    lseek as host_lseek,
-};
+use nix::unistd::{Whence, fdatasync as host_fdatasync, fsync as host_fsync, lseek as host_lseek};
 
 use crate::guest::app::files::{MemoryHandle, Object, OpenFile, OpenRequest, Part, SynthesizedHandle};
 use crate::guest::app::process::Process;
@@ -139,29 +136,20 @@ pub(super) fn lseek(process: &mut Process, &[file, offset, whence, ..]: &Argumen
         Object::Memory(handle) => handle.seek(offset, known(whence)?)?,
         Object::Directory(handle) => handle.seek(offset, whence)?,
         Object::Synthesized(handle) => handle.seek(offset, whence)?,
-        Object::PciBar(_) | Object::Epoll(_) => return Err(Errno::ESPIPE),
+        Object::Stream(_) | Object::PciBar(_) | Object::Epoll(_) => return Err(Errno::ESPIPE),
     };
     u64::try_from(position).map_err(|_| Errno::EOVERFLOW)
 }
 
 pub(super) fn ftruncate(process: &mut Process, &[file, size, ..]: &Arguments) -> Answer {
     let file = process.files.descriptors().get(int(file))?;
-    set_size(&file, size.cast_signed())
+    file.object().set_size(size.cast_signed()).map(|()| 0)
 }
 
 pub(super) fn truncate(process: &mut Process, &[path, size, ..]: &Arguments) -> Answer {
-    let request = OpenRequest::new(libc::O_WRONLY | libc::O_NONBLOCK, 0);
-    let file = view_at(process, libc::AT_FDCWD, path, |view, caller, at| view.open(caller, at, &request))?;
-    set_size(&file, size.cast_signed())
-}
-
-fn set_size(file: &OpenFile, size: i64) -> Answer {
-    match file.object() {
-        _ if size < 0 => Err(Errno::EINVAL),
-        Object::Host(fd) => host_ftruncate(fd, size).map(|()| 0),
-        Object::Memory(handle) => handle.truncate(size).map(|()| 0),
-        _ => Err(Errno::EINVAL),
-    }
+    let size = size.cast_signed();
+    view_at(process, libc::AT_FDCWD, path, |view, caller, at| view.resize(caller, at, size))?;
+    Ok(0)
 }
 
 pub(super) fn fallocate(process: &mut Process, &[file, mode, offset, len, ..]: &Arguments) -> Answer {
@@ -170,18 +158,28 @@ pub(super) fn fallocate(process: &mut Process, &[file, mode, offset, len, ..]: &
     let how = FallocateFlags::from_bits_retain(int(mode));
     match file.object() {
         Object::Memory(handle) => handle.allocate(how, offset, len).map(|()| 0),
+        Object::Stream(_) => Err(Errno::ESPIPE),
         _ => host_fallocate(bytes_of(&file)?, how, offset, len).map(|()| 0),
     }
 }
 
 pub(super) fn fsync(process: &mut Process, &[file, ..]: &Arguments) -> Answer {
     let file = process.files.descriptors().get(int(file))?;
-    host_fsync(file.host().ok_or(Errno::EINVAL)?).map(|()| 0)
+    to_disk(&file, |fd| host_fsync(fd))
 }
 
 pub(super) fn fdatasync(process: &mut Process, &[file, ..]: &Arguments) -> Answer {
     let file = process.files.descriptors().get(int(file))?;
-    host_fdatasync(file.host().ok_or(Errno::EINVAL)?).map(|()| 0)
+    to_disk(&file, |fd| host_fdatasync(fd))
+}
+
+/// Directories in memory have nothing to be written back.
+fn to_disk(file: &OpenFile, write: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>) -> Answer {
+    match (file.object(), file.host()) {
+        (Object::Directory(handle), None) if handle.flags().contains(OFlag::O_PATH) => Err(Errno::EBADF),
+        (Object::Directory(_), None) => Ok(0),
+        (_, host) => write(host.ok_or(Errno::EINVAL)?).map(|()| 0),
+    }
 }
 
 /// The whole host's files, since nothing less holds all that the program has written.
@@ -219,7 +217,8 @@ pub(super) fn fadvise(process: &mut Process, &[file, offset, len, advice, ..]: &
 fn receive(process: &Process, file: u64, spans: &[(u64, u64)], offset: Option<i64>) -> Answer {
     let file = process.files.descriptors().get(int(file))?;
     match file.object() {
-        Object::Host(_) | Object::Memory(_) | Object::Epoll(_) => {
+        Object::Stream(_) if offset.is_some() => Err(Errno::ESPIPE),
+        Object::Host(_) | Object::Stream(_) | Object::Memory(_) | Object::Epoll(_) => {
             let memory = process.memory();
             let into: Result<Vec<HostBuffer>, Errno> =
                 spans.iter().map(|(address, len)| memory.incoming(*address, *len)).collect();
@@ -291,7 +290,8 @@ fn receive_synthesized(
 fn send(process: &Process, file: u64, spans: &[(u64, u64)], offset: Option<i64>) -> Answer {
     let file = process.files.descriptors().get(int(file))?;
     match file.object() {
-        Object::Host(_) | Object::Memory(_) | Object::Epoll(_) => {
+        Object::Stream(_) if offset.is_some() => Err(Errno::ESPIPE),
+        Object::Host(_) | Object::Stream(_) | Object::Memory(_) | Object::Epoll(_) => {
             let memory = process.memory();
             let from: Result<Vec<HostBuffer>, Errno> =
                 spans.iter().map(|(address, len)| memory.outgoing(*address, *len)).collect();

@@ -24,11 +24,12 @@ pub(super) fn pipe2(process: &mut Process, &[to, flags, ..]: &Arguments) -> Answ
     let close_on_exec = flags.contains(OFlag::O_CLOEXEC);
     let (reader, writer) = nix::unistd::pipe2(flags | OFlag::O_CLOEXEC)?;
     let label = format!("pipe:[{}]", fstat(&reader)?.st_ino);
-    let mut ends = [0; 2];
-    for (number, end) in ends.iter_mut().zip([reader, writer]) {
-        *number = insert(process, end, &label, close_on_exec)?;
-    }
-    let told = process.memory().write(to, &ends);
+    let mut ends = Vec::new();
+    let told = [reader, writer].into_iter().try_for_each(|end| {
+        ends.push(insert(process, end, &label, close_on_exec)?);
+        Ok(())
+    });
+    let told = told.and_then(|()| process.memory().write(to, &[ends[0], ends[1]]));
     if told.is_err() {
         for number in ends {
             process.files.descriptors_mut().close(number)?;

@@ -2,14 +2,16 @@
 
 use std::os::fd::BorrowedFd;
 
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::time::TimeSpec;
 use syscalls::Sysno;
 
+use crate::guest::app::files::Follow;
 use crate::guest::app::process::Process;
 use crate::guest::app::syscalls::files::read_spans;
-use crate::guest::app::syscalls::{Arguments, int, time};
+use crate::guest::app::syscalls::{Arguments, int, time, view_at};
 
 /// Bytes that a pipe takes at once when it can be written to (Linux: PIPE_BUF).
 const PIPE_ATOMIC: u64 = 4096;
@@ -34,8 +36,21 @@ pub fn may_be_posted(process: &Process, number: u64, args: &Arguments) -> bool {
         Sysno::fcntl => !matches!(int(args[1]), libc::F_SETLKW | libc::F_OFD_SETLKW),
         Sysno::futex => int(args[1]) & libc::FUTEX_CMD_MASK == libc::FUTEX_WAKE,
         Sysno::ioctl => matches!(args[1] & 0xffff_ffff, libc::TCGETS | libc::TIOCGWINSZ | libc::FIONREAD),
+        Sysno::open => opens_soon(process, libc::AT_FDCWD, args[0], args[1]),
+        Sysno::creat => opens_soon(process, libc::AT_FDCWD, args[0], 0),
+        Sysno::openat => opens_soon(process, int(args[0]), args[1], args[2]),
         _ => is_short(call),
     }
+}
+
+/// Whether opening comes back soon. Opening a pipe waits for whoever opens its other end.
+fn opens_soon(process: &Process, directory: i32, path: u64, flags: u64) -> bool {
+    let never_waits = OFlag::O_NONBLOCK | OFlag::O_PATH;
+    if OFlag::from_bits_retain(int(flags)).intersects(never_waits) {
+        return true;
+    }
+    let status = view_at(process, directory, path, |view, caller, at| view.status(caller, at, Follow::Yes));
+    !status.is_ok_and(|status| status.kind() == libc::S_IFIFO)
 }
 
 /// The calls that are short whatever their arguments.
@@ -90,10 +105,7 @@ fn is_of_process(call: Sysno) -> bool {
 fn is_of_names(call: Sysno) -> bool {
     matches!(
         call,
-        Sysno::open
-            | Sysno::openat
-            | Sysno::creat
-            | Sysno::close
+        Sysno::close
             | Sysno::close_range
             | Sysno::lseek
             | Sysno::ftruncate

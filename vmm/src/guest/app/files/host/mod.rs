@@ -24,7 +24,7 @@ use nix::{
     fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat},
     sys::stat::{FileStat, Mode, fstat},
     sys::statfs::fstatfs,
-    unistd::{AccessFlags, faccessat},
+    unistd::{AccessFlags, faccessat, truncate},
 };
 
 use super::{
@@ -228,6 +228,18 @@ impl Backend for HostTree {
 
     fn open(&self, _caller: &Caller<'_>, at: Inside<'_>, request: &OpenRequest) -> Answer<Opened> {
         self.open_file(at, request)
+    }
+
+    fn resize(&self, _caller: &Caller<'_>, at: Inside<'_>, size: i64) -> Answer<()> {
+        // By its name, and not by a descriptor: when that is closed, the guest's record locks would go with it, as
+        // the monitor is one process.
+        let (fd, stat) = self.name_followed(at, Follow::Yes)?;
+        match stat.st_mode & libc::S_IFMT {
+            libc::S_IFREG if self.writable => truncate(&*own_link(&fd), size),
+            libc::S_IFREG => Err(Errno::EROFS),
+            libc::S_IFDIR => Err(Errno::EISDIR),
+            _ => Err(Errno::EINVAL),
+        }
     }
 
     fn access(&self, _caller: &Caller<'_>, at: Inside<'_>, follow: Follow, mode: u32) -> Answer<()> {

@@ -137,6 +137,8 @@ fn object(
                 }
             }
         }
+        // Only standard output is one, which comes first.
+        Object::Stream(_) => ObjectImage::Lost,
         Object::PciBar(_) => ObjectImage::Again { flags: OFlag::O_RDWR.bits(), offset: 0 },
         Object::Epoll(epoll) => ObjectImage::Epoll(pipes::watches(epoll, open).map_err(failed())?),
     })

@@ -153,7 +153,8 @@ impl OpenDirectory for MemoryDirectory {
     fn seek_entries(&self, position: i64) -> Answer<i64> {
         let mut next = self.next();
         match &self.lower {
-            Some(lower) if position < OVERLAY_POSITIONS => {
+            // The last position that a host's ext4 gives is the largest there is.
+            Some(lower) if position < OVERLAY_POSITIONS || position == i64::MAX => {
                 *next = Position::Lower;
                 lower.seek_entries(position)
             }

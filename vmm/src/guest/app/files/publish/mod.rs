@@ -16,6 +16,7 @@ pub(super) mod record;
 pub(super) mod stage;
 
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -126,7 +127,7 @@ pub struct Published {
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// The host refused something before anything was changed.
-    #[error("{} was not changed: {what}: {}", directory.display(), source.desc())]
+    #[error("{} was not changed: {what}", directory.display())]
     Unchanged {
         /// The granted directory.
         directory: PathBuf,
@@ -151,8 +152,8 @@ pub enum PublishError {
     },
     /// The host refused a step; the record of what is left to do remains.
     #[error(
-        "{} was changed in part: {what}: {}; the next run with --overlay on it goes on from {}",
-        directory.display(), source.desc(), record.display()
+        "{} was changed in part, and the next run with --overlay on it goes on from {}: {what}",
+        directory.display(), record.display()
     )]
     Halfway {
         /// The granted directory.
@@ -166,7 +167,7 @@ pub enum PublishError {
         source: Errno,
     },
     /// The record can't be written, read or removed.
-    #[error("the record of unfinished changes {}", path.display())]
+    #[error("the record of unfinished changes {} can't be used{}", path.display(), advice(source))]
     Record {
         /// The file.
         path: PathBuf,
@@ -174,6 +175,16 @@ pub enum PublishError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// What to do about a record that says what isn't believed.
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::Other | ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
+            "; remove it if you don't want what it says done"
+        }
+        _ => "",
+    }
 }
 
 impl std::fmt::Display for Conflict {

@@ -211,7 +211,13 @@ impl<S: Source> Backend for SyntheticTree<S> {
             Node::Link(_) | Node::Descriptor(_) if names_link => {}
             Node::Link(_) => return Err(Errno::ELOOP),
             Node::Descriptor(_) if request.follow() == Follow::No => return Err(Errno::ELOOP),
-            Node::Descriptor(number) => return Ok(Opened::Existing(*number)),
+            Node::Descriptor(number) => {
+                let file = caller.descriptors.get(*number)?;
+                if request.has(OFlag::O_DIRECTORY) {
+                    file.directory()?;
+                }
+                return Ok(Opened::Existing(*number));
+            }
             _ if request.has(OFlag::O_DIRECTORY) => return Err(Errno::ENOTDIR),
             Node::Device(device) => return Ok(Opened::New(Object::Host(device.open(request)?))),
             Node::Pci(file) => {

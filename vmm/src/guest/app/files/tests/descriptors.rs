@@ -6,7 +6,9 @@ use nix::errno::Errno;
 use proptest::prelude::*;
 
 use super::World;
-use crate::guest::app::files::{Descriptors, GuestPath, MAX_DESCRIPTORS, Object, OpenFile, PciBarHandle};
+use crate::guest::app::files::{
+    Descriptors, GuestPath, MAX_DESCRIPTORS, Object, OpenFile, PciBarHandle, facts::NoProcess,
+};
 
 fn file() -> Arc<OpenFile> {
     Arc::new(OpenFile::new(GuestPath::root(), true, Object::PciBar(PciBarHandle::default())))
@@ -124,5 +126,51 @@ fn copies_share_the_offset_and_opens_do_not() {
         let all = super::read_all(&world.file(first)).unwrap();
         assert_eq!(super::read_all(&world.file(copy)).unwrap(), b"");
         assert_eq!(super::read_all(&world.file(other)).unwrap(), all);
+    }
+}
+
+/// A descriptor that the monitor opened and closed for it would take the locks of the whole process with it.
+#[test]
+fn cutting_a_file_by_its_path_leaves_its_locks() {
+    use nix::fcntl::{FcntlArg, fcntl};
+    let mut world = World::new();
+    world.write("/rw/file", b"0123456789").unwrap();
+    let number = world.open("/rw/file", libc::O_RDWR).unwrap();
+    let file = world.file(number);
+    let mut lock = libc::flock {
+        l_type: i16::try_from(libc::F_WRLCK).unwrap(),
+        l_whence: i16::try_from(libc::SEEK_SET).unwrap(),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file.host().unwrap(), FcntlArg::F_SETLK(&lock)).unwrap();
+    let resize = |world: &World, path: &str, size| {
+        world.run(path, |files, at| files.view().resize(&files.caller(&NoProcess), at, size))
+    };
+    assert_eq!(resize(&world, "/rw/file", 4), Ok(()));
+    assert_eq!(std::fs::read(world.on_host("rw/file")).unwrap(), b"0123");
+    // A lock of an open file asks whether it meets the process's.
+    let other = std::fs::File::open(world.on_host("rw/file")).unwrap();
+    fcntl(&other, FcntlArg::F_OFD_GETLK(&mut lock)).unwrap();
+    assert_eq!(i32::from(lock.l_type), libc::F_WRLCK);
+
+    std::fs::write(world.on_host("ro/file"), "x").unwrap();
+    for (path, expected) in [
+        ("/ro/file", Errno::EROFS),
+        ("/rw", Errno::EISDIR),
+        ("/tmp", Errno::EISDIR),
+        ("/rw/missing", Errno::ENOENT),
+        ("/dev/null", Errno::EINVAL),
+        ("/etc/passwd", Errno::EROFS),
+    ] {
+        assert_eq!(resize(&world, path, 0), Err(expected), "{path}");
+    }
+    assert_eq!(resize(&world, "/rw/file", -1), Err(Errno::EINVAL));
+    std::os::unix::fs::symlink("file", world.on_host("rw/link")).unwrap();
+    world.write("/tmp/file", b"0123").unwrap();
+    for path in ["/rw/link", "/tmp/file"] {
+        assert_eq!(resize(&world, path, 2), Ok(()), "{path}");
+        assert_eq!(world.read(path).unwrap(), b"01");
     }
 }

@@ -187,3 +187,15 @@ fn the_overlay_stays_within_its_budget() {
     write_to(&file, Some(0), &[3; 4096]).unwrap();
     assert_eq!(world.write("/tmp/other", &[0; 8192]), Ok(()));
 }
+
+/// ext4 gives its last name the largest position there is. What the overlay lists itself is behind that.
+#[test]
+fn a_listing_goes_on_after_the_hosts_last_name() {
+    let mut world = World::over(|root| std::fs::write(root.join("old"), "x").unwrap());
+    world.write("/rw/new", b"x").unwrap();
+    let number = world.open("/rw", libc::O_RDONLY | libc::O_DIRECTORY).unwrap();
+    let file = world.file(number);
+    assert_eq!(file.directory().unwrap().seek(i64::MAX, libc::SEEK_SET), Ok(i64::MAX));
+    let names = super::list_all(&file, 4096).unwrap();
+    assert!(names.contains(&"new".to_owned()), "{names:?}");
+}

@@ -1,0 +1,69 @@
+//! `--stdout FILE`: a file on the host, a pipe to the program, so that what it has written is what is before its end.
+
+use std::fs;
+use std::process::Command;
+
+use cairn_tests::resume::{Place, Trial, goes_on, is_there, kill_and_restore};
+use cairn_tests::{Printed, run};
+
+const PYTHON: &str = "/usr/bin/python3";
+
+/// Prints how each way to go back in its output ends; natively, by a pipe, none does anything.
+const SEEKS: &str = "
+import errno, os, stat, sys
+def tried(act):
+    try: return act()
+    except OSError as error: return errno.errorcode[error.errno]
+os.write(1, b'a' * 1000 + b'\\n')
+again = [os.open(path, os.O_WRONLY | os.O_TRUNC) for path in ['/dev/stdout', '/proc/self/fd/1']]
+for fd in [1, os.dup(1)] + again:
+    print(*[tried(act) for act in [
+        lambda: os.lseek(fd, 100, os.SEEK_SET), lambda: os.lseek(fd, 0, os.SEEK_CUR),
+        lambda: os.pwrite(fd, b'x', 0), lambda: os.pwritev(fd, [b'x'], 0), lambda: os.pread(fd, 1, 0),
+        lambda: os.ftruncate(fd, 100), lambda: os.posix_fallocate(fd, 0, 10),
+        lambda: stat.filemode(os.fstat(fd).st_mode), lambda: os.fstat(fd).st_size,
+    ]], flush=True)
+print(tried(lambda: os.truncate('/dev/stdout', 0)), sys.stdout.seekable())
+for turn in range(300):
+    print(turn)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(b'bytes\\n')
+    sys.stdout.flush()
+    tried(lambda: os.lseek(1, 100, os.SEEK_SET))
+    sum(range(20000))
+";
+
+#[test]
+fn a_program_that_seeks_loses_nothing() {
+    goes_on(&[PYTHON, "-S", "-c", SEEKS], &Trial::new("20ms", 3, 60));
+}
+
+/// What programs do with a standard output that is a pipe they do with this one.
+#[test]
+fn programs_write_it_as_a_pipe() {
+    let place = Place::new();
+    let file = place.path().join("file");
+    fs::write(&file, vec![b'z'; 100_000]).unwrap();
+    let file = file.to_str().unwrap();
+    let (input, sql) =
+        (format!("if={file}"), "create table t(x); insert into t values (1), (2); select * from t;");
+    for program in [
+        &[PYTHON, "-S", "-c", SEEKS][..],
+        &["/usr/bin/cp", file, "/dev/stdout"],
+        &["/usr/bin/cat", file],
+        &["/usr/bin/dd", "bs=4096", "status=none", &input, "of=/dev/stdout"],
+        &["/usr/bin/tar", "--create", "--file=-", "--absolute-names", file],
+        &["/usr/bin/sqlite3", ":memory:", sql],
+    ] {
+        if !is_there(program[0]) {
+            continue;
+        }
+        let native = Printed::from(run(Command::new(program[0]).args(&program[1..]), b"").unwrap());
+        assert_eq!(native.status, Some(0), "{native:?}");
+        let _ = fs::remove_dir_all(place.store());
+        let (printed, _) = kill_and_restore(&place, &Trial::new("10m", 0, 1), program);
+        let same = printed.status == Some(0) && printed.out == native.out;
+        let told = String::from_utf8_lossy(&printed.err);
+        assert!(same, "{program:?}: {}\n{told}", native.difference(&printed));
+    }
+}
