@@ -24,7 +24,8 @@ pub(crate) struct State {
     pub(crate) pinned: Option<u64>,
     /// Where the active segment ends.
     pub(crate) active_end: u64,
-    /// Whether the manifest has its name on the disk too. If not, a loss of power may bring back an older one.
+    /// Whether no fsync of the directory has failed since the last one that succeeded. If one has, a loss of power may
+    /// bring back an older manifest, and with it an older active segment.
     pub(crate) settled: bool,
     /// Segments that no manifest needs once the present one is settled.
     pub(crate) gone: Vec<u64>,
@@ -192,10 +193,10 @@ impl Shared {
                 }
             }
             state.manifest = next.manifest;
-            state.settled = false;
             state.gone.extend(gone);
         }
         if let Err(error) = self.disk.sync_directory() {
+            self.state().settled = false;
             return Ok(Err(StoreError::io("sync", &self.directory, error)));
         }
         let gone = {
