@@ -19,8 +19,8 @@ pub(crate) struct WholeArgs {
     /// status 0.
     #[arg(long, value_name = "TIME", value_parser = Every::parse, requires = "store")]
     every: Option<Every>,
-    /// Where the program's standard output goes. A program that is brought back goes on writing where it was when
-    /// the checkpoint was taken; what stands behind is cut off.
+    /// Where the program's standard output goes; to the program it is a pipe, in which it can't go back. A program that
+    /// is brought back goes on writing where it was when the checkpoint was taken; what stands behind is cut off.
     #[arg(long, value_name = "FILE", requires = "every")]
     stdout: Option<PathBuf>,
 }
