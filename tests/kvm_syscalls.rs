@@ -181,6 +181,7 @@ print(open('pipe').read(), end='', flush=True)
         taking.kill().unwrap();
         running.kill().unwrap();
     }
+    taking.wait().unwrap();
     assert!(taken.is_some_and(|status| status.success()), "{taken:?}");
     fs::write(directory.path().join("pipe"), "came").unwrap();
     assert!(running.wait().unwrap().success());
