@@ -146,7 +146,8 @@ fn memory_that_was_changed_never_runs() {
         }
     });
     let (status, told) = ended(&mut place.restore(&["--no-checkpoints"]));
-    assert_eq!(status, Some(123), "{told}");
+    // Before the program's first instruction, or while it runs.
+    assert!([Some(1), Some(123)].contains(&status), "{status:?} {told}");
     assert!(told.contains("of 'memory' was changed"), "{told}");
 }
 
