@@ -124,5 +124,13 @@ for top in ['.', '/elsewhere']:
     let granted = cairn(&["--dir", own.to_str().unwrap()], "");
     assert!(!granted.status.success() && granted.stdout.is_empty());
     let error = String::from_utf8_lossy(&granted.stderr);
-    assert!(error.contains("are the key that its user's checkpoints are signed with"), "{error}");
+    assert!(error.contains("is Cairn's own, with a key or with checkpoints"), "{error}");
+
+    // A store whose records it had read could be imitated in its pages.
+    let store = ["--store", "ck", "--dir", &writable];
+    for _ in 0..2 {
+        let output = cairn(&store, "import os; print(os.listdir('ck'), os.path.exists('ck/MANIFEST'))");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "[] False\n", "{output:?}");
+    }
+    assert!(home.path().join("ck/MANIFEST").exists());
 }

@@ -136,6 +136,7 @@ pub(super) fn files(
             }
         }
     }
+    let store = config.store.as_ref().map(|store| &store.directory);
     let layout = Layout {
         grants: config.grants.clone(),
         working_directory: config.directory.clone(),
@@ -143,7 +144,7 @@ pub(super) fn files(
         functions,
         overlay: config.overlay.is_some(),
         checkpoints,
-        hidden: config.state.directory.clone(),
+        hidden: config.state.directory.iter().chain(store).cloned().collect(),
     };
     let (view, directory) = layout.build()?;
     let mut files = Files::new(view, Descriptors::standard(config.stdout.is_some()), &directory)

@@ -1,5 +1,5 @@
-//! The monitor's own directory of its user, which has the key for checkpoints and the records of changes. No guest
-//! sees it, whatever it is granted.
+//! The monitor's own directories: that of its user, which has the key for checkpoints and the records of changes, and
+//! the store, whose records a guest that had read it could imitate. No guest sees them, whatever it is granted.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use crate::host::private;
 /// same directory has it where it is mounted once more.
 type Identity = (u64, u64);
 
-/// The monitor's own directory.
+/// A directory of the monitor's own.
 #[derive(Debug)]
 pub(super) struct Hidden {
     /// Its path without links. The end of it may not exist yet.
@@ -24,7 +24,7 @@ pub(super) struct Hidden {
     above: Vec<(Identity, Vec<u8>)>,
 }
 
-/// Where the monitor's own directory is, seen from another one.
+/// Where such a directory is, seen from another one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Relation {
     /// Not to be reached from there.

@@ -68,9 +68,9 @@ pub struct Layout {
     pub overlay: bool,
     /// Who takes the checkpoints that the program asks for by /dev/cairn, which isn't there without.
     pub checkpoints: Option<Arc<dyn WholeCheckpoints>>,
-    /// The monitor's own directory on the host, which no guest may have: where a directory that is shown leads to
-    /// it, an empty one is in its place.
-    pub hidden: Option<PathBuf>,
+    /// The monitor's own directories on the host, which no guest may have: where a directory that is shown leads to
+    /// one, an empty one is in its place.
+    pub hidden: Vec<PathBuf>,
 }
 
 /// Why a file tree can't be made.
@@ -90,8 +90,8 @@ pub enum LayoutError {
     },
     /// The directory is the monitor's own, or in it.
     #[error(
-        "can't show {} to a program: in {} are the key that its user's checkpoints are signed with, and records \
-         of changes", host.display(), own.display()
+        "can't show {} to a program: {} is Cairn's own, with a key or with checkpoints",
+        host.display(), own.display()
     )]
     Own {
         /// The directory.
@@ -101,7 +101,7 @@ pub enum LayoutError {
     },
     /// The monitor's own directory can't be made, and the guest could make it then.
     #[error(
-        "can't let a program write above {}, where Cairn keeps its user's key, and which can't be made", own.display()
+        "can't let a program write above {}, which is Cairn's own and can't be made", own.display()
     )]
     NoOwn {
         /// The monitor's own directory.
@@ -181,7 +181,7 @@ impl Layout {
             let over = overlay.clone().map(|budget| (budget, device()));
             view.grant(grant, over)?;
         }
-        if let Some(own) = &self.hidden {
+        for own in &self.hidden {
             let empty = |point| MemoryTree::new(point, device(), 0o700, Arc::clone(&budget)).read_only();
             view.hide(&Hidden::find(own), empty)?;
         }
@@ -242,7 +242,7 @@ impl FileView {
         Ok(())
     }
 
-    /// Puts what `empty` makes where the guest would see the monitor's own directory.
+    /// Puts what `empty` makes where the guest would see a directory of the monitor's own.
     fn hide(
         &mut self,
         own: &Hidden,

@@ -282,7 +282,7 @@ fn beside_a_key(
         grants: grants(host.path()),
         private_bytes: 1 << 20,
         overlay,
-        hidden: Some(own),
+        hidden: vec![own],
         ..Layout::default()
     };
     let (view, start) = layout.build()?;

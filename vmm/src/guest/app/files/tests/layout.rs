@@ -25,7 +25,7 @@ fn started_in(directory: &str, grants: impl FnOnce(&Path) -> Vec<Grant>) -> Worl
         functions: Vec::new(),
         overlay: false,
         checkpoints: None,
-        hidden: None,
+        hidden: Vec::new(),
     };
     let (view, start) = layout.build().unwrap();
     let files = Files::new(view, Descriptors::empty(), &start).unwrap();

@@ -195,7 +195,7 @@ fn files(grants: &[Grant], overlay: bool) -> Files {
         functions: Vec::new(),
         overlay,
         checkpoints: None,
-        hidden: None,
+        hidden: Vec::new(),
     };
     let (view, start) = layout.build().unwrap();
     Files::new(view, Descriptors::empty(), &start).unwrap()
