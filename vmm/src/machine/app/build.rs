@@ -118,7 +118,7 @@ pub(super) fn files(
     functions: Vec<SharedPci>,
     checkpoints: Option<Arc<dyn WholeCheckpoints>>,
 ) -> Result<Files, RunError> {
-    raise_limits()?;
+    prepare_limits()?;
     if let Some(overlay) = &config.overlay {
         for grant in config.grants.iter().filter(|grant| grant.writable) {
             let directory = grant.host.display();
@@ -154,17 +154,14 @@ pub(super) fn files(
     Ok(files)
 }
 
-/// Lets the monitor have as many descriptors, and as long files, as it may: each file in the program's private
-/// directories takes a descriptor, and is a file to the host. Where a limit can't be raised, those directories are full
-/// sooner, and a longer file is an error.
-fn raise_limits() -> Result<(), RunError> {
-    for (resource, name) in
-        [(Resource::RLIMIT_NOFILE, "open files"), (Resource::RLIMIT_FSIZE, "a file's length")]
-    {
-        let raised = getrlimit(resource).and_then(|(_, most)| setrlimit(resource, most, most));
-        if let Err(error) = raised {
-            tracing::debug!(%error, "the limit of {name} stays as it is");
-        }
+/// Lets the monitor have as many descriptors as it may: each file in the program's private directories takes one. Where
+/// it can't be raised, those directories are full sooner. The limit of a file's length stays, and a longer one is an
+/// error, of the program's and of the store's.
+fn prepare_limits() -> Result<(), RunError> {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit of open files stays as it is");
     }
     survive_long_files().map_err(|source| RunError::Host { what: "a signal", source: source.into() })
 }

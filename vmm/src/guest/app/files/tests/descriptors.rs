@@ -149,11 +149,11 @@ fn cutting_a_file_by_its_path_leaves_its_locks() {
         world.run(path, |files, at| files.view().resize(&files.caller(&NoProcess), at, size))
     };
     assert_eq!(resize(&world, "/rw/file", 4), Ok(()));
-    assert_eq!(std::fs::read(world.on_host("rw/file")).unwrap(), b"0123");
-    // A lock of an open file asks whether it meets the process's.
-    let other = std::fs::File::open(world.on_host("rw/file")).unwrap();
+    // A lock of an open file asks whether it meets the process's, which closing any descriptor of the file drops.
+    let mut other = std::fs::File::open(world.on_host("rw/file")).unwrap();
     fcntl(&other, FcntlArg::F_OFD_GETLK(&mut lock)).unwrap();
     assert_eq!(i32::from(lock.l_type), libc::F_WRLCK);
+    assert_eq!(std::io::read_to_string(&mut other).unwrap(), "0123");
 
     std::fs::write(world.on_host("ro/file"), "x").unwrap();
     for (path, expected) in [
