@@ -67,6 +67,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("kvm_files_back", "about files more than about KVM, and minutes"),
     ("kvm_fork_point", "dozens of machines one after the other"),
     ("kvm_resume_programs", "kvm_resume has the like"),
+    ("kvm_stdout", "about files, not about KVM; the bed has no /dev/stdout"),
     ("kvm_trust", "about files, not about KVM"),
 ];
 
