@@ -7,7 +7,7 @@ use cairn_abi::CheckpointId;
 use cairn_vmm::machine::control::Request;
 use clap::Args;
 
-use crate::guests;
+use crate::{guests, number};
 
 /// What the help of `cairn checkpoint` says after the options.
 const CHECKPOINT_HELP: &str = "\
@@ -53,8 +53,7 @@ pub(crate) struct Rollback {
 
 /// A checkpoint's number.
 pub(crate) fn checkpoint(text: &str) -> Result<CheckpointId, String> {
-    let id = text.parse().map(CheckpointId);
-    id.map_err(|_| "write a checkpoint's number, as `cairn store ls` tells".to_owned())
+    number::checkpoint(text).map(CheckpointId)
 }
 
 impl Checkpoint {

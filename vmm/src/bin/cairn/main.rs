@@ -12,6 +12,7 @@ mod control;
 mod doctor;
 mod exit;
 mod guests;
+mod number;
 mod ps;
 mod restore;
 mod run;

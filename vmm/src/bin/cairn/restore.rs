@@ -13,9 +13,8 @@ use cairn_vmm::machine::whole::{Consent, WholeConfig};
 use clap::Args;
 
 use crate::control::checkpoint;
-use crate::store_options::keep;
 use crate::whole::Every;
-use crate::{run, state};
+use crate::{number, run, state};
 
 /// What the help says after the options.
 const MORE_HELP: &str = "\
@@ -48,7 +47,7 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "TIME", value_parser = Every::parse)]
     every: Option<Every>,
     /// Keep only the newest N checkpoints [default: as before].
-    #[arg(long, value_name = "N", value_parser = keep)]
+    #[arg(long, value_name = "N", value_parser = number::from_one)]
     keep: Option<NonZeroUsize>,
     /// Take no further checkpoints. Where standard output is a file or directories are changed, the store is still held,
     /// so that nobody else runs the program.

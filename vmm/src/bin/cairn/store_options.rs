@@ -8,6 +8,7 @@ use cairn_store::{Level, Options};
 use cairn_vmm::machine::storing::StoreConfig;
 use clap::{Args, ValueEnum};
 
+use crate::number;
 use crate::size::Size;
 
 /// See the module.
@@ -19,7 +20,7 @@ pub(crate) struct StoreOptions {
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
     /// Keep only the newest N checkpoints [default: all].
-    #[arg(long, value_name = "N", requires = "store", value_parser = keep)]
+    #[arg(long, value_name = "N", requires = "store", value_parser = number::from_one)]
     keep: Option<NonZeroUsize>,
     /// Bytes that the store may take: the oldest checkpoints go, never the newest [default: no bound].
     #[arg(long, value_name = "SIZE", requires = "store")]
@@ -35,11 +36,6 @@ enum Durable {
     Written,
     /// They survive a power failure.
     Synced,
-}
-
-/// How many checkpoints are kept, for `--keep`.
-pub(crate) fn keep(text: &str) -> Result<NonZeroUsize, String> {
-    text.parse().map_err(|_| "write a number from 1".to_owned())
 }
 
 impl StoreOptions {

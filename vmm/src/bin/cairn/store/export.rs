@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use cairn_store::PAGE_SIZE;
 use clap::Args;
 
-use super::{Place, bar, number};
+use super::{Place, bar};
+use crate::number;
 use crate::size::readable;
 
 /// Options of `cairn store export`.

@@ -8,8 +8,9 @@ use cairn_store::{Options, Writer};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Place, bar, number, print_json};
+use super::{Place, bar, print_json};
 use crate::exit;
+use crate::number;
 use crate::size::{Size, readable};
 
 /// Options of `cairn store verify`.

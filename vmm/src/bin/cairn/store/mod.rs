@@ -3,7 +3,6 @@
 mod export;
 mod list;
 mod maintain;
-pub(crate) mod number;
 mod show;
 mod time;
 

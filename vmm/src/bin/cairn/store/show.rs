@@ -11,7 +11,8 @@ use cairn_vmm::store::signature::{CheckedSnapshot, Unsigned};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Place, bar, number, print_json, table};
+use super::{Place, bar, print_json, table};
+use crate::number;
 use crate::size::readable;
 use crate::state;
 
