@@ -268,6 +268,18 @@ fn a_session_of_the_programs_own_is_on_both_sides_of_a_fork_point() {
     }
 }
 
+/// What was written after the comeback moves too, and not only what came back.
+#[test]
+fn memory_that_is_not_all_there_yet_moves_whole() {
+    let place = Place::new();
+    let (out, err) = printed(&mut place.guest("never", &["moves"]), b"");
+    assert_eq!(out, "taken\n", "{err}");
+    for _ in 0..3 {
+        let (out, err) = printed(&mut place.restore(&["--no-checkpoints"]), b"");
+        assert_eq!(out, "resumed\n", "{err}");
+    }
+}
+
 /// The process stays, and the program in it goes on from its fork point.
 #[test]
 fn a_rollback_resumes_at_the_fork_point_too() {

@@ -188,7 +188,8 @@ impl Reservation {
     /// Moves the pages of `from` to `to`, of the same length, instead of what was there.
     ///
     /// The source stays mapped until it is cleared: were it unmapped even for a moment, another thread's
-    /// mapping could land there.
+    /// mapping could land there. Nothing of `from` may be registered with a userfaultfd: what was written beside that
+    /// would be lost.
     ///
     /// # Errors
     /// What mremap says; EINVAL when one isn't inside, they overlap or differ in length, and on kernels
@@ -202,8 +203,9 @@ impl Reservation {
         self.clear(from.clone())
     }
 
-    /// mremap takes one mapping of the host at a time, and may not take what the guest has as one: then
-    /// the halves are tried.
+    /// Before Linux 6.17, mremap takes one mapping of the host at a time, and may not take what the guest has as one:
+    /// then the halves are tried. Since then it takes several, one after the other, but for the registered ones of
+    /// `relocate`: for these it fails in the same way, when those before them may have moved.
     fn relocate_pieces(&self, source: usize, target: usize, len: usize) -> Result<(), Errno> {
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
         // SAFETY: the caller checked that both spans are inside the reservation, which this value owns,

@@ -168,6 +168,12 @@ impl Mapping {
         }
     }
 
+    /// Whether its pages are those of a file that the host has mapped, and not the monitor's memory.
+    #[must_use]
+    pub fn is_of_host_file(&self) -> bool {
+        matches!(self.content, Content::File { bytes: FileBytes::Private | FileBytes::Shared, .. })
+    }
+
     pub(super) fn is_memory(&self) -> bool {
         matches!(self.content, Content::Anonymous | Content::Heap | Content::Stack | Content::Shared)
     }

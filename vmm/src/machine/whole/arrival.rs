@@ -304,6 +304,19 @@ impl Arrival for Incoming {
         })?;
         if state.pending.overlaps(&pages) { Err(Errno::ENOMEM) } else { Ok(()) }
     }
+
+    fn hand_over(&self, range: &Range<u64>) -> Result<(), Errno> {
+        self.hasten(range)?;
+        // Without it, all of the memory is left to itself.
+        let Some(userfault) = self.ask().as_ref().map(|state| Arc::clone(&state.userfault)) else {
+            return Ok(());
+        };
+        let address = |at| self.memory.window().address(at);
+        userfault.unregister(&(address(range.start)..address(range.end))).map_err(|error| {
+            tracing::error!(%error, "memory that is to be moved can't be handed over");
+            error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+        })
+    }
 }
 
 impl Bringer {

@@ -18,7 +18,7 @@ use super::tracker::{Backing, Changes, Tracker};
 use crate::checkpoint::SessionBytes;
 use crate::guest::app::files::{FilesImage, ImageError};
 use crate::guest::app::image::{FreezeError, FrozenCpu, FrozenProcess};
-use crate::guest::app::mapping::{Content, FileBytes};
+use crate::guest::app::mapping::Content;
 use crate::guest::app::process::Process;
 use crate::guest::app::space::AddressSpace;
 use crate::kvm::slots::SlotError;
@@ -223,7 +223,7 @@ fn backing(space: &AddressSpace) -> RangeMap<u64, Backing> {
         let backing = match mapping.content {
             Content::Device { .. } => return None,
             _ if mapping.shows().is_some() => Backing::Shown,
-            Content::File { bytes: FileBytes::Private | FileBytes::Shared, .. } => Backing::File,
+            _ if mapping.is_of_host_file() => Backing::File,
             _ => Backing::Memory,
         };
         Some((range.clone(), backing))

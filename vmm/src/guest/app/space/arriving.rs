@@ -25,6 +25,12 @@ pub trait Arrival: Send + Sync {
     /// # Errors
     /// EIO when it can't be had.
     fn hasten(&self, range: &Range<u64>) -> Result<(), Errno>;
+
+    /// As [`hasten`](Self::hasten) for anonymous memory, which nobody waits for from now on: so it may move.
+    ///
+    /// # Errors
+    /// As for `hasten`, and what the host says.
+    fn hand_over(&self, range: &Range<u64>) -> Result<(), Errno>;
 }
 
 /// Whoever brings it.

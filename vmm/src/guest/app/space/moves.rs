@@ -97,9 +97,9 @@ impl AddressSpace {
             self.map_memory(Place::Exactly(more.clone()), mapping.rights, mapping.content.clone())?;
         }
         self.leave(&kept);
-        if let Some(arriving) = &self.arriving {
-            // Only what is there moves.
-            arriving.hasten(&kept).map_err(SpaceError::Host)?;
+        if let (Some(arriving), false) = (&self.arriving, mapping.is_of_host_file()) {
+            // Only what is there moves, and all of it.
+            arriving.hand_over(&kept).map_err(SpaceError::Host)?;
         }
         self.tables.map(&kept, Rights::NONE, false);
         if let Err(errno) = self.memory.window().relocate(&kept, &moved) {

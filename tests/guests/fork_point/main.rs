@@ -1,5 +1,7 @@
 //! A program that takes checkpoints of itself.
 
+mod moves;
+
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -20,6 +22,7 @@ fn main() -> ExitCode {
         Some("until stored") => until_stored(),
         Some("shared") => shared(),
         Some("session") => session(),
+        Some("moves") => moves::run(),
         _ => Err(anyhow::anyhow!("no such mode")),
     };
     match done {
