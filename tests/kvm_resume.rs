@@ -195,10 +195,13 @@ fn what_cant_go_on_says_why() {
     while wait_for_checkpoint(&mut told, &mut said).unwrap() < newest + 2 {}
     child.kill().unwrap();
     child.wait().unwrap();
-    fs::write(place.output(), "").unwrap();
-    refused(&[], &["isn't the program's output any more"]);
+    let output = fs::read(place.output()).unwrap();
+    for other in [&b""[..], &[b'x'; 1 << 16], &[b"x", &output[1..]].concat()] {
+        fs::write(place.output(), other).unwrap();
+        refused(&[], &["isn't the program's output any more"]);
+    }
     // So that nothing but the damage is in the way.
-    fs::write(place.output(), [b'x'; 1 << 16]).unwrap();
+    fs::write(place.output(), output).unwrap();
     // Any damage is found, if not at once then when the memory is read: nothing wrong ever runs on.
     for entry in fs::read_dir(place.store()).unwrap() {
         let path = entry.unwrap().path();
@@ -251,9 +254,9 @@ fn a_store_that_somebody_deletes_is_made_anew() {
     ends_natively(&place, child, &native);
 }
 
-/// Fewer are kept than are newer than the one that is gone on from, so that this is dropped.
+/// The one that is gone on from is the oldest of those that are kept, so that it's dropped when another one follows.
 #[test]
-fn what_goes_on_from_one_that_is_not_kept_is_checkpointed() {
+fn what_goes_on_from_the_last_one_that_is_kept_is_checkpointed() {
     let place = Place::new();
     let (mut child, mut told, native) = begun(&place);
     let mut said = String::new();
@@ -263,8 +266,15 @@ fn what_goes_on_from_one_that_is_not_kept_is_checkpointed() {
     child.kill().unwrap();
     child.wait().unwrap();
     let before = checkpoints(&place.store());
-    let options = ["--at", &before[0].to_string(), "--keep", "2"];
-    let (child, mut told) = start(&mut place.restore(&options));
+    // With fewer it would be gone at once, and with it all that it is of use for.
+    let at = before[0].to_string();
+    let with_keep = |keep: usize| place.restore(&["--at", &at, "--keep", &keep.to_string()]);
+    let refused = Printed::from(run(&mut with_keep(before.len() - 1), b"").unwrap());
+    let told = String::from_utf8_lossy(&refused.err);
+    let advice = format!("keep {} or more", before.len());
+    assert!(refused.status == Some(1) && told.contains(&advice), "{told}");
+    assert_eq!(checkpoints(&place.store()), before);
+    let (child, mut told) = start(&mut with_keep(before.len()));
     for _ in 0..2 {
         let taken = wait_for_checkpoint(&mut told, &mut said);
         assert!(taken.is_some_and(|id| before[before.len() - 1] < id), "{taken:?}: {said}");

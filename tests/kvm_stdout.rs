@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use cairn_tests::resume::{Place, Trial, goes_on, is_there, kill_and_restore};
+use cairn_tests::resume::{Place, Trial, goes_on, is_there, kill_and_restore, start, wait_for_checkpoint};
 use cairn_tests::{Printed, run};
 
 const PYTHON: &str = "/usr/bin/python3";
@@ -36,6 +36,33 @@ for turn in range(300):
 #[test]
 fn a_program_that_seeks_loses_nothing() {
     goes_on(&[PYTHON, "-S", "-c", SEEKS], &Trial::new("20ms", 3, 60));
+}
+
+/// One of an older checkpoint, whose output is in the place of the newest one's, and that isn't known to the store.
+#[test]
+fn output_of_another_run_is_not_taken_for_a_checkpoints() {
+    const PROGRAM: &str = "
+import os, time
+for turn in range(100):
+    os.write(1, os.urandom(50).hex().encode() + b'\\n')
+    time.sleep(0.01)
+";
+    if !is_there(PYTHON) {
+        return;
+    }
+    let place = Place::new();
+    let (mut child, mut told) = start(place.run("20ms", &[]).args([PYTHON, "-S", "-c", PROGRAM]));
+    let mut said = String::new();
+    let first = wait_for_checkpoint(&mut told, &mut said).unwrap();
+    while wait_for_checkpoint(&mut told, &mut said).unwrap() < first + 5 {}
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let other = ["--no-checkpoints", "--at", &first.to_string()];
+    assert!(run(&mut place.restore(&other), b"").unwrap().status.success());
+    let refused = Printed::from(run(&mut place.restore(&[]), b"").unwrap());
+    let told = String::from_utf8_lossy(&refused.err);
+    assert!(refused.status == Some(1) && told.contains("isn't the program's output any more"), "{told}");
+    assert_eq!(fs::read(place.output()).unwrap().len(), 101 * 100, "the file is as it was");
 }
 
 /// What programs do with a standard output that is a pipe they do with this one.

@@ -76,7 +76,8 @@ fn code(error: &anyhow::Error) -> u8 {
             | RunError::Stdout(_)
             | RunError::Unfinished { .. }
             | RunError::Publish(_)
-            | RunError::NoCheckpoint { .. },
+            | RunError::NoCheckpoint { .. }
+            | RunError::NotKept { .. },
         ) => OTHER,
         Some(_) => GUEST_FAILED,
         None if error.downcast_ref::<KvmError>().is_some() => NO_KVM,

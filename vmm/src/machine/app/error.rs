@@ -167,6 +167,19 @@ pub enum RunError {
         /// Its directory.
         store: PathBuf,
     },
+    /// The checkpoint would be dropped as soon as the store is opened, and its branch lost until the next one.
+    #[error(
+        "checkpoint {id} would be lost before another one follows it, as {newer} are newer and the newest {keep} are \
+         kept: keep {} or more (--keep), or go on without checkpoints (--no-checkpoints)", newer + 1
+    )]
+    NotKept {
+        /// The checkpoint.
+        id: u64,
+        /// How many are newer.
+        newer: usize,
+        /// How many are kept.
+        keep: usize,
+    },
     /// What an earlier run had begun to do to a directory can't be finished, and has to be before anything else.
     #[error("the program was not started: what an earlier run left undone in {} can't be finished", directory.display())]
     Unfinished {

@@ -96,7 +96,7 @@ pub(super) fn run(
     let asked: Arc<dyn control::Guest> = Arc::<Front>::clone(&front);
     let control = control::start(asked, config.whole.is_some());
     let lives = Lives { kvm, config, front: Arc::clone(&front), figures, happened };
-    let parent = Parent { id, kept_output: output.kept, signer };
+    let parent = Parent { id, output: output.file(), signer };
     let ended = lives.run(Next { machine, parent, output: Some(output), back: None });
     // In this order: what was asked is answered when nobody is there any more who would do it.
     front.end();
@@ -164,7 +164,7 @@ impl Lives<'_> {
         let (machine, comeback) = self.prepare(life, back.to).map_err(|error| chain(&error))?;
         tracing::debug!(after = ?back.begun.elapsed(), "the next machine is built");
         let output = comeback.output.clone();
-        let kept_output = output.as_ref().map_or(0, Output::length);
+        let noted = output.as_ref().map(Output::noted).unwrap_or_default();
         let (signer, _) = comeback.signer(self.config.state.key.as_ref());
         let asker = life.asker.as_ref().ok_or("nobody takes its checkpoints")?;
         // Who asks for a checkpoint meanwhile waits for what comes of this.
@@ -172,7 +172,7 @@ impl Lives<'_> {
         match asker.go_back(Arc::new(comeback)) {
             Ok(id) => {
                 tracing::debug!(after = ?back.begun.elapsed(), "the program has left this machine");
-                Ok((machine, Parent { id: Some(id), kept_output, signer }, output))
+                Ok((machine, Parent { id: Some(id), output: noted, signer }, output))
             }
             Err(refused) => {
                 self.front.set_life(Some(life.clone()));

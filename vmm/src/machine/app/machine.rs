@@ -20,7 +20,7 @@ use crate::machine::poller;
 use crate::machine::run_loop::RunLoop;
 use crate::machine::sandbox::{self, SandboxError};
 use crate::machine::unit::{SharedUnit, UnitRegisters};
-use crate::machine::whole::{self, Bringer, Door, Exit, SavedConfig, Whole};
+use crate::machine::whole::{self, Bringer, Door, Exit, OutputFile, SavedConfig, Whole};
 use crate::store::Sink;
 use crate::store::signature::Signer;
 
@@ -28,8 +28,8 @@ use crate::store::signature::Signer;
 pub(super) struct Parent {
     /// The checkpoint that the program was brought back from, if that can be.
     pub(super) id: Option<CheckpointId>,
-    /// Bytes that the file of standard output has of that of the store's newest checkpoint.
-    pub(super) kept_output: u64,
+    /// What the file of standard output is, if there is one.
+    pub(super) output: OutputFile,
     /// Signs what follows.
     pub(super) signer: Option<Signer>,
 }
@@ -125,7 +125,7 @@ impl Machine {
             slots: Arc::clone(&self.slots),
             orders,
             parent: parent.id,
-            kept_output: parent.kept_output,
+            output: parent.output,
             signer: parent.signer,
             figures: Arc::clone(&lives.figures),
         };

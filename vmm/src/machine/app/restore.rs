@@ -100,6 +100,8 @@ impl Trusted {
         name: Option<GuestName>,
     ) -> Result<Ended, RunError> {
         let Self { comeback, config } = self;
+        let keep = further.as_ref().and_then(|(store, _)| store.options.keep);
+        keep.map_or(Ok(()), |keep| comeback.check_kept(keep))?;
         let kvm = System::open()?;
         let (store, whole) = further.unzip();
         let name = name.unwrap_or_else(|| config.name.clone());

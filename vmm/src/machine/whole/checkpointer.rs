@@ -3,23 +3,23 @@
 //! The first checkpoint has all of the memory: it's copied while the program runs, behind a dirty log that was just
 //! begun, so that the program stands still only for what it wrote meanwhile. Each later one has what changed since.
 
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Batch, Level};
+use cairn_store::{Batch, Level, ObjectName};
 use nix::errno::Errno;
 
 use super::OWNER;
 use super::comeback::Comeback;
 use super::door::{Door, Gone};
-use super::figures::{Figures, nanoseconds};
+use super::figures::Figures;
 use super::files::TakenFiles;
+use super::orders::{Order, Orders, Refused};
 use super::pages::Pages;
-use super::saved::{self, SavedConfig, SavedError};
+use super::saved::{self, Parts, SavedConfig, SavedError};
 use super::take::{OutputSource, Source, TakeError, Taken, Untaken};
-use crate::guest::app::files::Request;
 use crate::store::signature::{SignError, Signer, Staged};
 use crate::store::{Sink, SinkError};
 
@@ -63,97 +63,6 @@ impl From<Gone> for Failed {
     }
 }
 
-/// What the thread is told.
-#[derive(Debug)]
-pub(crate) enum Order {
-    /// To take a checkpoint now.
-    Take(Wanted),
-    /// To end the program's run here, as it goes on from a checkpoint.
-    GoBack(Arc<Comeback>, Sender<Result<CheckpointId, Refused>>),
-    /// To end.
-    Stop,
-}
-
-/// Who wants a checkpoint.
-#[derive(Debug)]
-pub(crate) enum Wanted {
-    /// A thread of the monitor.
-    Monitor(Sender<Result<CheckpointId, Refused>>),
-    /// The program itself.
-    Program(Request),
-}
-
-impl Wanted {
-    fn answer(self, outcome: Result<CheckpointId, Refused>) {
-        match self {
-            // Whoever asked may have gone.
-            Self::Monitor(tell) => drop(tell.send(outcome)),
-            Self::Program(request) => match outcome {
-                Ok(id) => request.answer(Ok(id)),
-                Err(Refused(text)) => request.answer(Err(&text)),
-            },
-        }
-    }
-}
-
-/// Why there is no checkpoint, as a text.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Refused(String);
-
-/// Asks for checkpoints, from any thread that the checkpointer never waits for.
-#[derive(Clone, Debug)]
-pub(crate) struct Asker(Sender<Order>);
-
-/// Where the thread is told.
-pub(crate) type Orders = Receiver<Order>;
-
-/// The two ends of what the thread is told.
-pub(crate) fn orders() -> (Asker, Orders) {
-    let (sender, receiver) = mpsc::channel();
-    (Asker(sender), receiver)
-}
-
-impl Asker {
-    /// Has a checkpoint taken and waits until the store has it, at the level that the store's checkpoints have.
-    ///
-    /// # Errors
-    /// [`Refused`]: it couldn't be taken or written, or the program has ended.
-    pub(crate) fn checkpoint(&self) -> Result<CheckpointId, Refused> {
-        let answer = self.begin();
-        answer.recv().unwrap_or_else(|_| Err(Refused(Failed::Gone.to_string())))
-    }
-
-    /// Has a checkpoint taken, and tells through the result when the store has it. A result that is closed says that
-    /// the program has ended.
-    pub(crate) fn begin(&self) -> Receiver<Result<CheckpointId, Refused>> {
-        let (tell, told) = mpsc::channel();
-        self.order(Wanted::Monitor(tell));
-        told
-    }
-
-    /// Has a checkpoint taken for somebody.
-    pub(super) fn order(&self, wanted: Wanted) {
-        // With a thread that has ended, who wants it goes too, and so learns it.
-        let _ = self.0.send(Order::Take(wanted));
-    }
-
-    /// Ends the program's run here, as it goes on from `comeback`, and answers what that is in the store: the
-    /// checkpoint itself, or a repetition of it, which is then the newest. From then on nothing is written any more.
-    ///
-    /// # Errors
-    /// [`Refused`]: the store failed, and the program runs on; or it has ended.
-    pub(crate) fn go_back(&self, comeback: Arc<Comeback>) -> Result<CheckpointId, Refused> {
-        let (tell, told) = mpsc::channel();
-        let _ = self.0.send(Order::GoBack(comeback, tell));
-        told.recv().unwrap_or_else(|_| Err(Refused(Failed::Gone.to_string())))
-    }
-
-    pub(super) fn stop(&self) {
-        let _ = self.0.send(Order::Stop);
-    }
-}
-
 /// All that the thread has.
 pub(super) struct Checkpointer {
     pub(super) door: Arc<Door>,
@@ -192,7 +101,7 @@ impl Checkpointer {
                 Ok(Order::GoBack(comeback, answer)) => {
                     let left = self.go_back(&comeback);
                     let has_left = matches!(left, Ok(_) | Err(Failed::Gone));
-                    let _ = answer.send(left.map_err(|failed| Refused(chain(&failed))));
+                    let _ = answer.send(left.map_err(|failed| Refused::from(&failed)));
                     if has_left {
                         return;
                     }
@@ -209,7 +118,7 @@ impl Checkpointer {
                 Err(failed) => self.tell(failed),
             }
             if let Some(wanted) = wanted {
-                wanted.answer(taken.map_err(|failed| Refused(chain(&failed))));
+                wanted.answer(taken.map_err(|failed| Refused::from(&failed)));
             }
             if gone {
                 return;
@@ -250,20 +159,8 @@ impl Checkpointer {
             self.parent = None;
             return Err(TakeError::from(error).into());
         }
-        let pause_ns = nanoseconds(pause);
         tracing::info!(id = id.0, pages, bytes, ?pause, all = ?begun.elapsed(), "a checkpoint of the program");
-        let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
-        *figures = Figures {
-            checkpoints: figures.checkpoints + 1,
-            newest: id.0,
-            pages,
-            bytes,
-            pause_ns,
-            longest_pause_ns: figures.longest_pause_ns.max(pause_ns),
-            all_pauses_ns: figures.all_pauses_ns + pause_ns,
-            taken: Some(SystemTime::now()),
-            ..*figures
-        };
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner).count(id, pages, bytes, pause);
         Ok(id)
     }
 
@@ -337,7 +234,7 @@ impl Checkpointer {
     fn repeat(&self, comeback: &Comeback, kept: u64, batch: &mut Batch) -> Result<(), Failed> {
         comeback.repeat(batch, &self.config, kept)?;
         let key = self.signer.as_ref().map(Signer::key);
-        self.sign(comeback.signer(key).0.as_ref(), batch)?;
+        self.sign(comeback.signer(key).0.as_ref(), batch, &Parts::default())?;
         Ok(())
     }
 
@@ -349,16 +246,19 @@ impl Checkpointer {
 
     /// Has a checkpoint committed, and answers how many bytes the store has got.
     fn write(&mut self, id: CheckpointId, taken: &Taken) -> Result<u64, Failed> {
+        // The program writes behind that meanwhile.
+        let describe = |(output, length): (&OutputSource, u64)| output.describe(length);
+        let output = self.source.output.as_ref().zip(taken.stdout).map(describe).transpose()?;
         let mut batch = self.sink.batch(id, self.parent);
-        if let Err(error) = saved::write(&mut batch, &self.config, taken, &mut self.source.tracker.hot()) {
-            self.sink.give_back(batch);
-            return Err(error.into());
-        }
-        let staged = match self.sign(self.signer.as_ref(), &mut batch) {
+        let written = saved::write(&mut batch, &self.config, taken, output, &mut self.source.tracker.hot());
+        let signed = written
+            .map_err(Failed::from)
+            .and_then(|parts| Ok(self.sign(self.signer.as_ref(), &mut batch, &parts)?));
+        let staged = match signed {
             Ok(staged) => staged,
             Err(error) => {
                 self.sink.give_back(batch);
-                return Err(error.into());
+                return Err(error);
             }
         };
         let bytes = commit(&self.sink, batch, self.level)?;
@@ -368,11 +268,17 @@ impl Checkpointer {
         Ok(bytes)
     }
 
-    /// Signs a batch that is a change to what `signer` signed last.
-    fn sign(&self, signer: Option<&Signer>, batch: &mut Batch) -> Result<Option<Staged>, SignError> {
+    /// Signs a batch that is a change to what `signer` signed last, and has `parts` of pages.
+    fn sign(
+        &self,
+        signer: Option<&Signer>,
+        batch: &mut Batch,
+        parts: &Parts<'_>,
+    ) -> Result<Option<Staged>, SignError> {
         let parent = batch.parent();
         let parent = || self.sink.snapshot(OWNER, parent?, PATIENCE).ok()?;
-        signer.map(|signer| signer.stage(batch, saved::comes_lazily, parent)).transpose()
+        let whole = |object: &ObjectName, page| parts.page(object, page);
+        signer.map(|signer| signer.stage(batch, saved::comes_lazily, whole, parent)).transpose()
     }
 
     /// Tells a failure once for as long as it's the same.

@@ -1,5 +1,6 @@
 //! A program on its way back from a store.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -90,8 +91,8 @@ impl Comeback {
     /// [`RunError::Saved`].
     pub(crate) fn with_output(mut self, key: Option<&Key>) -> Result<Self, RunError> {
         let key = key.filter(|_| self.unsigned.is_none());
-        let length = self.saved.stdout().map(|(_, length)| length);
-        self.output = length.map(|length| Output::of(&self.store, self.id, length, key)).transpose()?;
+        let prefix = self.saved.output.map(|file| file.prefix);
+        self.output = prefix.map(|prefix| Output::of(&self.store, self.id, prefix, key)).transpose()?;
         Ok(self)
     }
 
@@ -101,6 +102,16 @@ impl Comeback {
     /// [`RunError::Saved`] when one does.
     pub(crate) fn lock(&self) -> Result<Lock, RunError> {
         Ok(Lock::take(&self.directory).map_err(SavedError::from)?)
+    }
+
+    /// Looks whether its store has it still when only the newest `keep` are kept.
+    ///
+    /// # Errors
+    /// [`RunError::NotKept`].
+    pub(crate) fn check_kept(&self, keep: NonZeroUsize) -> Result<(), RunError> {
+        let newer = self.store.checkpoints().iter().filter(|checkpoint| self.id < checkpoint.id).count();
+        let (id, keep) = (self.id.0, keep.get());
+        if newer < keep { Ok(()) } else { Err(RunError::NotKept { id, newer, keep }) }
     }
 
     /// Signs checkpoints that follow, and of which one they are changes: none where this one isn't signed, so that the
@@ -127,7 +138,7 @@ impl Comeback {
         config: &SavedConfig,
         kept: u64,
     ) -> Result<(), SavedError> {
-        let file = self.output.as_ref().map(|output| OutputFile { length: output.length(), kept });
+        let file = self.output.as_ref().map(|output| OutputFile { kept, ..output.file() });
         saved::repeat(batch, config, &self.snapshot, file)?;
         self.output.iter().try_for_each(|output| output.note(batch))
     }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use cairn_abi::CheckpointId;
+
 /// What has been done so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Figures {
@@ -30,6 +32,22 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// Counts a checkpoint, for which the program stood still for `pause`.
+    pub(super) fn count(&mut self, id: CheckpointId, pages: u64, bytes: u64, pause: Duration) {
+        let pause_ns = nanoseconds(pause);
+        *self = Self {
+            checkpoints: self.checkpoints + 1,
+            newest: id.0,
+            pages,
+            bytes,
+            pause_ns,
+            longest_pause_ns: self.longest_pause_ns.max(pause_ns),
+            all_pauses_ns: self.all_pauses_ns + pause_ns,
+            taken: Some(SystemTime::now()),
+            ..*self
+        };
+    }
+
     /// Every figure with its name.
     pub fn named(self) -> impl Iterator<Item = (&'static str, u64)> {
         let Self {
@@ -46,7 +64,7 @@ impl Figures {
             ("whole_newest_bytes", bytes),
             ("whole_newest_pause_ns", pause_ns),
             ("whole_longest_pause_ns", longest_pause_ns),
-            ("whole_pause_ns", all_pauses_ns),
+            ("whole_all_pauses_ns", all_pauses_ns),
             ("whole_rollbacks", rollbacks),
             ("whole_newest_rollback_ns", rollback_ns),
         ];
@@ -54,6 +72,6 @@ impl Figures {
     }
 }
 
-pub(super) fn nanoseconds(time: Duration) -> u64 {
+fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

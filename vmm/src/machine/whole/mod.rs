@@ -13,8 +13,10 @@ mod figures;
 mod files;
 mod hot;
 mod objects;
+mod orders;
 pub(crate) mod output;
 mod pages;
+mod prefix;
 mod program;
 mod saved;
 mod session;
@@ -32,10 +34,12 @@ use cairn_abi::CheckpointId;
 use cairn_store::Level;
 
 pub(crate) use arrival::Bringer;
-pub(crate) use checkpointer::{Asker, Orders, chain, orders};
+pub(crate) use checkpointer::chain;
 pub(crate) use comeback::Comeback;
 pub(crate) use door::{Door, Exit};
 pub use figures::Figures;
+pub(crate) use orders::{Asker, Orders, orders};
+pub(crate) use output::OutputFile;
 pub(crate) use program::for_program;
 pub use saved::{SavedConfig, SavedError};
 pub use stdout::StdoutError;
@@ -82,8 +86,8 @@ pub(crate) struct Parts {
     pub(crate) orders: (Asker, Orders),
     /// The checkpoint that the program was brought back from.
     pub(crate) parent: Option<CheckpointId>,
-    /// Bytes that the file of standard output has of that of the store's newest checkpoint.
-    pub(crate) kept_output: u64,
+    /// What the file of standard output is, if there is one.
+    pub(crate) output: OutputFile,
     /// Signs its checkpoints.
     pub(crate) signer: Option<Signer>,
     /// What was done so far.
@@ -99,14 +103,15 @@ impl Whole {
     /// # Errors
     /// [`RunError::Host`].
     pub(crate) fn start(parts: Parts) -> Result<Self, RunError> {
-        let output = parts.config.has_stdout().then(|| OutputSource::new(parts.kept_output));
-        let Parts { config, sink, level, door, calls, unit, slots, orders, parent, signer, figures, .. } =
+        let Parts { config, sink, level, door, calls, unit, slots, orders, parent, output, signer, figures } =
             parts;
         let (asker, orders) = orders;
         let host = |what| move |source: io::Error| RunError::Host { what, source };
         if !sink.claim(OWNER) {
             return Err(RunError::Broken("somebody else has the store"));
         }
+        let output = config.has_stdout().then(|| OutputSource::new(output)).transpose();
+        let output = output.map_err(host("the file of standard output"))?;
         let pagemap = Pagemap::open().map_err(host("to tell which pages there are"))?;
         let memory = calls.with(|process| Arc::clone(process.memory()));
         let tracker = Tracker::new(slots, memory, pagemap);

@@ -10,7 +10,8 @@
 //!
 //! A checkpoint's file is found by going from it to the newest: the first turn that cut a byte off has that byte. Who
 //! brings a program back from an older checkpoint notes no turn: what that one's file had is still there then, and
-//! whatever followed is lost, which the next checkpoint says.
+//! whatever followed is lost, which the next checkpoint says. Until there is one, the file tells by its
+//! [checksum](Prefix) that it isn't any more what checkpoints say that were newer.
 
 use std::fs::File;
 use std::io;
@@ -22,7 +23,9 @@ use cairn_store::{Batch, PAGE_SIZE, Store, section};
 use serde::{Deserialize, Serialize};
 
 use super::objects;
+use super::prefix::Prefix;
 use super::saved::{SavedError, output_file};
+use super::stdout;
 use crate::store::signature::{CheckedSnapshot, Key, Unsigned};
 
 /// Bytes that a rollback takes along at most. Bounds what a program that prints a lot costs in memory.
@@ -35,10 +38,10 @@ const PUT: &str = "output:put";
 const TAG: u64 = u64::from_le_bytes(*b"output\0\0");
 
 /// The file when a checkpoint was taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct OutputFile {
-    /// Bytes that it had.
-    pub(super) length: u64,
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct OutputFile {
+    /// All that it had.
+    pub(super) prefix: Prefix,
     /// Bytes at its beginning that it still had of the file of the checkpoint before it in the store, before a turn that
     /// this one notes: all of them, unless another run has begun since. A checkpoint that is complete may well go on in
     /// the file of the one before it, so that its parent doesn't tell.
@@ -84,24 +87,24 @@ pub enum OutputError {
 /// What the file is to be: as it is up to `start`, then these bytes. By default nothing at all.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Output {
-    pub(crate) start: u64,
-    pub(crate) put: Vec<u8>,
-    /// Bytes that it then has of the file of the store's newest checkpoint.
-    pub(crate) kept: u64,
+    pub(super) start: u64,
+    pub(super) put: Vec<u8>,
+    file: OutputFile,
 }
 
 impl Output {
-    /// The file of a checkpoint that left it with `length` bytes, as far as it's to be made from what it is now. With a
-    /// key only checkpoints count that were signed with it.
+    /// The file of a checkpoint that left it with `prefix`, as far as it's to be made from what it is now. With a key
+    /// only checkpoints count that were signed with it.
     ///
     /// # Errors
     /// [`SavedError`]; [`OutputError::Lost`] in it.
     pub(super) fn of(
         store: &Store,
         id: CheckpointId,
-        length: u64,
+        prefix: Prefix,
         key: Option<&Key>,
     ) -> Result<Self, SavedError> {
+        let length = prefix.length;
         let open = |id: CheckpointId| -> Result<CheckedSnapshot, SavedError> {
             let snapshot = Arc::new(store.snapshot(id)?);
             match key {
@@ -140,12 +143,40 @@ impl Output {
             start = length.checked_sub(turn.put).ok_or(OutputError::Lost(id.0))?;
         }
         let kept = if before == id { length } else { start };
-        Ok(Self { start, put, kept })
+        Ok(Self { start, put, file: OutputFile { prefix, kept } })
+    }
+
+    /// What the file is then, and how much of that the file of the store's newest checkpoint has.
+    pub(crate) fn file(&self) -> OutputFile {
+        self.file
+    }
+
+    /// The same, once that newest checkpoint is one that [notes](Self::note) it.
+    pub(crate) fn noted(&self) -> OutputFile {
+        OutputFile { kept: self.length(), ..self.file }
     }
 
     /// The bytes that the file has in the end.
-    pub(crate) fn length(&self) -> u64 {
-        self.start + self.put.len() as u64
+    pub(super) fn length(&self) -> u64 {
+        self.file.prefix.length
+    }
+
+    /// Whether it can be made of `file`.
+    ///
+    /// # Errors
+    /// What reading says.
+    pub(super) fn fits(&self, file: &File) -> io::Result<bool> {
+        let kept = Prefix::default().extended(file, self.start)?;
+        Ok(kept.followed_by(&self.put) == self.file.prefix)
+    }
+
+    /// What the present file has that will be cut off; nothing if that is too much, or nothing that could be read again.
+    fn lost(&self) -> io::Result<Vec<u8>> {
+        let Some(file) = stdout::to_read()? else { return Ok(Vec::new()) };
+        let cut = file.metadata()?.len().saturating_sub(self.start);
+        let mut lost = vec![0; if MOST < cut { 0 } else { usize::try_from(cut).unwrap_or(0) }];
+        file.read_exact_at(&mut lost, self.start)?;
+        Ok(lost)
     }
 
     /// Puts the turn into the batch that notes it, with what the present file has that will be cut off.
@@ -153,14 +184,7 @@ impl Output {
     /// # Errors
     /// [`SavedError`].
     pub(super) fn note(&self, batch: &mut Batch) -> Result<(), SavedError> {
-        let file = File::open("/proc/self/fd/1").map_err(OutputError::Read)?;
-        let length = file.metadata().map_err(OutputError::Read)?.len();
-        let cut = length.saturating_sub(self.start);
-        let mut lost = Vec::new();
-        if cut <= MOST {
-            lost.resize(usize::try_from(cut).unwrap_or_default(), 0);
-            file.read_exact_at(&mut lost, self.start).map_err(OutputError::Read)?;
-        }
+        let lost = self.lost().map_err(OutputError::Read)?;
         let turn = Turn { start: self.start, cut: lost.len() as u64, put: self.put.len() as u64 };
         let encoded = section::encode(&turn).map_err(|source| SavedError::Section { name: TURN, source })?;
         batch.section(TURN, encoded)?;
@@ -205,6 +229,11 @@ mod tests {
 
     use super::*;
 
+    /// Any file of that length.
+    fn prefix(length: u64) -> Prefix {
+        Prefix::default().followed_by(&vec![b'x'; usize::try_from(length).unwrap()])
+    }
+
     /// A store to which checkpoints are added by their parent and their file.
     struct Place {
         directory: tempfile::TempDir,
@@ -223,7 +252,7 @@ mod tests {
         fn add(&mut self, parent: Option<u64>, length: u64, kept: u64, turn: Option<(u64, &[u8])>) {
             self.newest += 1;
             let mut batch = Batch::new(CheckpointId(self.newest), parent.map(CheckpointId));
-            let file = section::encode(&Some(OutputFile { length, kept })).unwrap();
+            let file = section::encode(&Some(OutputFile { prefix: prefix(length), kept })).unwrap();
             batch.section("stdout", file).unwrap();
             if let Some((start, cut)) = turn {
                 let turn = Turn { start, cut: cut.len() as u64, put: 0 };
@@ -238,10 +267,11 @@ mod tests {
         /// lost.
         fn find(&self, id: u64, length: u64) -> Option<(u64, Vec<u8>)> {
             let store = Store::open(self.directory.path()).unwrap();
-            match Output::of(&store, CheckpointId(id), length, None) {
+            match Output::of(&store, CheckpointId(id), prefix(length), None) {
                 Ok(output) => {
                     assert_eq!(output.length(), length);
-                    assert_eq!(output.kept, if id == self.newest { length } else { output.start });
+                    assert_eq!(output.start + output.put.len() as u64, length);
+                    assert_eq!(output.file().kept, if id == self.newest { length } else { output.start });
                     Some((output.start, output.put))
                 }
                 Err(SavedError::Output(OutputError::Lost(lost))) if lost == id => None,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::checkpointer::{Asker, Wanted};
+use super::orders::{Asker, Wanted};
 use crate::guest::app::files::{Request, WholeCheckpoints};
 
 impl WholeCheckpoints for Asker {

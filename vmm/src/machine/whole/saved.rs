@@ -12,6 +12,7 @@
 //! | objects `file:...` | files that the program has in memory |
 //! | objects `session:...` | the bytes of the program's own session ([`session`](super::session)) |
 
+use std::collections::HashMap;
 use std::ffi::{CString, OsString};
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -19,7 +20,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cairn_abi::CheckpointId;
-use cairn_store::{Batch, BatchError, Level, Object, ObjectIndex, Options, PAGE_SIZE, StoreError, section};
+use cairn_store::{
+    Batch, BatchError, Level, Object, ObjectIndex, ObjectName, Options, PAGE_SIZE, StoreError, section,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -250,24 +253,38 @@ impl SavedConfig {
     }
 }
 
-/// Puts what was taken into a batch that was begun: of pages that are `hot`, what differs from the parent's.
+/// The memory's pages of which a batch has a part, as they are.
+#[derive(Debug, Default)]
+pub(super) struct Parts<'a>(HashMap<u64, &'a [u8; PAGE_SIZE]>);
+
+impl<'a> Parts<'a> {
+    /// A page of an object, if it's one of these.
+    pub(super) fn page(&self, object: &ObjectName, page: u64) -> Option<&'a [u8; PAGE_SIZE]> {
+        self.0.get(&page).copied().filter(|_| object.as_str() == MEMORY)
+    }
+}
+
+/// Puts what was taken into a batch that was begun: of pages that are `hot`, what differs from the parent's. `output` is
+/// what the file of standard output was, if there is one.
 ///
 /// # Errors
 /// [`SavedError`]: too much of something.
-pub(super) fn write(
+pub(super) fn write<'a>(
     batch: &mut Batch,
     config: &SavedConfig,
-    taken: &Taken,
+    taken: &'a Taken,
+    output: Option<OutputFile>,
     hot: &mut HotPages,
-) -> Result<(), SavedError> {
+) -> Result<Parts<'a>, SavedError> {
     let is_base = batch.parent().is_none();
     section(batch, PROGRAM, config)?;
     section(batch, "cpu", &taken.cpu)?;
     section(batch, "process", &taken.process)?;
     section(batch, "files", &taken.image)?;
     section(batch, "session", &taken.session)?;
-    section(batch, STDOUT, &taken.stdout)?;
+    section(batch, STDOUT, &output)?;
     let memory = objects::add(batch, MEMORY, MEMORY_TAG, WINDOW_SIZE / PAGE)?;
+    let mut parts = Parts::default();
     let mut chunks = Vec::with_capacity(PAGE_SIZE);
     for (page, bytes) in taken.pages.iter() {
         // A complete one has all pages, most of which aren't written any more.
@@ -282,6 +299,7 @@ pub(super) fn write(
             Change::Chunks(mask) => {
                 hot::gather(bytes, mask, &mut chunks);
                 batch.chunks(memory, page, mask, &chunks)?;
+                parts.0.insert(page, bytes);
             }
         }
     }
@@ -300,7 +318,8 @@ pub(super) fn write(
             batch.page(*object, *page, bytes)?;
         }
     }
-    program_session::write(batch, &taken.session, &taken.session_bytes)
+    program_session::write(batch, &taken.session, &taken.session_bytes)?;
+    Ok(parts)
 }
 
 /// Whether an object's pages are read when somebody touches them.
@@ -345,7 +364,8 @@ pub(crate) struct Saved {
     pub(crate) files: FilesImage,
     pub(crate) session: UnitState,
     pub(crate) memory: ObjectIndex,
-    output: Option<OutputFile>,
+    /// The file of standard output, if there was one.
+    pub(super) output: Option<OutputFile>,
 }
 
 impl Saved {
@@ -379,7 +399,7 @@ impl Saved {
     /// The file that standard output went to, and how many bytes it had.
     pub(crate) fn stdout(&self) -> Option<(PathBuf, u64)> {
         let bytes = self.config.stdout.as_ref()?;
-        Some((PathBuf::from(OsString::from_vec(bytes.clone())), self.output?.length))
+        Some((PathBuf::from(OsString::from_vec(bytes.clone())), self.output?.prefix.length))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +32,18 @@ pub enum StdoutError {
         /// What it has.
         len: u64,
         /// What it had.
+        position: u64,
+    },
+    /// It isn't what the program had written.
+    #[error(
+        "{path} isn't the program's output any more: its first {position} bytes are not those that it had when the \
+         checkpoint was taken, as somebody else has written there, or another run that was killed before its first \
+         checkpoint"
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that it had.
         position: u64,
     },
     /// The process doesn't get it.
@@ -81,12 +93,29 @@ fn own(path: &Path) -> Result<File, StdoutError> {
     io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(fail(path))
 }
 
+/// Standard output once more, to be read. None if it isn't a file.
+///
+/// # Errors
+/// Whoever may write it may not read it.
+pub(super) fn to_read() -> io::Result<Option<File>> {
+    let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    if file.metadata()?.is_file() { read_again(&file).map(Some) } else { Ok(None) }
+}
+
+fn read_again(file: &File) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
 fn check(path: &Path, file: &File, output: &Output) -> Result<(), StdoutError> {
-    let len = file.metadata().map_err(fail(path))?.len();
+    let metadata = file.metadata().map_err(fail(path))?;
+    let (len, path) = (metadata.len(), path.to_owned());
     if len < output.start {
-        return Err(StdoutError::TooShort { path: path.to_owned(), len, position: output.start });
+        return Err(StdoutError::TooShort { path, len, position: output.start });
     }
-    Ok(())
+    // What isn't a file can't be read back, and doesn't go back.
+    let fits =
+        !metadata.is_file() || read_again(file).and_then(|file| output.fits(&file)).map_err(fail(&path))?;
+    if fits { Ok(()) } else { Err(StdoutError::Changed { path, position: output.length() }) }
 }
 
 fn turn(path: &Path, mut file: &File, output: &Output) -> Result<(), StdoutError> {

@@ -1,8 +1,9 @@
 //! What a checkpoint takes from a program that stands still.
 
+use std::fs::File;
+use std::io;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cairn_engine::EngineError;
 use nix::errno::Errno;
@@ -14,6 +15,7 @@ use super::door::{Door, Gone};
 use super::files::TakenFiles;
 use super::output::OutputFile;
 use super::pages::Pages;
+use super::stdout;
 use super::tracker::{Backing, Changes, Tracker};
 use crate::checkpoint::SessionBytes;
 use crate::guest::app::files::{FilesImage, ImageError};
@@ -47,6 +49,9 @@ pub(super) enum TakeError {
     /// The file of standard output.
     #[error("where standard output stands can't be told")]
     Stdout(#[source] Errno),
+    /// What it has.
+    #[error("the file of standard output can't be read")]
+    Output(#[source] io::Error),
 }
 
 /// A program as it is between two instructions: all but the pages that didn't change.
@@ -61,8 +66,8 @@ pub(super) struct Taken {
     pub(super) session: UnitState,
     /// What of the session is new.
     pub(super) session_bytes: SessionBytes,
-    /// The file of standard output.
-    pub(super) stdout: Option<OutputFile>,
+    /// Bytes that the file of standard output has, if it is one.
+    pub(super) stdout: Option<u64>,
 }
 
 /// Why nothing was taken, and the buffer back.
@@ -86,32 +91,46 @@ pub(super) struct Source {
 /// The file of standard output, from one checkpoint to the next.
 #[derive(Debug)]
 pub(super) struct OutputSource {
-    /// Bytes that it has of the file of the store's newest checkpoint.
-    kept: AtomicU64,
-    /// Bytes that it had when it was last looked at.
-    length: AtomicU64,
+    /// What it was when it was last looked at.
+    last: Mutex<OutputFile>,
+    /// To be read, if it is a file.
+    file: Option<File>,
 }
 
 impl OutputSource {
-    /// A file that has `kept` bytes of that of the store's newest checkpoint.
-    pub(super) fn new(kept: u64) -> Self {
-        Self { kept: AtomicU64::new(kept), length: AtomicU64::new(0) }
+    /// The file is `now` when the program begins to write to it.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub(super) fn new(now: OutputFile) -> io::Result<Self> {
+        Ok(Self { last: Mutex::new(now), file: stdout::to_read()? })
     }
 
     /// Bytes that it has of the file of the store's newest checkpoint.
     pub(super) fn kept(&self) -> u64 {
-        self.kept.load(Ordering::Relaxed)
+        self.last().kept
     }
 
-    fn take(&self) -> Result<OutputFile, TakeError> {
-        let length = position()?;
-        self.length.store(length, Ordering::Relaxed);
-        Ok(OutputFile { length, kept: self.kept() })
+    /// What it was when it had `length` bytes, which it still has, and more since it was last looked at.
+    ///
+    /// # Errors
+    /// [`TakeError::Output`].
+    pub(super) fn describe(&self, length: u64) -> Result<OutputFile, TakeError> {
+        let mut last = self.last();
+        if let Some(file) = &self.file {
+            last.prefix = last.prefix.extended(file, length).map_err(TakeError::Output)?;
+        }
+        Ok(*last)
     }
 
-    /// What was taken last is the store's newest now.
+    /// What was described last is the store's newest now.
     fn commit(&self) {
-        self.kept.store(self.length.load(Ordering::Relaxed), Ordering::Relaxed);
+        let mut last = self.last();
+        last.kept = last.prefix.length;
+    }
+
+    fn last(&self) -> MutexGuard<'_, OutputFile> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -184,7 +203,7 @@ impl Source {
         let failed = |source| ImageError::Host { what: "what changed of a file".to_owned(), source };
         process.space.mark_changed_files().map_err(failed)?;
         let image = process.files.image(&process.space.own_files(), files)?;
-        let stdout = self.output.as_ref().map(OutputSource::take).transpose()?;
+        let stdout = self.output.as_ref().map(|_| position()).transpose()?;
         let pending = process.space.arriving().map(|arriving| arriving.pending()).unwrap_or_default();
         let changes = self.tracker.changes(&backing(&process.space), &pending)?;
         pages.take(self.tracker.memory(), self.tracker.pagemap(), &changes.content);
@@ -208,7 +227,7 @@ struct Values {
     changes: Changes,
     session: UnitState,
     session_bytes: SessionBytes,
-    stdout: Option<OutputFile>,
+    stdout: Option<u64>,
 }
 
 /// Where standard output stands; all that the program wrote is before that.

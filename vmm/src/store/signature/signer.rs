@@ -155,14 +155,16 @@ impl Signer {
     }
 
     /// Adds its signature to a batch whose parent is the last one that was [accepted](Self::accept), and the tags of
-    /// the objects that are `read_lazily`. `parent` opens the parent, to read pages of which the batch has a part.
+    /// the objects that are `read_lazily`. Of pages that the batch has in part, `whole` has those that are at hand;
+    /// for others `parent` opens the parent, which takes much longer to read.
     ///
     /// # Errors
     /// [`SignError`]; the batch is of no use then.
-    pub fn stage(
+    pub fn stage<'a>(
         &self,
         batch: &mut Batch,
         read_lazily: impl Fn(&Object) -> bool,
+        whole: impl Fn(&ObjectName, u64) -> Option<&'a [u8; PAGE_SIZE]>,
         parent: impl FnOnce() -> Option<Arc<Snapshot>>,
     ) -> Result<Staged, SignError> {
         let mut works: Vec<Work<'_>> =
@@ -175,6 +177,10 @@ impl Signer {
                 Change::Page(page, bytes) => works[at].set(page, keys.page(bytes))?,
                 Change::Chunks(page, mask, chunks) => {
                     let name = &batch.objects()[at].name;
+                    if let Some(bytes) = whole(name, page) {
+                        works[at].set(page, keys.page(bytes))?;
+                        continue;
+                    }
                     let mut bytes = parent.page(&self.key, name, page)?;
                     // Of the same number there may be others with a valid signature: another program's, or those of
                     // another run of this one.

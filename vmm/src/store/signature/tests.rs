@@ -111,7 +111,7 @@ fn what_was_signed_is_read() {
             }
             batch.section("about", id.to_le_bytes().to_vec()).unwrap();
             let before = parent.map(|CheckpointId(id)| snapshot(&store, id));
-            let staged = signer.stage(&mut batch, lazily, || before).unwrap();
+            let staged = signer.stage(&mut batch, lazily, |_, _| None, || before).unwrap();
             if random.below(5) == 0 {
                 // Not committed, and forgotten.
                 continue;
@@ -212,7 +212,7 @@ fn signed_pair(state: &Path) -> [Forged; 2] {
         batch.page(file, 2, &page(7 + id)).unwrap();
         batch.section("about", vec![1, 2, 3]).unwrap();
         batch.section("other", vec![4]).unwrap();
-        let staged = signer.stage(&mut batch, lazily, || None).unwrap();
+        let staged = signer.stage(&mut batch, lazily, |_, _| None, || None).unwrap();
         writer.commit(&batch, Level::Written).unwrap();
         signer.accept(staged);
         made.push(Forged::of(&snapshot(place.path(), id)));
@@ -308,7 +308,7 @@ fn a_page_in_part_is_completed_from_what_was_signed_here_only() {
         let memory = batch.object(object("memory", 1000)).unwrap();
         batch.page(memory, 3, &page(byte)).unwrap();
         batch.page(memory, 4, &page(9)).unwrap();
-        let staged = signer.stage(&mut batch, lazily, || None).unwrap();
+        let staged = signer.stage(&mut batch, lazily, |_, _| None, || None).unwrap();
         writer.commit(&batch, Level::Written).unwrap();
         signer.accept(staged);
         (snapshot(places[at].path(), 1), signer)
@@ -321,7 +321,7 @@ fn a_page_in_part_is_completed_from_what_was_signed_here_only() {
             let mut batch = Batch::new(CheckpointId(2), Some(CheckpointId(1)));
             let memory = batch.object(object("memory", 1000)).unwrap();
             pages.iter().for_each(|at| batch.chunks(memory, *at, 1, &[7; 64]).unwrap());
-            signer.stage(&mut batch, lazily, || Some(Arc::clone(parent)))
+            signer.stage(&mut batch, lazily, |_, _| None, || Some(Arc::clone(parent)))
         };
         assert!(stage(&[3, 4, 5], &own).is_ok());
         for pages in [&[3][..], &[4, 3], &[5, 3]] {
@@ -329,5 +329,16 @@ fn a_page_in_part_is_completed_from_what_was_signed_here_only() {
             assert!(matches!(&refused, Err(SignError::Other { object, page: 3 }) if object == "memory"));
         }
         assert!(stage(&[4], &other).is_ok(), "the page is the same");
+        // The page that is at hand is what the parent's becomes.
+        let signature = |whole: Option<&[u8; PAGE_SIZE]>, parent: Option<&Arc<Snapshot>>| {
+            let mut batch = Batch::new(CheckpointId(2), Some(CheckpointId(1)));
+            let memory = batch.object(object("memory", 1000)).unwrap();
+            batch.chunks(memory, 3, 1, &[7; 64]).unwrap();
+            signer.stage(&mut batch, lazily, |_, _| whole, || parent.cloned()).unwrap();
+            batch.named_sections().map(|(_, bytes)| bytes.to_vec()).collect::<Vec<_>>()
+        };
+        let mut patched = page(5);
+        patched[..64].fill(7);
+        assert_eq!(signature(Some(&patched), None), signature(None, Some(&own)));
     }
 }

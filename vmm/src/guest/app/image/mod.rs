@@ -18,7 +18,7 @@ pub use space::{FrozenContent, FrozenMapping, FrozenSpace};
 
 /// The version of these values, of the stubs and of the clock page, which a program may be inside of or have
 /// remembered. Another version's checkpoints are refused.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Why a state can't be brought back.
 #[derive(Debug, thiserror::Error)]
