@@ -3,6 +3,7 @@
 
 mod dev;
 mod fork_point;
+mod held;
 mod pci;
 mod proc;
 mod process;
@@ -18,6 +19,7 @@ use nix::{errno::Errno, fcntl::OFlag};
 pub(super) use dev::DevSource;
 pub(super) use fork_point::{ForkPoint, ForkPointImage};
 pub use fork_point::{Request, WholeCheckpoints};
+pub(super) use held::Holding;
 pub use pci::{Bar, PciIds, PciSysfs, SharedPci};
 pub(super) use proc::ProcSource;
 pub(super) use sys::SysSource;
@@ -32,6 +34,7 @@ use super::{
 };
 use dev::DeviceNode;
 use fork_point::ForkPointNode;
+use held::Held;
 use pci::PciFile;
 
 /// The text of a new random UUID, such as a machine's boot id.
@@ -78,11 +81,20 @@ pub(super) struct SyntheticTree<S> {
     text_size: i64,
     mount_point: GuestPath,
     started: Time,
+    /// What open files hold, of all trees of the guest.
+    holding: Holding,
 }
 
 impl<S: Source> SyntheticTree<S> {
-    pub(super) fn new(source: S, mount_point: GuestPath, device: u64, text_size: i64) -> Self {
-        Self { source, device, text_size, mount_point, started: Time::now() }
+    pub(super) fn new(
+        source: S,
+        mount_point: GuestPath,
+        device: u64,
+        text_size: i64,
+        holding: &Holding,
+    ) -> Self {
+        let holding = holding.clone();
+        Self { source, device, text_size, mount_point, started: Time::now(), holding }
     }
 
     /// The node at a place, and `ELOOP`, `ENOTDIR` or `ENOENT` for what is on the way.
@@ -151,7 +163,11 @@ impl<S: Source> SyntheticTree<S> {
             Node::Fixed(bytes) => bytes.clone(),
             _ => Vec::new(),
         };
-        let handle = SynthesizedHandle::new(Box::new(Text(bytes)), status, request);
+        // Without what it was grown by, which nobody counts.
+        let bytes = bytes.into_boxed_slice();
+        let length = bytes.len();
+        let text = Text(self.holding.hold(bytes, length)?);
+        let handle = SynthesizedHandle::new(Box::new(text), status, request);
         Ok(Opened::New(Object::Synthesized(handle)))
     }
 }
@@ -205,7 +221,8 @@ impl<S: Source> Backend for SyntheticTree<S> {
                     return Err(Errno::EISDIR);
                 }
                 let status = self.status_of(caller, at, &node)?;
-                let directory = SyntheticDirectory::new(names, status, self.mount_point.join(at.path));
+                let path = self.mount_point.join(at.path);
+                let directory = SyntheticDirectory::new(names, status, path, &self.holding)?;
                 return Ok(Opened::Directory(Box::new(directory)));
             }
             Node::Link(_) | Node::Descriptor(_) if names_link => {}
@@ -299,7 +316,7 @@ fn inode(path: &[u8]) -> u64 {
 
 /// Text as it was when the file was opened.
 #[derive(Debug)]
-struct Text(Vec<u8>);
+struct Text(Held<Box<[u8]>>);
 
 impl SynthesizedFile for Text {
     fn read(&self, offset: u64, length: usize) -> Answer<Vec<u8>> {
@@ -321,22 +338,23 @@ fn slice(bytes: &[u8], offset: u64, length: usize) -> &[u8] {
 /// An open directory of a synthesized tree: the names as they were when it was opened.
 #[derive(Debug)]
 struct SyntheticDirectory {
-    entries: Vec<Entry>,
+    entries: Held<Vec<Entry>>,
     status: Status,
     path: GuestPath,
     next: Mutex<usize>,
 }
 
 impl SyntheticDirectory {
-    fn new(names: &[(Vec<u8>, u8)], status: Status, path: GuestPath) -> Self {
+    fn new(names: &[(Vec<u8>, u8)], status: Status, path: GuestPath, holding: &Holding) -> Answer<Self> {
         let dots = [(b".".to_vec(), libc::DT_DIR), (b"..".to_vec(), libc::DT_DIR)];
         let entry = |(name, kind): &(Vec<u8>, u8)| Entry {
             inode: if name == b"." { status.inode } else { inode(path.join(name).as_bytes()) },
             kind: *kind,
             name: name.clone(),
         };
-        let entries = dots.iter().chain(names).map(entry).collect();
-        Self { entries, status, path, next: Mutex::new(0) }
+        let entries: Vec<Entry> = dots.iter().chain(names).map(entry).collect();
+        let bytes = entries.iter().map(|entry| size_of::<Entry>() + entry.name.len()).sum();
+        Ok(Self { entries: holding.hold(entries, bytes)?, status, path, next: Mutex::new(0) })
     }
 }
 
