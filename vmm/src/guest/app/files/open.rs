@@ -103,6 +103,11 @@ pub(super) trait OpenDirectory: Debug + Send + Sync {
     }
 
     fn space(&self) -> Answer<Space>;
+
+    /// fsync of what has no descriptor of the host; what is in memory has nowhere to be written to.
+    fn write_back(&self) -> Answer<()> {
+        Ok(())
+    }
 }
 
 /// A file whose bytes the monitor makes up.
@@ -117,6 +122,11 @@ pub(super) trait SynthesizedFile: Debug + Send + Sync {
 
     /// Where the file ends, for `SEEK_END`.
     fn size(&self) -> u64;
+
+    /// fsync, which most of these files don't have on Linux.
+    fn write_back(&self) -> Answer<()> {
+        Err(Errno::EINVAL)
+    }
 
     /// The file as /dev/cairn, if that is what it is.
     fn fork_point(&self) -> Option<&ForkPoint> {
@@ -199,6 +209,22 @@ impl OpenFile {
             Object::Directory(_) => None,
             Object::Synthesized(handle) => handle.fork_point().map(ForkPoint::answered),
             _ => self.host(),
+        }
+    }
+
+    /// fsync of what has no descriptor of the host.
+    ///
+    /// # Errors
+    /// `EBADF` for a descriptor opened with `O_PATH`, `EINVAL` for what can't be written back.
+    pub fn write_back(&self) -> Answer<()> {
+        match &self.object {
+            Object::Directory(handle) if handle.flags.contains(OFlag::O_PATH) => Err(Errno::EBADF),
+            Object::Directory(handle) => handle.directory.write_back(),
+            Object::Synthesized(handle) if handle.flags.contains(OFlag::O_PATH) => Err(Errno::EBADF),
+            Object::Synthesized(handle) => handle.file.write_back(),
+            // As all files of sysfs.
+            Object::PciBar(_) => Ok(()),
+            _ => Err(Errno::EINVAL),
         }
     }
 

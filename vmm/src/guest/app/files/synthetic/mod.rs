@@ -48,6 +48,11 @@ pub(super) trait Source: Debug + Send + Sync {
     /// What is at a place; none if nothing is.
     fn node(&self, caller: &Caller<'_>, names: &[&[u8]]) -> Option<Node>;
 
+    /// Whether Linux takes an fsync of such a node here for no error.
+    fn takes_sync(&self, _node: &Node) -> bool {
+        false
+    }
+
     /// Whether directories may be mounted right below the root.
     fn can_hold_mounts(&self) -> bool {
         false
@@ -166,7 +171,8 @@ impl<S: Source> SyntheticTree<S> {
         // Without what it was grown by, which nobody counts.
         let bytes = bytes.into_boxed_slice();
         let length = bytes.len();
-        let text = Text(self.holding.hold(bytes, length)?);
+        let text =
+            Text { bytes: self.holding.hold(bytes, length)?, takes_sync: self.source.takes_sync(node) };
         let handle = SynthesizedHandle::new(Box::new(text), status, request);
         Ok(Opened::New(Object::Synthesized(handle)))
     }
@@ -222,7 +228,8 @@ impl<S: Source> Backend for SyntheticTree<S> {
                 }
                 let status = self.status_of(caller, at, &node)?;
                 let path = self.mount_point.join(at.path);
-                let directory = SyntheticDirectory::new(names, status, path, &self.holding)?;
+                let mut directory = SyntheticDirectory::new(names, status, path, &self.holding)?;
+                directory.takes_sync = self.source.takes_sync(&node);
                 return Ok(Opened::Directory(Box::new(directory)));
             }
             Node::Link(_) | Node::Descriptor(_) if names_link => {}
@@ -316,15 +323,22 @@ fn inode(path: &[u8]) -> u64 {
 
 /// Text as it was when the file was opened.
 #[derive(Debug)]
-struct Text(Held<Box<[u8]>>);
+struct Text {
+    bytes: Held<Box<[u8]>>,
+    takes_sync: bool,
+}
 
 impl SynthesizedFile for Text {
     fn read(&self, offset: u64, length: usize) -> Answer<Vec<u8>> {
-        Ok(slice(&self.0, offset, length).to_vec())
+        Ok(slice(&self.bytes, offset, length).to_vec())
     }
 
     fn size(&self) -> u64 {
-        u64::try_from(self.0.len()).unwrap_or(u64::MAX)
+        u64::try_from(self.bytes.len()).unwrap_or(u64::MAX)
+    }
+
+    fn write_back(&self) -> Answer<()> {
+        if self.takes_sync { Ok(()) } else { Err(Errno::EINVAL) }
     }
 }
 
@@ -342,6 +356,7 @@ struct SyntheticDirectory {
     status: Status,
     path: GuestPath,
     next: Mutex<usize>,
+    takes_sync: bool,
 }
 
 impl SyntheticDirectory {
@@ -354,7 +369,13 @@ impl SyntheticDirectory {
         };
         let entries: Vec<Entry> = dots.iter().chain(names).map(entry).collect();
         let bytes = entries.iter().map(|entry| size_of::<Entry>() + entry.name.len()).sum();
-        Ok(Self { entries: holding.hold(entries, bytes)?, status, path, next: Mutex::new(0) })
+        Ok(Self {
+            entries: holding.hold(entries, bytes)?,
+            status,
+            path,
+            next: Mutex::new(0),
+            takes_sync: false,
+        })
     }
 }
 
@@ -392,5 +413,9 @@ impl OpenDirectory for SyntheticDirectory {
 
     fn space(&self) -> Answer<Space> {
         Ok(space())
+    }
+
+    fn write_back(&self) -> Answer<()> {
+        if self.takes_sync { Ok(()) } else { Err(Errno::EINVAL) }
     }
 }
