@@ -9,7 +9,11 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::OFlag,
-    sys::{epoll::Epoll, stat::fstat},
+    sys::{
+        epoll::Epoll,
+        eventfd::{EfdFlags, EventFd},
+        stat::fstat,
+    },
     unistd::ftruncate,
 };
 
@@ -40,7 +44,7 @@ pub enum Object {
     Host(OwnedFd),
     /// A file of the host that the guest has as a pipe's end, to write it from front to back: the monitor knows by its
     /// offset how much of it is the guest's.
-    Stream(OwnedFd),
+    Stream(StreamHandle),
     /// A file of a memory tree: a memfd of its own open file description.
     Memory(MemoryHandle),
     /// A directory.
@@ -51,6 +55,14 @@ pub enum Object {
     PciBar(PciBarHandle),
     /// An epoll instance of the host, with the descriptors of this guest only.
     Epoll(Epoll),
+}
+
+/// A file of the host as a pipe's end.
+#[derive(Debug)]
+pub struct StreamHandle {
+    file: OwnedFd,
+    /// Can always be written and never be read, as such a pipe, and unlike a file it can be waited for by epoll.
+    writable: EventFd,
 }
 
 /// An open directory and how far it was listed.
@@ -194,7 +206,8 @@ impl OpenFile {
     #[must_use]
     pub fn host(&self) -> Option<BorrowedFd<'_>> {
         match &self.object {
-            Object::Host(fd) | Object::Stream(fd) => Some(fd.as_fd()),
+            Object::Host(fd) => Some(fd.as_fd()),
+            Object::Stream(handle) => Some(handle.file.as_fd()),
             Object::Memory(handle) => Some(handle.fd()),
             Object::Directory(handle) => handle.directory.host(),
             Object::Epoll(epoll) => Some(epoll.0.as_fd()),
@@ -207,6 +220,7 @@ impl OpenFile {
     pub fn pollable(&self) -> Option<BorrowedFd<'_>> {
         match &self.object {
             Object::Directory(_) => None,
+            Object::Stream(handle) => Some(handle.writable.as_fd()),
             Object::Synthesized(handle) => handle.fork_point().map(ForkPoint::answered),
             _ => self.host(),
         }
@@ -250,7 +264,10 @@ impl OpenFile {
     pub fn status(&self) -> Answer<Status> {
         match &self.object {
             Object::Host(fd) => Ok(Status::from(&fstat(fd)?)),
-            Object::Stream(fd) => Ok(Status { mode: PIPE, size: 0, blocks: 0, ..Status::from(&fstat(fd)?) }),
+            Object::Stream(handle) => {
+                let file = Status::from(&fstat(&handle.file)?);
+                Ok(Status { mode: PIPE, size: 0, blocks: 0, ..file })
+            }
             Object::Memory(handle) => handle.status(),
             Object::Directory(handle) => handle.directory.status(),
             Object::Synthesized(handle) => Ok(handle.status),
@@ -265,7 +282,8 @@ impl OpenFile {
     /// The host's.
     pub fn space(&self) -> Answer<Space> {
         match &self.object {
-            Object::Host(fd) | Object::Stream(fd) => host_space(fd),
+            Object::Host(fd) => host_space(fd),
+            Object::Stream(handle) => host_space(&handle.file),
             Object::Memory(handle) => Ok(handle.space()),
             Object::Directory(handle) => handle.directory.space(),
             Object::Epoll(epoll) => host_space(&epoll.0),
@@ -286,6 +304,17 @@ impl Object {
             Self::Memory(handle) => handle.truncate(size),
             _ => Err(Errno::EINVAL),
         }
+    }
+}
+
+impl StreamHandle {
+    /// A file of the host that is open for writing.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(super) fn new(file: OwnedFd) -> Answer<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self { file, writable: EventFd::from_value_and_flags(0, flags)? })
     }
 }
 
