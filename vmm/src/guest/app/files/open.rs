@@ -3,7 +3,10 @@
 use std::{
     fmt::Debug,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI32, Ordering},
+    },
 };
 
 use nix::{
@@ -79,7 +82,8 @@ pub struct DirectoryHandle {
 pub struct SynthesizedHandle {
     file: Box<dyn SynthesizedFile>,
     status: Status,
-    flags: OFlag,
+    /// The bits of an `OFlag`.
+    flags: AtomicI32,
     offset: Mutex<u64>,
 }
 
@@ -134,6 +138,9 @@ pub(super) trait SynthesizedFile: Debug + Send + Sync {
 
     /// Where the file ends, for `SEEK_END`.
     fn size(&self) -> u64;
+
+    /// `O_NONBLOCK` was set or cleared.
+    fn set_nonblocking(&self, _on: bool) {}
 
     /// fsync, which most of these files don't have on Linux.
     fn write_back(&self) -> Answer<()> {
@@ -234,7 +241,7 @@ impl OpenFile {
         match &self.object {
             Object::Directory(handle) if handle.flags.contains(OFlag::O_PATH) => Err(Errno::EBADF),
             Object::Directory(handle) => handle.directory.write_back(),
-            Object::Synthesized(handle) if handle.flags.contains(OFlag::O_PATH) => Err(Errno::EBADF),
+            Object::Synthesized(handle) if handle.flags().contains(OFlag::O_PATH) => Err(Errno::EBADF),
             Object::Synthesized(handle) => handle.file.write_back(),
             // As all files of sysfs.
             Object::PciBar(_) => Ok(()),
@@ -360,13 +367,31 @@ impl DirectoryHandle {
 impl SynthesizedHandle {
     pub(super) fn new(file: Box<dyn SynthesizedFile>, status: Status, request: &OpenRequest) -> Self {
         let kept = OFlag::O_ACCMODE | OFlag::O_APPEND | OFlag::O_NONBLOCK | OFlag::O_PATH;
-        Self { file, status, flags: request.flags() & kept, offset: Mutex::new(0) }
+        let flags = request.flags() & kept;
+        file.set_nonblocking(flags.contains(OFlag::O_NONBLOCK));
+        Self { file, status, flags: AtomicI32::new(flags.bits()), offset: Mutex::new(0) }
     }
 
     /// The access mode and status flags, for `F_GETFL`.
     #[must_use]
     pub fn flags(&self) -> OFlag {
-        self.flags
+        OFlag::from_bits_retain(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// `F_SETFL`: `O_APPEND` and `O_NONBLOCK` as in `wanted`, and all else as it is.
+    ///
+    /// # Errors
+    /// `EBADF` for a descriptor opened with `O_PATH`.
+    pub fn set_flags(&self, wanted: OFlag) -> Answer<()> {
+        let flags = self.flags();
+        if flags.contains(OFlag::O_PATH) {
+            return Err(Errno::EBADF);
+        }
+        let changeable = OFlag::O_APPEND | OFlag::O_NONBLOCK;
+        let flags = flags - changeable | wanted & changeable;
+        self.file.set_nonblocking(flags.contains(OFlag::O_NONBLOCK));
+        self.flags.store(flags.bits(), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Reads at most `length` bytes: at `offset`, or where the last read ended.
@@ -416,7 +441,8 @@ impl SynthesizedHandle {
     }
 
     fn check_access(&self, forbidden: OFlag) -> Answer<()> {
-        let denied = self.flags & OFlag::O_ACCMODE == forbidden || self.flags.contains(OFlag::O_PATH);
+        let flags = self.flags();
+        let denied = flags & OFlag::O_ACCMODE == forbidden || flags.contains(OFlag::O_PATH);
         if denied { Err(Errno::EBADF) } else { Ok(()) }
     }
 
