@@ -76,6 +76,31 @@ for fd in os.pipe(): print(tried(os.fsync, fd))
     is_like_native(directory().path(), &[], program);
 }
 
+/// As glibc's fchmodat does without a system call for links that aren't to be followed.
+#[test]
+fn mode_and_times_are_changed_by_a_descriptors_link() {
+    let program = "
+import ctypes, errno, os
+def tried(act):
+    try: return act()
+    except OSError as error: return errno.errorcode[error.errno]
+c = ctypes.CDLL(None, use_errno=True)
+for path in ['file', '/tmp/cairn-link-%d' % os.getpid()]:
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+    for flags in [os.O_PATH, os.O_RDONLY]:
+        fd = os.open(path, flags | os.O_NOFOLLOW)
+        link = '/proc/self/fd/%d' % fd
+        print(tried(lambda: os.chmod(link, 0o640)), tried(lambda: os.utime(link, (1, 2))))
+        print(oct(os.stat(path).st_mode), os.stat(path).st_mtime, tried(lambda: os.fchmod(fd, 0o600)))
+        os.close(fd)
+    print(c.fchmodat(-100, path.encode(), 0o604, 0x100), oct(os.stat(path).st_mode))
+    os.remove(path)
+";
+    for options in [&[][..], &["--overlay"]] {
+        is_like_native(directory().path(), options, program);
+    }
+}
+
 #[test]
 fn a_pipe_that_has_room_for_one_end_leaves_none() {
     let program = "

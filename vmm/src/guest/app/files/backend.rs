@@ -1,6 +1,6 @@
 //! What the view asks of the thing behind a mount.
 
-use std::{fmt::Debug, os::fd::AsFd, path::PathBuf};
+use std::{fmt::Debug, os::fd::AsFd, path::PathBuf, sync::Arc};
 
 use nix::{
     errno::Errno,
@@ -11,7 +11,7 @@ use nix::{
 use super::{
     Caller,
     memory::MemoryTree,
-    open::{Object, OpenDirectory},
+    open::{Object, OpenDirectory, OpenFile},
     path::Inside,
     status::Status,
 };
@@ -237,6 +237,11 @@ pub(super) trait Backend: Debug + Send + Sync {
     }
 
     fn space(&self) -> Answer<Space>;
+
+    /// The open file that a place leads to without a path, as in /proc/self/fd.
+    fn open_file(&self, _caller: &Caller<'_>, _at: Inside<'_>) -> Option<Arc<OpenFile>> {
+        None
+    }
 
     /// Makes a directory that leads to a mount point, or is one: `last`.
     fn make_mount_point(&self, _at: Inside<'_>, _last: bool) -> Answer<()> {

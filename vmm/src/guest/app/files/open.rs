@@ -11,17 +11,18 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::OFlag,
+    fcntl::{AT_FDCWD, OFlag},
     sys::{
         epoll::Epoll,
         eventfd::{EfdFlags, EventFd},
-        stat::fstat,
+        stat::{FchmodatFlags, Mode, UtimensatFlags, fchmodat, fstat, utimensat},
     },
     unistd::ftruncate,
 };
 
 use super::{
-    backend::{Answer, OpenRequest, Space, host_space},
+    backend::{Answer, OpenRequest, Space, Times, host_space},
+    host::own_link,
     listing::Listing,
     memory::MemoryHandle,
     path::GuestPath,
@@ -262,6 +263,32 @@ impl OpenFile {
 
     pub(super) fn is_changeable(&self) -> bool {
         self.changeable
+    }
+
+    /// chmod by its link in /proc/self/fd, which is there for descriptors opened with `O_PATH`, too.
+    pub(super) fn change_mode(&self, mode: u32) -> Answer<()> {
+        self.check_changeable()?;
+        match &self.object {
+            Object::Host(fd) => {
+                let mode = Mode::from_bits_truncate(mode);
+                fchmodat(AT_FDCWD, &*own_link(fd), mode, FchmodatFlags::FollowSymlink)
+            }
+            Object::Memory(handle) => handle.set_mode(mode),
+            _ => Err(Errno::EPERM),
+        }
+    }
+
+    /// As [`change_mode`](Self::change_mode), utimensat.
+    pub(super) fn change_times(&self, times: &Times) -> Answer<()> {
+        self.check_changeable()?;
+        match &self.object {
+            Object::Host(fd) => {
+                let flag = UtimensatFlags::FollowSymlink;
+                utimensat(AT_FDCWD, &*own_link(fd), &times.accessed, &times.modified, flag)
+            }
+            Object::Memory(handle) => handle.set_times(times),
+            _ => Err(Errno::EPERM),
+        }
     }
 
     /// What fstat tells.

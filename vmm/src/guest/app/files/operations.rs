@@ -189,6 +189,9 @@ impl FileView {
     pub fn change_mode(&self, caller: &Caller<'_>, at: &At<'_>, mode: u32) -> Answer<()> {
         self.act(caller, at, End::Follow, |mount, inside, _| {
             mount.backend.status(caller, inside, Follow::Yes)?;
+            if let Some(file) = mount.backend.open_file(caller, inside) {
+                return file.change_mode(mode & PERMISSIONS);
+            }
             check_writable(mount)?;
             mount.backend.change_mode(inside, mode & PERMISSIONS)
         })
@@ -225,6 +228,9 @@ impl FileView {
     ) -> Answer<()> {
         self.act(caller, at, follow.into(), |mount, inside, _| {
             mount.backend.status(caller, inside, follow)?;
+            if let (Follow::Yes, Some(file)) = (follow, mount.backend.open_file(caller, inside)) {
+                return file.change_times(times);
+            }
             check_writable(mount)?;
             mount.backend.change_times(inside, follow, times)
         })

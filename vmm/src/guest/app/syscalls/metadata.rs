@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fchmod as host_fchmod, futimens};
 use nix::sys::time::TimeSpec;
 use syscalls::Sysno;
@@ -267,6 +268,16 @@ fn file_itself(
 
 fn changeable(process: &Process, file: u64) -> Result<Arc<OpenFile>, Errno> {
     let file = process.files.descriptors().get(int(file))?;
+    let flags = match file.object() {
+        Object::Memory(handle) => handle.flags()?,
+        Object::Directory(handle) => handle.flags(),
+        Object::Synthesized(handle) => handle.flags(),
+        // The host knows.
+        _ => OFlag::empty(),
+    };
+    if flags.contains(OFlag::O_PATH) {
+        return Err(Errno::EBADF);
+    }
     file.check_changeable()?;
     Ok(file)
 }

@@ -266,7 +266,11 @@ impl MemoryHandle {
         self.file.set_times(times)
     }
 
-    pub(in crate::guest::app::files) fn flags(&self) -> Answer<OFlag> {
+    /// The access mode and status flags.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn flags(&self) -> Answer<OFlag> {
         Ok(OFlag::from_bits_retain(fcntl(&self.fd, FcntlArg::F_GETFL)?))
     }
 

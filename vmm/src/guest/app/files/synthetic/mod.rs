@@ -11,7 +11,7 @@ mod sys;
 
 use std::{
     fmt::Debug,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use nix::{errno::Errno, fcntl::OFlag};
@@ -28,7 +28,7 @@ use super::{
     Caller,
     backend::{Answer, Backend, Follow, Look, OpenRequest, Opened, Space},
     listing::{Entry, Records},
-    open::{Object, OpenDirectory, SynthesizedFile, SynthesizedHandle},
+    open::{Object, OpenDirectory, OpenFile, SynthesizedFile, SynthesizedHandle},
     path::{GuestPath, Inside, NAME_MAX, check_name},
     status::{Status, Time},
 };
@@ -279,6 +279,13 @@ impl<S: Source> Backend for SyntheticTree<S> {
 
     fn space(&self) -> Answer<Space> {
         Ok(space())
+    }
+
+    fn open_file(&self, caller: &Caller<'_>, at: Inside<'_>) -> Option<Arc<OpenFile>> {
+        match self.find(caller, at) {
+            Ok(Node::Descriptor(number)) => caller.descriptors.get(number).ok(),
+            _ => None,
+        }
     }
 }
 
