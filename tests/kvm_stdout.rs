@@ -66,6 +66,31 @@ for turn in range(100):
     assert_eq!(fs::read(place.output_file()).unwrap().len(), 101 * 100, "the file is as it was");
 }
 
+/// What each way to wait finds at a pipe that can be written, now and after checkpoints.
+const WAITS: &str = "
+import errno, select
+def tried(act):
+    try: return act()
+    except OSError as error: return errno.errorcode[error.errno]
+kept = select.epoll()
+kept.register(1, select.EPOLLIN | select.EPOLLOUT)
+for turn in range(200):
+    poll, epoll = select.poll(), select.epoll()
+    poll.register(1, select.POLLIN | select.POLLOUT | select.POLLPRI)
+    said = [poll.poll(-1), select.select([1], [1], [1], 0), select.select([], [1], []), kept.poll()]
+    said += [tried(lambda: epoll.register(1)), tried(lambda: epoll.register(1)), epoll.poll()]
+    for events in [0, select.EPOLLIN, select.EPOLLOUT | select.EPOLLET, select.EPOLLOUT | select.EPOLLONESHOT]:
+        said += [epoll.modify(1, events), epoll.poll(0), epoll.poll(0)]
+    said += [tried(lambda: epoll.unregister(1)), tried(lambda: epoll.unregister(1))]
+    print(turn, *said, flush=True)
+    sum(range(20000))
+";
+
+#[test]
+fn a_program_waits_for_it_as_for_a_pipe() {
+    goes_on(&[PYTHON, "-S", "-c", WAITS], &Trial::new("20ms", 2, 40));
+}
+
 /// What programs do with a standard output that is a pipe they do with this one.
 #[test]
 fn programs_write_it_as_a_pipe() {
