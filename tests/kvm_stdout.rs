@@ -64,6 +64,17 @@ for turn in range(100):
     let told = String::from_utf8_lossy(&refused.err);
     assert!(refused.status == Some(1) && told.contains("isn't the program's output any more"), "{told}");
     assert_eq!(fs::read(place.output_file()).unwrap().len(), 101 * 100, "the file is as it was");
+    // In a new file it goes on, and is brought back in that.
+    let other = place.path("other");
+    let begins_there = ["--stdout", other.to_str().unwrap()];
+    let (mut child, mut told) = start(&mut place.restore_telling(&begins_there));
+    let before = wait_for_checkpoint(&mut told, &mut said).unwrap();
+    while wait_for_checkpoint(&mut told, &mut said).unwrap() < before + 2 {}
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(run(&mut place.restore(&[]), b"").unwrap().status.success());
+    let rest = fs::read(other).unwrap();
+    assert!(!rest.is_empty() && rest.len() < 101 * 100 && rest.len().is_multiple_of(101), "{}", rest.len());
 }
 
 /// What each way to wait finds at a pipe that can be written, now and after checkpoints.
