@@ -10,28 +10,29 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cairn_store::Store;
-use cairn_tests::control::{Place, Running};
+use cairn_tests::control::Running;
+use cairn_tests::place::Place;
 use cairn_tests::random::Random;
-use cairn_tests::{Printed, built, cairn_run, guest, run};
+use cairn_tests::{Printed, cairn_run, guest, run};
 
 /// Lines that the counting program prints: it needs a second for them.
 const ROUNDS: &str = "300";
 
 fn run_counting(place: &Place, options: &[&str]) -> Running {
     let program = guest("guest-counting");
-    let running = place.run(options, &[program.to_str().unwrap(), ROUNDS]);
+    let running = place.start_program(options, &[program.to_str().unwrap(), ROUNDS]);
     place.wait_for("the first line", || place.output().contains('\n'));
     running
 }
 
 /// The store's checkpoints.
 fn ids(place: &Place) -> Vec<u64> {
-    let store = Store::open(&place.path("store")).unwrap();
+    let store = Store::open(&place.store()).unwrap();
     store.checkpoints().iter().map(|checkpoint| checkpoint.id.0).collect()
 }
 
 fn parent(place: &Place, id: u64) -> Option<u64> {
-    let store = Store::open(&place.path("store")).unwrap();
+    let store = Store::open(&place.store()).unwrap();
     let found = store.checkpoints().iter().find(|checkpoint| checkpoint.id.0 == id).unwrap();
     found.parent.map(|parent| parent.0)
 }
@@ -97,7 +98,7 @@ fn a_program_with_sessions_of_its_own_is_rolled_back_at_random() {
     // It may come to its end while it's asked for something.
     for _ in 0..10 {
         let place = Place::new();
-        let running = place.run(&["--name", "walk"], &program);
+        let running = place.start_program(&["--name", "walk"], &program);
         place.wait_for("the first line", || place.output().contains('\n'));
         for _ in 0..12 {
             if place.cairn(&["checkpoint", "walk"]).status != Some(0) {
@@ -122,7 +123,7 @@ fn a_program_with_sessions_of_its_own_is_rolled_back_at_random() {
 #[test]
 fn every_checkpoint_has_the_output_that_it_had() {
     let place = Place::new();
-    let mut running = place.run(&["--name", "echo"], &["/bin/cat"]);
+    let mut running = place.start_program(&["--name", "echo"], &["/bin/cat"]);
     place.wait_for("the guest", || place.cairn(&["checkpoint", "echo"]).status == Some(0));
     let mut say = |text: &str, all: &str| {
         running.input.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
@@ -155,11 +156,10 @@ fn every_checkpoint_has_the_output_that_it_had() {
     }
     // The newest is what it was rolled back to, also when the file wasn't made that any more.
     running.kill();
-    fs::write(place.path("out"), "").unwrap();
+    fs::write(place.output_file(), "").unwrap();
     // It's called what it was, or what one likes.
     for (options, name) in [(&[][..], "echo"), (&["--name", "again"], "again"), (&[], "again")] {
-        let mut restore = Command::new(built("cairn-vmm", "cairn"));
-        let running = place.start(restore.args(["restore", "store"]).args(options));
+        let running = place.start(&mut place.restore(options));
         place.wait_for("the guest", || place.cairn(&["checkpoint", name]).status == Some(0));
         assert_eq!(place.output(), "one\nthree, which is longer\n");
         running.kill();
@@ -184,7 +184,7 @@ fn a_program_that_was_killed_after_a_rollback_goes_on_from_there() {
     assert!(place.told(&["ps"]).starts_with("no guest"));
     assert!(!place.path("cairn").join(format!("{pid}.sock")).exists());
     assert!(place.refused(&["rollback", &pid.to_string(), "1"]).contains("cairn ps"));
-    let restored = place.start(Command::new(built("cairn-vmm", "cairn")).args(["restore", "store"]));
+    let restored = place.start(&mut place.command(&["restore", "store"]));
     assert_eq!(restored.end(), Some(0));
     assert_eq!(place.output(), native());
 }
@@ -193,7 +193,7 @@ fn a_program_that_was_killed_after_a_rollback_goes_on_from_there() {
 fn what_cant_be_done_leaves_the_program_as_it_is() {
     let place = Place::new();
     // A store that had another program before.
-    let other = place.run(&["--name", "other"], &["/bin/cat"]);
+    let other = place.start_program(&["--name", "other"], &["/bin/cat"]);
     place.wait_for("the guest", || place.cairn(&["checkpoint", "other"]).status == Some(0));
     assert_eq!(other.end(), Some(0));
     let running = run_counting(&place, &["--name", "job", "--keep", "3"]);
@@ -210,7 +210,7 @@ fn what_cant_be_done_leaves_the_program_as_it_is() {
     );
     // A damaged one: its file is found to be so before the program is given up.
     let ids = ids(&place);
-    for entry in fs::read_dir(place.path("store")).unwrap() {
+    for entry in fs::read_dir(place.store()).unwrap() {
         let path = entry.unwrap().path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("segment")) {
             let mut bytes = fs::read(&path).unwrap();
@@ -233,7 +233,7 @@ fn what_cant_be_done_leaves_the_program_as_it_is() {
 #[test]
 fn guests_are_found_by_name_and_by_process() {
     let place = Place::new();
-    let one = place.run(&["--name", "twin"], &["/bin/cat"]);
+    let one = place.start_program(&["--name", "twin"], &["/bin/cat"]);
     place.wait_for("the guest", || place.cairn(&["checkpoint", "twin"]).status == Some(0));
     // Without a store, and under the same name.
     let other = place.start(cairn_run(&["--name", "twin"]).arg("/bin/cat"));
@@ -255,7 +255,7 @@ fn guests_are_found_by_name_and_by_process() {
         "\"program\": \"/bin/cat\"",
         "\"newest\": 2",
         "\"newest\": null",
-        &format!("\"store\": \"{}\"", place.path("store").display()),
+        &format!("\"store\": \"{}\"", place.store().display()),
     ] {
         assert!(json.contains(part), "{part} isn't in {json}");
     }
@@ -291,7 +291,7 @@ fn changes_of_a_program_that_fails_are_told_of() {
         "{unapplied} not applied; cairn restore store --commit-files applies those up to its last checkpoint\n"
     );
     assert_eq!((running.end(), told()), (Some(3), how.clone()));
-    let restored = start(Command::new(built("cairn-vmm", "cairn")).args(["restore", "store"]));
+    let restored = start(&mut place.command(&["restore", "store"]));
     assert_eq!((restored.end(), told()), (Some(3), how));
     assert_eq!(fs::read_dir(place.path("data")).unwrap().count(), 0);
     let applied = place.told(&["restore", "store", "--commit-files"]);
@@ -334,7 +334,7 @@ fn garbage_on_the_socket_harms_nobody() {
 fn who_is_named_by_its_process_is_asked_alone() {
     let place = Place::new();
     let stopped = place.start(cairn_run(&["--name", "stopped"]).arg("/bin/cat"));
-    let running = place.run(&["--name", "running"], &["/bin/cat"]);
+    let running = place.start_program(&["--name", "running"], &["/bin/cat"]);
     place.wait_for("both guests", || place.told(&["ps"]).lines().count() == 3);
     let stop = Command::new("kill").args(["-STOP", &stopped.child.id().to_string()]).status();
     assert!(stop.unwrap().success());
@@ -348,10 +348,9 @@ fn who_is_named_by_its_process_is_asked_alone() {
 #[test]
 fn a_guest_that_nobody_can_reach_says_so() {
     let place = Place::new();
-    let mut command = cairn_run(&["--store", "store", "--every", "never"]);
+    let mut command = place.run("never", &[]);
     let nowhere = place.path("none/such");
-    command.arg("/bin/true").current_dir(place.path(""));
-    command.env("XDG_RUNTIME_DIR", &nowhere).env("XDG_STATE_HOME", place.path("state"));
+    command.arg("/bin/true").env("XDG_RUNTIME_DIR", &nowhere);
     let printed = Printed::from(run(&mut command, b"").unwrap());
     let told = String::from_utf8(printed.err).unwrap();
     assert_eq!(printed.status, Some(0), "{told}");

@@ -10,8 +10,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cairn_store::Store;
+use cairn_tests::place::Place;
 use cairn_tests::random::Random;
-use cairn_tests::resume::{ATTEMPTS, Place, Trial, is_there, kill_and_restore, start, wait_for_checkpoint};
+use cairn_tests::resume::{ATTEMPTS, Trial, is_there, kill_and_restore, start, wait_for_checkpoint};
 use cairn_tests::{Printed, cairn_run, guest, run};
 
 const SQLITE: &str = "/usr/bin/sqlite3";
@@ -60,18 +61,19 @@ fn import_goes_on(begin: &str, kills: u32) {
     let native = Place::new();
     let program = [SQLITE, "data/base", ".read commands"];
     let prepare = |place: &Place| {
-        write_imports(place.path(), begin);
-        fs::create_dir(place.path().join("data")).unwrap();
+        write_imports(place.directory(), begin);
+        fs::create_dir(place.path("data")).unwrap();
     };
     prepare(&native);
     let mut command = Command::new(program[0]);
-    let printed = Printed::from(run(command.args(&program[1..]).current_dir(native.path()), b"").unwrap());
+    let printed =
+        Printed::from(run(command.args(&program[1..]).current_dir(native.directory()), b"").unwrap());
     assert_eq!(printed.status, Some(0), "{printed:?}");
     let mut all_kills = 0;
     for _ in 0..ATTEMPTS {
         let place = Place::new();
         prepare(&place);
-        let grant = format!("{}:rw", place.path().join("data").display());
+        let grant = format!("{}:rw", place.path("data").display());
         let trial = Trial { every: "20ms", kills, within: 80, options: &["--dir", &grant] };
         let (through, killed) = kill_and_restore(&place, &trial, &program);
         let told = String::from_utf8_lossy(&through.err).into_owned();
@@ -82,10 +84,14 @@ fn import_goes_on(begin: &str, kills: u32) {
             printed.difference(&through)
         );
         for statement in ["PRAGMA integrity_check", ".dump"] {
-            assert_eq!(sqlite(place.path(), statement), sqlite(native.path(), statement), "{killed} kills");
+            assert_eq!(
+                sqlite(place.directory(), statement),
+                sqlite(native.directory(), statement),
+                "{killed} kills"
+            );
         }
-        assert!(database(place.path()) == database(native.path()), "killed {killed} times");
-        let left: Vec<_> = fs::read_dir(place.path().join("data")).unwrap().collect();
+        assert!(database(place.directory()) == database(native.directory()), "killed {killed} times");
+        let left: Vec<_> = fs::read_dir(place.path("data")).unwrap().collect();
         assert_eq!(left.len(), 1, "{left:?}");
         // On a fast machine, and on one that is busy with others, a program has ended before it was killed often.
         all_kills += killed;
@@ -156,13 +162,13 @@ fn a_kill_while_changes_are_applied_leaves_all_or_nothing() {
     let seed = u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());
     let mut random = Random(seed << 8 | 1);
     let place = Place::new();
-    let directory = place.path().join("tree");
+    let directory = place.path("tree");
     let program = guest("guest-resume");
     let program = program.to_str().unwrap().to_owned();
     let grant = format!("{}:rw", directory.display());
     let over = |end: &str, program: &[&str]| {
         let mut command = cairn_run(&["--dir", &grant, end]);
-        command.args(program).current_dir(place.path()).env("XDG_STATE_HOME", place.state());
+        place.within(command.args(program));
         command
     };
     let files = FILES.to_string();
@@ -248,16 +254,17 @@ fn a_kill_while_changes_are_applied_leaves_all_or_nothing() {
 #[test]
 fn files_of_a_checkpoint_are_applied_without_the_program() {
     let place = Place::new();
-    let data = place.path().join("data");
+    let data = place.path("data");
     fs::create_dir(&data).unwrap();
     fs::write(data.join("old"), "old").unwrap();
     let grant = format!("{}:rw", data.display());
     let program =
         "echo 7 > data/number; echo new > data/old; echo begun > data/begun; echo ready; while :; do :; done";
-    let (mut child, mut told) = start(place.run("50ms", &["--dir", &grant]).args(["/bin/sh", "-c", program]));
+    let (mut child, mut told) =
+        start(place.run_telling("50ms", &["--dir", &grant]).args(["/bin/sh", "-c", program]));
     let mut said = String::new();
     // Between two checkpoints a file may be cut and not written yet: one is waited for that began after all that.
-    while !fs::read(place.output()).is_ok_and(|printed| printed == b"ready\n") {
+    while !fs::read(place.output_file()).is_ok_and(|printed| printed == b"ready\n") {
         assert!(wait_for_checkpoint(&mut told, &mut said).is_some(), "{said}");
     }
     let newest = Store::open(&place.store()).unwrap().checkpoints().last().unwrap().id.0;

@@ -3,9 +3,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use cairn_tests::place::Place;
 use cairn_tests::random::Random;
 use cairn_tests::resume::ATTEMPTS;
 use cairn_tests::{Printed, built, cairn_run, guest, run};
@@ -15,34 +15,11 @@ const KILLS: u32 = 8;
 /// How often it asks: several times as often as it's seen to between all kills.
 const ROUNDS: u64 = 600;
 
-/// A directory on a disk, with a store in it.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir_in("/var/tmp").unwrap())
-    }
-
-    fn store(&self) -> PathBuf {
-        self.0.path().join("store")
-    }
-
-    fn run(&self, every: &str, program: &Path, arguments: &[&str]) -> Command {
-        let mut command = cairn_run(&["--store", self.store().to_str().unwrap(), "--every", every]);
-        command.arg(program).args(arguments).current_dir(self.0.path());
-        command
-    }
-
-    fn guest(&self, every: &str, arguments: &[&str]) -> Command {
-        self.run(every, &guest("guest-fork-point"), arguments)
-    }
-
-    fn restore(&self, options: &[&str]) -> Command {
-        let mut command = Command::new(built("cairn-vmm", "cairn"));
-        command.arg("restore").args(options).arg(self.store());
-        command.env_remove("RUST_LOG").current_dir(self.0.path());
-        command
-    }
+/// The program of these tests, in a guest.
+fn guest_in(place: &Place, every: &str, arguments: &[&str]) -> Command {
+    let mut command = place.run(every, &[]);
+    command.arg(guest("guest-fork-point")).args(arguments);
+    command
 }
 
 fn start(command: &mut Command) -> (Child, BufReader<ChildStdout>) {
@@ -72,7 +49,7 @@ fn printed(command: &mut Command, input: &[u8]) -> (String, String) {
 #[test]
 fn a_program_that_is_killed_after_its_fork_point_resumes_there_as_often_as_one_likes() {
     let place = Place::new();
-    let (child, mut lines) = start(&mut place.guest("never", &["once"]));
+    let (child, mut lines) = start(&mut guest_in(&place, "never", &["once"]));
     let taken = line(&mut lines);
     kill(child);
     let id: u64 = taken.strip_prefix("taken ").unwrap().parse().unwrap();
@@ -99,7 +76,7 @@ fn round(line: &str) -> Option<u64> {
 fn kill_between_fork_points(every: &str) -> u32 {
     let place = Place::new();
     let mut random = Random(11);
-    let (mut child, mut lines) = start(&mut place.guest(every, &["often", &ROUNDS.to_string()]));
+    let (mut child, mut lines) = start(&mut guest_in(&place, every, &["often", &ROUNDS.to_string()]));
     let (mut seen, mut killed) = (0, 0);
     while killed < KILLS {
         for _ in 0..=random.below(6) {
@@ -148,7 +125,7 @@ fn fork_points_answer_through_kills_and_beside_checkpoints_by_time() {
 #[test]
 fn the_file_keeps_its_rules() {
     for every in ["never", "10ms"] {
-        let (out, err) = printed(&mut Place::new().guest(every, &["file"]), b"");
+        let (out, err) = printed(&mut guest_in(&Place::new(), every, &["file"]), b"");
         assert_eq!(out, "done\n", "{err}");
     }
 }
@@ -169,7 +146,7 @@ fn without_checkpoints_of_the_whole_it_is_said_what_to_start() {
         assert!(printed.status == Some(1) && is_told, "{command:?}: {printed:?}");
     }
     // One that was brought back to go on without.
-    let (mut child, mut lines) = start(&mut place.guest("never", &["until stored"]));
+    let (mut child, mut lines) = start(&mut guest_in(&place, "never", &["until stored"]));
     assert_eq!(line(&mut lines), "taken 1");
     child.kill().unwrap();
     child.wait().unwrap();
@@ -183,10 +160,10 @@ fn without_checkpoints_of_the_whole_it_is_said_what_to_start() {
 fn a_full_disk_is_an_error_and_no_end() {
     const LIMIT: u32 = 64 << 10;
     let place = Place::new();
-    let log = File::create(place.0.path().join("log")).unwrap();
+    let log = File::create(place.path("log")).unwrap();
     log.set_len(LIMIT.into()).unwrap();
     (&log).seek(SeekFrom::End(0)).unwrap();
-    let mut command = place.guest("never", &["until stored"]);
+    let mut command = guest_in(&place, "never", &["until stored"]);
     command.stderr(log);
     // SAFETY: both calls are allowed between fork and exec; they change the child alone.
     unsafe {
@@ -223,10 +200,10 @@ fn a_full_disk_is_an_error_and_no_end() {
 #[test]
 fn a_shared_writable_mapping_of_the_hosts_file_is_refused_by_name_until_it_is_gone() {
     let place = Place::new();
-    let path = place.0.path().join("input");
+    let path = place.path("input");
     fs::write(&path, [1; 4096]).unwrap();
     let input = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    let output = place.guest("never", &["shared"]).stdin(input).output().unwrap();
+    let output = guest_in(&place, "never", &["shared"]).stdin(input).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let lines: Vec<&str> = out.lines().collect();
     assert!(output.status.success() && lines.len() == 4 && lines[3] == "taken", "{out}{err}");
@@ -241,7 +218,7 @@ fn a_shared_writable_mapping_of_the_hosts_file_is_refused_by_name_until_it_is_go
 fn a_warm_start_is_made_once_and_used_often() {
     let place = Place::new();
     let program = built("cairn-examples", "warm_start");
-    let (out, err) = printed(&mut place.run("never", &program, &["--numbers", "300000"]), b"");
+    let (out, err) = printed(place.run("never", &[]).arg(&program).args(["--numbers", "300000"]), b"");
     assert!(out.is_empty() && err.contains("ready as checkpoint 1"), "{out}{err}");
     for input in ["12\n97\n", "600851475143\n", "", "299999\n300000\n300001\n", "1\n0\n900000000000037\n"] {
         let (native, _) = printed(Command::new(&program).args(["--numbers", "300000"]), input.as_bytes());
@@ -256,7 +233,7 @@ fn a_warm_start_is_made_once_and_used_often() {
 fn a_session_of_the_programs_own_is_on_both_sides_of_a_fork_point() {
     for every in ["never", "10ms"] {
         let place = Place::new();
-        let (child, mut lines) = start(&mut place.guest(every, &["session"]));
+        let (child, mut lines) = start(&mut guest_in(&place, every, &["session"]));
         assert_eq!(line(&mut lines), "taken");
         kill(child);
         for _ in 0..3 {
@@ -272,7 +249,7 @@ fn a_session_of_the_programs_own_is_on_both_sides_of_a_fork_point() {
 #[test]
 fn memory_that_is_not_all_there_yet_moves_whole() {
     let place = Place::new();
-    let (out, err) = printed(&mut place.guest("never", &["moves"]), b"");
+    let (out, err) = printed(&mut guest_in(&place, "never", &["moves"]), b"");
     assert_eq!(out, "taken\n", "{err}");
     for _ in 0..3 {
         let (out, err) = printed(&mut place.restore(&["--no-checkpoints"]), b"");
@@ -284,13 +261,10 @@ fn memory_that_is_not_all_there_yet_moves_whole() {
 #[test]
 fn a_rollback_resumes_at_the_fork_point_too() {
     let place = Place::new();
-    let mut command = cairn_run(&["--store", "store", "--every", "never", "--name", "forked"]);
-    command.arg(guest("guest-fork-point")).arg("once").env("XDG_RUNTIME_DIR", place.0.path());
-    let (mut child, mut lines) = start(command.current_dir(place.0.path()));
+    let mut command = place.run("never", &["--name", "forked"]);
+    let (mut child, mut lines) = start(command.arg(guest("guest-fork-point")).arg("once"));
     assert_eq!(line(&mut lines), "taken 1");
-    let mut rollback = Command::new(built("cairn-vmm", "cairn"));
-    rollback.args(["rollback", "forked", "1"]).env("XDG_RUNTIME_DIR", place.0.path());
-    printed(&mut rollback, b"");
+    place.rollback("forked", 1);
     child.stdin.take().unwrap().write_all(b"3").unwrap();
     assert_eq!(line(&mut lines), "resumed 1 9");
     assert!(child.wait().unwrap().success());

@@ -6,23 +6,16 @@ use std::io::Write;
 use std::process::Command;
 
 use cairn_store::{PAGE_SIZE, Snapshot, Store};
-use cairn_tests::built;
-use cairn_tests::control::{Place, Running};
+use cairn_tests::control::Running;
+use cairn_tests::place::Place;
 
 /// Prints what it reads, and keeps it in a file. While it has read less than two lines it has another one open.
 const KEEPS: &str = "exec 3< in.txt; read line; echo $line; echo $line > w/kept; read line; exec 3<&-; \
                      while true; do echo $line; read line || exit 0; done";
 
-/// `cairn restore` of the place's store.
-fn restore(options: &[&str]) -> Command {
-    let mut command = Command::new(built("cairn-vmm", "cairn"));
-    command.args(["restore", "store"]).args(options);
-    command
-}
-
 /// The store's newest checkpoint, and what it is a change to.
 fn newest(place: &Place) -> (u64, Option<u64>) {
-    let store = Store::open(&place.path("store")).unwrap();
+    let store = Store::open(&place.store()).unwrap();
     let newest = store.checkpoints().last().unwrap();
     (newest.id.0, newest.parent.map(|parent| parent.0))
 }
@@ -45,7 +38,7 @@ fn started(place: &Place, command: &mut Command) -> (Running, u64) {
 fn killed(place: &Place, program: &[&str]) -> [u64; 2] {
     fs::write(place.path("in.txt"), "").unwrap();
     fs::create_dir_all(place.path("w")).unwrap();
-    let mut running = place.run(&["--name", "job", "--dir", "w:rw"], program);
+    let mut running = place.start_program(&["--name", "job", "--dir", "w:rw"], program);
     place.wait_for("the guest", || place.told(&["ps"]).contains("job"));
     let checkpoints = ["one", "two"].map(|line| {
         say(place, &mut running, line);
@@ -63,7 +56,7 @@ fn a_restore_that_fails_leaves_the_output_as_it_was() {
     let at_one = ["restore", "store", "--at", &one.to_string()];
     assert!(place.refused(&at_one).contains("in.txt"));
     assert_eq!(place.output(), "one\ntwo\n");
-    let (mut running, three) = started(&place, &mut restore(&[]));
+    let (mut running, three) = started(&place, &mut place.restore(&[]));
     assert_eq!(newest(&place), (three, Some(two)));
     say(&place, &mut running, "three");
     assert_eq!(running.end(), Some(0));
@@ -74,10 +67,10 @@ fn a_restore_that_fails_leaves_the_output_as_it_was() {
 #[test]
 fn a_run_that_fails_leaves_the_output_as_it_was() {
     let place = Place::new();
-    fs::write(place.path("out"), "of somebody").unwrap();
-    assert_ne!(place.run(&[], &["/bin/no-such-program"]).end(), Some(0));
+    fs::write(place.output_file(), "of somebody").unwrap();
+    assert_ne!(place.start_program(&[], &["/bin/no-such-program"]).end(), Some(0));
     assert_eq!(place.output(), "of somebody");
-    assert_eq!(place.run(&[], &["/bin/echo", "mine"]).end(), Some(0));
+    assert_eq!(place.start_program(&[], &["/bin/echo", "mine"]).end(), Some(0));
     assert_eq!(place.output(), "mine\n");
     // What has no length isn't cut.
     let nowhere = ["run", "--store", "other", "--every", "never", "--stdout", "/dev/null", "/bin/echo"];
@@ -89,13 +82,13 @@ fn a_run_that_fails_leaves_the_output_as_it_was() {
 fn a_complete_checkpoint_cuts_nothing_off() {
     let place = Place::new();
     let [_, two] = killed(&place, &["/bin/cat"]);
-    fs::remove_dir_all(place.path("state")).unwrap();
+    fs::remove_dir_all(place.state()).unwrap();
     let at_two = ["--trust", "--at", &two.to_string()];
-    let (mut running, three) = started(&place, &mut restore(&["--trust"]));
+    let (mut running, three) = started(&place, &mut place.restore(&["--trust"]));
     assert_eq!(newest(&place), (three, None));
     say(&place, &mut running, "three");
     running.kill();
-    let (mut running, _) = started(&place, &mut restore(&at_two));
+    let (mut running, _) = started(&place, &mut place.restore(&at_two));
     assert_eq!(place.output(), "one\ntwo\n");
     say(&place, &mut running, "other");
     assert_eq!(running.end(), Some(0));
@@ -109,7 +102,7 @@ fn output_that_is_lost_is_not_made_up() {
     let [one, two] = killed(&place, &["/bin/cat"]);
     let at_one = one.to_string();
     // Nothing is written to the store before the program is rolled back.
-    let mut running = place.start(&mut restore(&["--at", &at_one]));
+    let mut running = place.start(&mut place.restore(&["--at", &at_one]));
     place.wait_for("the guest", || place.told(&["ps"]).contains("job"));
     say(&place, &mut running, "another, which is longer");
     let lost = |command: &[&str]| {
@@ -124,7 +117,7 @@ fn output_that_is_lost_is_not_made_up() {
     running.kill();
     lost(&["restore", "store", "--at", &two.to_string()]);
     // Where it was rolled back to, it goes on.
-    let (running, _) = started(&place, &mut restore(&[]));
+    let (running, _) = started(&place, &mut place.restore(&[]));
     assert_eq!(running.end(), Some(0));
     assert_eq!(place.output(), "one\n");
 }
@@ -134,7 +127,7 @@ fn output_that_is_lost_is_not_made_up() {
 fn changes_are_applied_where_the_output_is_lost() {
     let place = Place::new();
     let [one, two] = killed(&place, &["/bin/sh", "-c", KEEPS]);
-    let (running, _) = started(&place, &mut restore(&["--at", &one.to_string()]));
+    let (running, _) = started(&place, &mut place.restore(&["--at", &one.to_string()]));
     running.kill();
     let at_two = ["restore", "store", "--at", &two.to_string()];
     assert!(place.refused(&at_two).contains("was cut off"));
@@ -147,7 +140,7 @@ fn changes_are_applied_where_the_output_is_lost() {
 /// Whether pages of a checkpoint's memory can't be read, though all that comes before them can.
 fn is_unreadable(place: &Place, id: u64) -> bool {
     let read = || -> Result<bool, cairn_store::StoreError> {
-        let store = Store::open(&place.path("store"))?;
+        let store = Store::open(&place.store())?;
         let found = store.checkpoints().iter().find(|checkpoint| checkpoint.id.0 == id);
         let snapshot: Snapshot = store.snapshot(found.unwrap().id)?;
         let names: Vec<String> = snapshot.sections().map(|(name, _)| name.to_owned()).collect();
@@ -177,10 +170,10 @@ fn a_rollback_to_damaged_memory_is_refused() {
     let place = Place::new();
     let [one, _] = killed(&place, &["/bin/cat"]);
     let _ = place.told(&["store", "compact", "store"]);
-    let (mut running, three) = started(&place, &mut restore(&[]));
+    let (mut running, three) = started(&place, &mut place.restore(&[]));
     say(&place, &mut running, "three");
     let mut segments: Vec<_> =
-        fs::read_dir(place.path("store")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        fs::read_dir(place.store()).unwrap().map(|entry| entry.unwrap().path()).collect();
     segments.retain(|path| path.file_name().unwrap().to_string_lossy().starts_with("segment"));
     let is_damaged = segments.iter().any(|path| {
         let intact = fs::read(path).unwrap();

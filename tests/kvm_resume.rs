@@ -6,9 +6,8 @@ use std::io::{BufReader, ErrorKind};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command};
 
-use cairn_tests::resume::{
-    ATTEMPTS, Place, Trial, goes_on, goes_on_at, is_there, start, wait_for_checkpoint,
-};
+use cairn_tests::place::Place;
+use cairn_tests::resume::{ATTEMPTS, Trial, goes_on, goes_on_at, is_there, start, wait_for_checkpoint};
 use cairn_tests::{Printed, guest, kills, run};
 
 /// Where programs change files.
@@ -69,7 +68,7 @@ fn goes_on_with_files(prepare: impl Fn(&Path), program: &[&str], trial: &Trial<'
     assert_eq!(native.status, Some(0), "{native:?}");
     for _ in 0..ATTEMPTS {
         let place = Place::new();
-        made(place.path());
+        made(place.directory());
         if 0 < goes_on_at(&place, &native, program, trial) {
             return;
         }
@@ -160,23 +159,23 @@ fn what_cant_go_on_says_why() {
     let program = guest("guest-resume");
     let program = program.to_str().unwrap();
     let refused = |options: &[&str], expected: &[&str]| {
-        let output = run(&mut place.restore(options), b"").unwrap();
+        let output = run(&mut place.restore_telling(options), b"").unwrap();
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
         let ended = output.status.code().is_some_and(|code| code != 0 && code != 101);
         let told = expected.iter().all(|text| err.contains(text));
         assert!(ended && told, "{options:?}: {}\n{err}\nexpected {expected:?}", output.status);
     };
     refused(&[], &["store"]);
-    let granted = place.path().join("granted");
+    let granted = place.path("granted");
     fs::create_dir(&granted).unwrap();
     let options = ["--dir", granted.to_str().unwrap()];
-    let (mut child, mut told) = start(place.run("50ms", &options).args([program, "time", "1000"]));
+    let (mut child, mut told) = start(place.run_telling("50ms", &options).args([program, "time", "1000"]));
     assert!(wait_for_checkpoint(&mut told, &mut String::new()).is_some());
     // The store has one writer, and the file of standard output too.
     for options in [&[][..], &["--no-checkpoints"]] {
-        let before = fs::metadata(place.output()).unwrap().len();
+        let before = fs::metadata(place.output_file()).unwrap().len();
         refused(options, &["in use by"]);
-        assert!(before <= fs::metadata(place.output()).unwrap().len(), "output was cut back");
+        assert!(before <= fs::metadata(place.output_file()).unwrap().len(), "output was cut back");
     }
     child.kill().unwrap();
     child.wait().unwrap();
@@ -185,9 +184,9 @@ fn what_cant_go_on_says_why() {
     refused(&[], &["granted"]);
     fs::create_dir(&granted).unwrap();
     // Less output than the program had written.
-    let (mut child, mut told) = start(&mut place.restore(&[]));
+    let (mut child, mut told) = start(&mut place.restore_telling(&[]));
     let mut said = String::new();
-    while fs::metadata(place.output()).unwrap().len() < 20 {
+    while fs::metadata(place.output_file()).unwrap().len() < 20 {
         assert!(wait_for_checkpoint(&mut told, &mut said).is_some());
     }
     // One that is taken from now on: what is told may be of long ago, and one may be being written.
@@ -195,13 +194,13 @@ fn what_cant_go_on_says_why() {
     while wait_for_checkpoint(&mut told, &mut said).unwrap() < newest + 2 {}
     child.kill().unwrap();
     child.wait().unwrap();
-    let output = fs::read(place.output()).unwrap();
+    let output = fs::read(place.output_file()).unwrap();
     for other in [&b""[..], &[b'x'; 1 << 16], &[b"x", &output[1..]].concat()] {
-        fs::write(place.output(), other).unwrap();
+        fs::write(place.output_file(), other).unwrap();
         refused(&[], &["isn't the program's output any more"]);
     }
     // So that nothing but the damage is in the way.
-    fs::write(place.output(), output).unwrap();
+    fs::write(place.output_file(), output).unwrap();
     // Any damage is found, if not at once then when the memory is read: nothing wrong ever runs on.
     for entry in fs::read_dir(place.store()).unwrap() {
         let path = entry.unwrap().path();
@@ -225,7 +224,7 @@ fn begun(place: &Place) -> (Child, BufReader<ChildStderr>, Printed) {
     let program = guest("guest-resume");
     let arguments = [program.to_str().unwrap(), "time", "60"];
     let native = Printed::from(run(Command::new(arguments[0]).args(&arguments[1..]), b"").unwrap());
-    let (child, told) = start(place.run("20ms", &[]).args(arguments));
+    let (child, told) = start(place.run_telling("20ms", &[]).args(arguments));
     (child, told, native)
 }
 
@@ -233,9 +232,9 @@ fn begun(place: &Place) -> (Child, BufReader<ChildStderr>, Printed) {
 fn ends_natively(place: &Place, mut child: Child, native: &Printed) {
     child.kill().unwrap();
     child.wait().unwrap();
-    let output = run(&mut place.restore(&[]), b"").unwrap();
+    let output = run(&mut place.restore_telling(&[]), b"").unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && fs::read(place.output()).unwrap() == native.out, "{told}");
+    assert!(output.status.success() && fs::read(place.output_file()).unwrap() == native.out, "{told}");
 }
 
 /// `rm -rf` of a store that is being written: what it held is lost, and the program is safe again soon.
@@ -268,7 +267,7 @@ fn what_goes_on_from_the_last_one_that_is_kept_is_checkpointed() {
     let before = checkpoints(&place.store());
     // With fewer it would be gone at once, and with it all that it is of use for.
     let at = before[0].to_string();
-    let with_keep = |keep: usize| place.restore(&["--at", &at, "--keep", &keep.to_string()]);
+    let with_keep = |keep: usize| place.restore_telling(&["--at", &at, "--keep", &keep.to_string()]);
     let refused = Printed::from(run(&mut with_keep(before.len() - 1), b"").unwrap());
     let told = String::from_utf8_lossy(&refused.err);
     let advice = format!("keep {} or more", before.len());

@@ -7,7 +7,8 @@ use std::process::{Child, ChildStderr, Command};
 use std::time::Duration;
 
 use cairn_test_host::skipped;
-use cairn_tests::resume::{ATTEMPTS, Place, Trial, goes_on, is_there, start, wait_for_checkpoint};
+use cairn_tests::place::Place;
+use cairn_tests::resume::{ATTEMPTS, Trial, goes_on, is_there, start, wait_for_checkpoint};
 use cairn_tests::{Printed, guest, run};
 
 #[test]
@@ -58,7 +59,7 @@ fn ends_as_natively(
 ) {
     while wait_for_checkpoint(&mut told, said).is_some() {}
     assert_eq!(child.wait().unwrap().code(), Some(0), "{said}");
-    assert!(fs::read(place.output()).unwrap() == native.out, "{said}");
+    assert!(fs::read(place.output_file()).unwrap() == native.out, "{said}");
 }
 
 /// The next checkpoints of a program that is killed then; none if it ended before.
@@ -80,17 +81,17 @@ fn checkpoints_until_killed(
 /// Goes on from an older checkpoint, twice; false if the program ended too soon for that.
 fn goes_on_from_an_older_one(program: &[String], native: &Printed) -> bool {
     let place = Place::new();
-    let (mut child, mut told) = start(place.run("50ms", &[]).args(program));
+    let (mut child, mut told) = start(place.run_telling("50ms", &[]).args(program));
     let Some(mut ids) = checkpoints_until_killed(&mut child, &mut told, 6) else { return false };
     for _ in 0..2 {
         let older = ids[1].to_string();
-        (child, told) = start(&mut place.restore(&["--at", &older]));
+        (child, told) = start(&mut place.restore_telling(&["--at", &older]));
         // Further ones are newer than all that there were, and changes to the older one.
         let Some(newer) = checkpoints_until_killed(&mut child, &mut told, 2) else { return false };
         assert!(ids.iter().all(|id| *id < newer[0]), "{ids:?} and {newer:?}");
         ids.extend(newer);
     }
-    (child, told) = start(&mut place.restore(&[]));
+    (child, told) = start(&mut place.restore_telling(&[]));
     ends_as_natively(&place, child, told, native, &mut String::new());
     true
 }
@@ -127,7 +128,7 @@ fn a_host_without_userfaultfd_is_no_obstacle() {
 /// Kills the program and brings it back, four times if it doesn't end before; how often.
 fn comes_back_without_userfaultfd(program: &[String], native: &Printed) -> u64 {
     let place = Place::new();
-    let (mut child, mut told) = start(place.run("50ms", &[]).args(program));
+    let (mut child, mut told) = start(place.run_telling("50ms", &[]).args(program));
     let mut said = String::new();
     let mut killed = 0;
     while killed < 4 && wait_for_checkpoint(&mut told, &mut said).is_some() {
@@ -137,7 +138,7 @@ fn comes_back_without_userfaultfd(program: &[String], native: &Printed) -> u64 {
             break;
         }
         killed += 1;
-        (child, told) = start(&mut without_userfaultfd(&place.restore(&[])));
+        (child, told) = start(&mut without_userfaultfd(&place.restore_telling(&[])));
     }
     ends_as_natively(&place, child, told, native, &mut said);
     assert!(killed == 0 || said.contains("all memory is read first"), "{said}");

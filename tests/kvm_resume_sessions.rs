@@ -6,8 +6,9 @@ use std::process::Command;
 
 use cairn_abi::CheckpointId;
 use cairn_store::{Batch, Level, ObjectIndex, Options, PAGE_SIZE, Snapshot, Store, Writer};
-use cairn_tests::resume::{Place, Trial, kill_and_restore, start, wait_for_checkpoint};
-use cairn_tests::{Printed, built, cairn_run, guest, run};
+use cairn_tests::place::Place;
+use cairn_tests::resume::{Trial, kill_and_restore, start, wait_for_checkpoint};
+use cairn_tests::{Printed, built, guest, run};
 
 /// How often a program is begun to be killed at least once.
 const ATTEMPTS: u32 = 10;
@@ -54,20 +55,20 @@ fn every_checkpoint_of_the_whole_can_be_gone_on_from() {
     let program = guest("guest-session");
     let program = [program.to_str().unwrap(), "walk", "21", "4", "300"];
     let place = Place::new();
-    let (mut child, mut told) = start(place.run("10ms", &[]).args(program));
+    let (mut child, mut told) = start(place.run_telling("10ms", &[]).args(program));
     let mut said = String::new();
     while wait_for_checkpoint(&mut told, &mut said).is_some() {}
     assert!(child.wait().unwrap().success(), "{said}");
-    let expected = fs::read_to_string(place.output()).unwrap();
+    let expected = fs::read_to_string(place.output_file()).unwrap();
     let ids: Vec<u64> =
         Store::open(&place.store()).unwrap().checkpoints().iter().map(|one| one.id.0).collect();
     assert!(!ids.is_empty());
     for id in ids.iter().rev().step_by(ids.len().div_ceil(12)) {
         let id = id.to_string();
-        let output = run(&mut place.restore(&["--no-checkpoints", "--at", &id]), b"").unwrap();
+        let output = run(&mut place.restore_telling(&["--no-checkpoints", "--at", &id]), b"").unwrap();
         let err = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "from {id}: {err}");
-        assert_eq!(fs::read_to_string(place.output()).unwrap(), expected, "from {id}: {err}");
+        assert_eq!(fs::read_to_string(place.output_file()).unwrap(), expected, "from {id}: {err}");
     }
 }
 
@@ -75,10 +76,11 @@ fn every_checkpoint_of_the_whole_can_be_gone_on_from() {
 fn a_session_has_no_way_to_the_store_of_the_whole() {
     let place = Place::new();
     let program = guest("guest-session");
-    let (mut child, mut told) = start(place.run("50ms", &[]).args([program.to_str().unwrap(), "durable"]));
+    let (mut child, mut told) =
+        start(place.run_telling("50ms", &[]).args([program.to_str().unwrap(), "durable"]));
     while wait_for_checkpoint(&mut told, &mut String::new()).is_some() {}
     assert!(child.wait().unwrap().success());
-    let out = fs::read_to_string(place.output()).unwrap();
+    let out = fs::read_to_string(place.output_file()).unwrap();
     assert!(out.contains("no store for checkpoints") && out.contains("--every"), "{out}");
 }
 
@@ -94,7 +96,7 @@ fn a_session_that_does_nothing_costs_next_to_nothing() {
     let (program, place) = (guest("guest-session"), Place::new());
     let program = [program.to_str().unwrap(), "idle", "48", "300"];
     let mut said = String::new();
-    let (mut child, mut told) = start(place.run("50ms", &[]).args(program));
+    let (mut child, mut told) = start(place.run_telling("50ms", &[]).args(program));
     // By then it sleeps, on any machine: the first has taken longer than all that comes before.
     for _ in 0..8 {
         assert!(wait_for_checkpoint(&mut told, &mut said).is_some(), "{said}");
@@ -102,10 +104,10 @@ fn a_session_that_does_nothing_costs_next_to_nothing() {
     child.kill().unwrap();
     child.wait().unwrap();
     let mut said_then = String::new();
-    let (mut child, mut told) = start(&mut place.restore(&[]));
+    let (mut child, mut told) = start(&mut place.restore_telling(&[]));
     while wait_for_checkpoint(&mut told, &mut said_then).is_some() {}
     assert!(child.wait().unwrap().success(), "{said_then}");
-    assert_eq!(fs::read_to_string(place.output()).unwrap(), "all is there\n");
+    assert_eq!(fs::read_to_string(place.output_file()).unwrap(), "all is there\n");
     // The first of each life has all, or what the comeback touched; those of the end what the rollbacks wrote.
     let lives = [&said, &said_then].map(|life| life.lines().filter_map(taken).skip(1).collect::<Vec<_>>());
     for figures in lives {
@@ -132,16 +134,14 @@ fn a_session_that_somebody_changed_harms_nobody_else() {
     let (program, place) = (guest("guest-session"), Place::new());
     let program = [program.to_str().unwrap(), "walk", "31", "1", "300"];
     // Without a file of standard output, of which only one store knows what became.
-    let (own, options) = (place.store(), ["--every", "10ms", "--poll", "never"]);
-    let mut command = cairn_run(&[&["--store", own.to_str().unwrap()], options.as_slice()].concat());
-    let output = run(command.args(program).current_dir(place.path()), b"").unwrap();
+    let output = run(place.run("10ms", &["--poll", "never"]).args(program), b"").unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let store = Store::open(&place.store()).unwrap();
     let newest = store.checkpoints().last().unwrap().id;
     let snapshot = store.snapshot(newest).unwrap();
     let session = snapshot.section("session").unwrap().unwrap();
 
-    let changed = place.path().join("changed");
+    let changed = place.path("changed");
     let mut writer = Writer::open(&changed, Options::default()).unwrap();
     let mut base = Batch::new(newest, None);
     for (object, index) in name_all(&mut base, &snapshot).into_iter().enumerate() {
@@ -174,8 +174,7 @@ fn a_session_that_somebody_changed_harms_nobody_else() {
             "--trust",
         ]);
         command.args(["--at", &id.to_string(), changed.to_str().unwrap()]);
-        command.current_dir(place.path()).env("XDG_STATE_HOME", place.state());
-        Printed::from(run(&mut command, b"").unwrap())
+        Printed::from(run(place.within(&mut command), b"").unwrap())
     };
     let whole = restore(newest.0);
     assert_eq!(whole.status, Some(0), "{}", String::from_utf8_lossy(&whole.err));

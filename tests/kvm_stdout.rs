@@ -3,7 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use cairn_tests::resume::{Place, Trial, goes_on, is_there, kill_and_restore, start, wait_for_checkpoint};
+use cairn_tests::place::Place;
+use cairn_tests::resume::{Trial, goes_on, is_there, kill_and_restore, start, wait_for_checkpoint};
 use cairn_tests::{Printed, run};
 
 const PYTHON: &str = "/usr/bin/python3";
@@ -51,7 +52,7 @@ for turn in range(100):
         return;
     }
     let place = Place::new();
-    let (mut child, mut told) = start(place.run("20ms", &[]).args([PYTHON, "-S", "-c", PROGRAM]));
+    let (mut child, mut told) = start(place.run_telling("20ms", &[]).args([PYTHON, "-S", "-c", PROGRAM]));
     let mut said = String::new();
     let first = wait_for_checkpoint(&mut told, &mut said).unwrap();
     while wait_for_checkpoint(&mut told, &mut said).unwrap() < first + 5 {}
@@ -62,7 +63,18 @@ for turn in range(100):
     let refused = Printed::from(run(&mut place.restore(&[]), b"").unwrap());
     let told = String::from_utf8_lossy(&refused.err);
     assert!(refused.status == Some(1) && told.contains("isn't the program's output any more"), "{told}");
-    assert_eq!(fs::read(place.output()).unwrap().len(), 101 * 100, "the file is as it was");
+    assert_eq!(fs::read(place.output_file()).unwrap().len(), 101 * 100, "the file is as it was");
+    // In a new file it goes on, and is brought back in that.
+    let other = place.path("other");
+    let begins_there = ["--stdout", other.to_str().unwrap()];
+    let (mut child, mut told) = start(&mut place.restore_telling(&begins_there));
+    let before = wait_for_checkpoint(&mut told, &mut said).unwrap();
+    while wait_for_checkpoint(&mut told, &mut said).unwrap() < before + 2 {}
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(run(&mut place.restore(&[]), b"").unwrap().status.success());
+    let rest = fs::read(other).unwrap();
+    assert!(!rest.is_empty() && rest.len() < 101 * 100 && rest.len().is_multiple_of(101), "{}", rest.len());
 }
 
 /// What each way to wait finds at a pipe that can be written, now and after checkpoints.
@@ -94,7 +106,7 @@ fn a_program_waits_for_it_as_for_a_pipe() {
 #[test]
 fn programs_write_it_as_a_pipe() {
     let place = Place::new();
-    let file = place.path().join("file");
+    let file = place.path("file");
     fs::write(&file, vec![b'z'; 100_000]).unwrap();
     let file = file.to_str().unwrap();
     let (input, sql) =

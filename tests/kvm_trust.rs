@@ -7,17 +7,18 @@ use std::process::Command;
 
 use cairn_abi::CheckpointId;
 use cairn_store::{Batch, Level, Object, ObjectName, Options, PAGE_SIZE, Snapshot, Store, Writer};
-use cairn_tests::resume::{Place, start, wait_for_checkpoint};
-use cairn_tests::{built, guest, run};
+use cairn_tests::place::Place;
+use cairn_tests::resume::{start, wait_for_checkpoint};
+use cairn_tests::{guest, run};
 
 /// A store of a program that may change a directory and was killed; the directory's path.
 fn killed(place: &Place) -> String {
-    let granted = place.path().join("granted");
+    let granted = place.path("granted");
     fs::create_dir_all(&granted).unwrap();
     let granted = granted.to_str().unwrap().to_owned();
     let grant = format!("{granted}:/data:rw");
     let program = guest("guest-resume");
-    let mut command = place.run("50ms", &["--dir", &grant]);
+    let mut command = place.run_telling("50ms", &["--dir", &grant]);
     let (mut child, mut told) = start(command.args([program.to_str().unwrap(), "time", "30"]));
     let mut said = String::new();
     for _ in 0..3 {
@@ -43,9 +44,7 @@ fn newest(store: &Path) -> Snapshot {
 
 fn shown(place: &Place, state: &Path) -> String {
     let id = newest(&place.store()).id().0.to_string();
-    let mut command = Command::new(built("cairn-vmm", "cairn"));
-    command.args(["store", "show"]).arg(place.store()).arg(id).env("XDG_STATE_HOME", state);
-    ended(&mut command).1
+    ended(place.command(&["store", "show", "store", &id]).env("XDG_STATE_HOME", state)).1
 }
 
 #[test]
@@ -53,9 +52,7 @@ fn ones_own_store_is_restored_silently() {
     let place = Place::new();
     killed(&place);
     assert!(shown(&place, &place.state()).contains("signed by this user: yes"));
-    let mut command = Command::new(built("cairn-vmm", "cairn"));
-    command.arg("restore").arg(place.store()).current_dir("/").env("XDG_STATE_HOME", place.state());
-    assert_eq!(ended(&mut command), (Some(0), String::new()));
+    assert_eq!(ended(place.restore(&[]).current_dir("/")), (Some(0), String::new()));
     // What follows is signed as well.
     assert!(shown(&place, &place.state()).contains("signed by this user: yes"));
 }
@@ -64,15 +61,15 @@ fn ones_own_store_is_restored_silently() {
 fn another_users_store_says_what_it_asks_for_and_gets_it_by_consent() {
     let place = Place::new();
     let granted = killed(&place);
-    let other = place.path().join("other");
+    let other = place.path("other");
     let other_state = || {
         let mut command = place.restore(&[]);
         command.current_dir("/").env("XDG_STATE_HOME", &other);
         command
     };
-    let output = place.output().to_str().unwrap().to_owned();
+    let output = place.output_file().to_str().unwrap().to_owned();
     let before = fs::read(&output).unwrap();
-    let directory = place.path().to_str().unwrap().to_owned();
+    let directory = place.directory().to_str().unwrap().to_owned();
     let refused = |options: &[&str], expected: &[&str], silent: &[&str]| {
         let (status, told) = ended(other_state().args(options));
         assert_eq!(status, Some(1), "{told}");
@@ -101,7 +98,7 @@ fn another_users_store_says_what_it_asks_for_and_gets_it_by_consent() {
 fn trust_is_enough() {
     let place = Place::new();
     killed(&place);
-    let (status, told) = ended(place.restore(&["--trust"]).env("XDG_STATE_HOME", place.path().join("other")));
+    let (status, told) = ended(place.restore(&["--trust"]).env("XDG_STATE_HOME", place.path("other")));
     assert_eq!(status, Some(0), "{told}");
 }
 
@@ -200,10 +197,10 @@ fn a_key_that_others_can_read_is_none() {
 fn without_a_place_for_a_key_checkpoints_are_unsigned() {
     let place = Place::new();
     // A file, below which there is no directory.
-    let nowhere = place.path().join("file");
+    let nowhere = place.path("file");
     fs::write(&nowhere, "").unwrap();
     let program = guest("guest-resume");
-    let mut command = place.run("50ms", &[]);
+    let mut command = place.run_telling("50ms", &[]);
     command.args([program.to_str().unwrap(), "time", "5"]).env("XDG_STATE_HOME", &nowhere);
     let (status, told) = ended(&mut command);
     assert_eq!(status, Some(0), "{told}");

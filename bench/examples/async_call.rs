@@ -6,11 +6,10 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use cairn_bench::PAGE_BYTES as PAGE;
 use cairn_bench::clock::{Rate, ticks};
 use cairn_guest::{Options, Region, Session};
 
-/// Bytes of a page.
-const PAGE: usize = 4096;
 /// Epochs that aren't counted: by then it is settled which pages stay writable.
 const WARM_UP: usize = 3;
 

@@ -112,4 +112,5 @@ pub const PAGE_SIZE: usize = 4096;
 /// Bytes in a chunk: the unit of comparing and of storing. A cache line, so that 64 of them fill a page and a `u64` says which differ.
 pub const CHUNK_SIZE: usize = 64;
 
-const _: () = assert!(PAGE_SIZE / CHUNK_SIZE == u64::BITS as usize);
+const _: () =
+    assert!(PAGE_SIZE as u64 == cairn_abi::PAGE_SIZE && PAGE_SIZE / CHUNK_SIZE == u64::BITS as usize);

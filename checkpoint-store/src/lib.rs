@@ -55,5 +55,7 @@ pub const CHUNK_SIZE: usize = 64;
 /// A page of zeros.
 pub(crate) const ZERO_PAGE: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
+const _: () = assert!(PAGE_SIZE as u64 == cairn_abi::PAGE_SIZE);
+
 #[cfg(test)]
 mod tests;

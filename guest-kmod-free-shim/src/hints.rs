@@ -4,15 +4,17 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use cairn_abi::hint::{self, HINT_PAGES, HINT_SIZE, HINT_TABLE_SIZE, MAX_HINTS};
-use cairn_abi::{Hint, PAGE_SIZE, RegionId, Span};
+use cairn_abi::{Hint, RegionId, Span};
+
+use crate::PAGE;
 
 /// Words of a hint, and of the table's header.
 const HINT_WORDS: usize = HINT_SIZE / 8;
 /// Words of the table.
 const TABLE_WORDS: usize = HINT_TABLE_SIZE / 8;
 /// Words of a page.
-const PAGE_WORDS: usize = 4096 / 8;
-const _: () = assert!(HINT_WORDS == 2 && PAGE_WORDS as u64 * 8 == PAGE_SIZE);
+const PAGE_WORDS: usize = PAGE / 8;
+const _: () = assert!(HINT_WORDS == 2);
 
 /// The hints of all regions that the device wasn't told yet.
 #[derive(Debug, Default)]
@@ -185,7 +187,7 @@ mod tests {
         assert!(!hints.any());
         hints.fill(&table);
         assert_eq!(read(&table), []);
-        assert_eq!(table.span().address % PAGE_SIZE, 0);
+        assert_eq!(table.span().address % PAGE as u64, 0);
     }
 
     #[test]

@@ -65,5 +65,9 @@ pub use start::StartError;
 pub use touch::RegionMemory;
 pub use transport::{CallError, Transport};
 
+/// [`cairn_abi::PAGE_SIZE`] as a length of memory.
+const PAGE: usize = 4096;
+const _: () = assert!(PAGE as u64 == cairn_abi::PAGE_SIZE);
+
 #[cfg(test)]
 mod fake;

@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
+use crate::PAGE;
+
 /// What a child finds in the page.
 const WIPED: u32 = 0;
-/// Bytes of the page.
-const PAGE: usize = 4096;
 
 /// A process, told from its forked children and from its ancestors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -8,6 +8,8 @@ use cairn_abi::{PAGE_SIZE, Span};
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 
+use crate::PAGE;
+
 /// A span of the program's memory that is, or becomes, a region.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RegionMemory(Span);
@@ -126,9 +128,6 @@ impl Part<'_> {
         (start, bytes(self.pages()))
     }
 }
-
-const PAGE: usize = 4096;
-const _: () = assert!(PAGE as u64 == PAGE_SIZE);
 
 /// Whether the kernel has `MADV_POPULATE_READ` and `MADV_POPULATE_WRITE` (Linux 5.14). Tried on a page that
 /// can be read, as it says EINVAL of pages that can't be, too.

@@ -4,12 +4,10 @@ use std::io;
 use std::ptr::{self, NonNull};
 use std::slice;
 
-use cairn_abi::{PAGE_SIZE, Span};
+use cairn_abi::Span;
+pub(crate) use cairn_engine::PAGE_SIZE as PAGE;
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 
-/// [`PAGE_SIZE`] as a length of memory.
-pub(crate) const PAGE: usize = 4096;
-const _: () = assert!(PAGE as u64 == PAGE_SIZE);
 /// Bytes of a huge page on x86-64: mappings of at least this size are aligned to it.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
 

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 
 use cairn_guest::{Error, Session};
+use cairn_tests::pages::PAGE;
 
 const SYSCALL_PORT: usize = 0x7000_3000;
 const EXCEPTION_PORT: usize = 0x7000_4000;
@@ -14,7 +15,6 @@ const STUB: usize = (512 << 30) + 0x1_0000;
 /// Where calls are posted, and the clock's page (vmm/src/guest/app/cpu.rs, vmm/vdso/page.rs).
 const CALL_PAGE: usize = STUB + 0x5000;
 const CLOCK_PAGE: usize = STUB + 0x6000;
-const PAGE: usize = 4096;
 const CODE: usize = 0x4000_0000;
 
 fn main() {

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::Read;
 
 use cairn_guest::{EngineKind, Error, RegionMode, Session};
+use cairn_tests::pages::PAGE;
 
-const PAGE: usize = 4096;
 const MIB: usize = 1 << 20;
 
 fn main() -> Result<(), Error> {

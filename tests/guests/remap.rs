@@ -4,7 +4,8 @@
 use std::io;
 use std::ptr;
 
-const PAGE: usize = 4096;
+use cairn_tests::pages::PAGE;
+
 /// Pages of a scene's mapping, with nothing behind.
 const PAGES: usize = 8;
 /// Pages before it, of another kind.

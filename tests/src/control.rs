@@ -5,15 +5,11 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{Printed, built, cairn_run, run};
+use crate::place::Place;
+use crate::{Printed, cairn_run, run};
 
 /// How long anything is waited for that must come.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A directory for a store, standard output, and the sockets of its guests.
-#[derive(Debug)]
-pub struct Place {
-    directory: tempfile::TempDir,
-}
 
 /// A guest that runs.
 #[derive(Debug)]
@@ -25,45 +21,21 @@ pub struct Running {
 }
 
 impl Place {
-    /// A new one, on a disk.
-    ///
-    /// # Panics
-    /// Where there can be none.
-    #[must_use]
-    #[expect(clippy::new_without_default, reason = "it makes a directory")]
-    pub fn new() -> Self {
-        Self { directory: tempfile::tempdir_in("/var/tmp").unwrap() }
-    }
-
-    /// What is called so in it; programs run in it.
-    #[must_use]
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// What was printed so far.
-    #[must_use]
-    pub fn output(&self) -> String {
-        fs::read_to_string(self.path("out")).unwrap_or_default()
-    }
-
     /// Starts a command there.
     ///
     /// # Panics
     /// Where it can't be started.
     pub fn start(&self, command: &mut Command) -> Running {
-        let command = command.current_dir(self.directory.path());
-        command.env("XDG_RUNTIME_DIR", self.directory.path()).env("XDG_STATE_HOME", self.path("state"));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = self.within(command).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let input = child.stdin.take();
         Running { child, input }
     }
 
-    /// Runs a program with a checkpoint whenever one is asked for.
+    /// Starts a program with a checkpoint whenever one is asked for, and its standard output in the file.
     ///
     /// # Panics
     /// Where it can't be started.
-    pub fn run(&self, options: &[&str], program: &[&str]) -> Running {
+    pub fn start_program(&self, options: &[&str], program: &[&str]) -> Running {
         let mut all = vec!["--store", "store", "--every", "never", "--stdout", "out"];
         all.extend(options);
         self.start(cairn_run(&all).args(program))
@@ -87,11 +59,7 @@ impl Place {
     /// Where it can't be started.
     #[must_use]
     pub fn cairn(&self, arguments: &[&str]) -> Printed {
-        let mut command = Command::new(built("cairn-vmm", "cairn"));
-        command.args(arguments).current_dir(self.directory.path());
-        command.env("XDG_RUNTIME_DIR", self.directory.path()).env_remove("RUST_LOG");
-        command.env("XDG_STATE_HOME", self.path("state"));
-        Printed::from(run(&mut command, b"").unwrap())
+        Printed::from(run(&mut self.command(arguments), b"").unwrap())
     }
 
     /// What a command prints that does what it's asked.

@@ -5,6 +5,7 @@ pub mod control;
 pub mod driver;
 pub mod nonsense;
 pub mod pages;
+pub mod place;
 pub mod random;
 pub mod registers;
 pub mod resume;

@@ -3,83 +3,36 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use cairn_test_host::is_there;
 
+use crate::place::Place;
 use crate::random::Random;
-use crate::{Printed, built, cairn_run, run};
+use crate::{Printed, run};
 
 /// How often a program is begun to be killed at least once.
 pub const ATTEMPTS: u32 = 10;
 /// What `cairn -v` says of each checkpoint.
 const TAKEN: &str = "a checkpoint of the program";
 
-/// A store, the file of standard output, the directory that both are in, and the monitor's own one.
-#[derive(Debug)]
-pub struct Place {
-    directory: tempfile::TempDir,
-}
-
+/// Commands that tell of each checkpoint.
 impl Place {
-    /// A new one, on a disk.
-    ///
-    /// # Panics
-    /// Where there can be none.
-    #[must_use]
-    #[expect(clippy::new_without_default, reason = "it makes a directory")]
-    pub fn new() -> Self {
-        Self { directory: tempfile::tempdir_in("/var/tmp").unwrap() }
-    }
-
-    /// The directory that all are in; programs run in it.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
-    /// The directory of the monitor's state.
-    #[must_use]
-    pub fn state(&self) -> PathBuf {
-        self.directory.path().join("state")
-    }
-
-    /// The store.
-    #[must_use]
-    pub fn store(&self) -> PathBuf {
-        self.directory.path().join("store")
-    }
-
-    /// The file of standard output.
-    #[must_use]
-    pub fn output(&self) -> PathBuf {
-        self.directory.path().join("out")
-    }
-
-    /// `cairn run` with a checkpoint every `every`, to which a program is to be added.
+    /// [`Place::run`] with standard output in the file.
     ///
     /// # Panics
     /// Where the directory's name is no text.
     #[must_use]
-    pub fn run(&self, every: &str, options: &[&str]) -> Command {
-        let (store, output) = (self.store(), self.output());
-        let mut all = vec!["-v", "--store", store.to_str().unwrap(), "--every", every];
-        all.extend(["--stdout", output.to_str().unwrap()]);
-        all.extend(options);
-        let mut command = cairn_run(&all);
-        command.current_dir(self.directory.path()).env("XDG_STATE_HOME", self.state());
-        command
+    pub fn run_telling(&self, every: &str, options: &[&str]) -> Command {
+        let output = self.output_file();
+        self.run(every, &[&["-v", "--stdout", output.to_str().unwrap()], options].concat())
     }
 
-    /// `cairn restore`.
+    /// [`Place::restore`].
     #[must_use]
-    pub fn restore(&self, options: &[&str]) -> Command {
-        let mut command = Command::new(built("cairn-vmm", "cairn"));
-        command.arg("restore").arg("-v").args(options).arg(self.store());
-        command.env_remove("RUST_LOG").current_dir(self.directory.path()).env("XDG_STATE_HOME", self.state());
-        command
+    pub fn restore_telling(&self, options: &[&str]) -> Command {
+        self.restore(&[&["-v"], options].concat())
     }
 }
 
@@ -140,7 +93,7 @@ pub fn kill_and_restore(place: &Place, trial: &Trial<'_>, program: &[&str]) -> (
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
     let mut random = Random(u64::from(seed) << 8 | 1);
     let mut all = format!("seed {seed}\n");
-    let (mut child, mut told) = start(place.run(trial.every, trial.options).args(program));
+    let (mut child, mut told) = start(place.run_telling(trial.every, trial.options).args(program));
     let mut killed = 0;
     while killed < trial.kills && wait_for_checkpoint(&mut told, &mut all).is_some() {
         // Any moment will do: between checkpoints, in the midst of one, before the memory is all there.
@@ -150,11 +103,11 @@ pub fn kill_and_restore(place: &Place, trial: &Trial<'_>, program: &[&str]) -> (
             break;
         }
         killed += 1;
-        (child, told) = start(&mut place.restore(&[]));
+        (child, told) = start(&mut place.restore_telling(&[]));
     }
     while wait_for_checkpoint(&mut told, &mut all).is_some() {}
     let status = child.wait().unwrap().code();
-    (Printed { status, out: fs::read(place.output()).unwrap(), err: all.into_bytes() }, killed)
+    (Printed { status, out: fs::read(place.output_file()).unwrap(), err: all.into_bytes() }, killed)
 }
 
 /// Checks that a program prints natively and through kills the same.

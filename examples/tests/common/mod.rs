@@ -4,13 +4,14 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 use cairn_guest::{EngineKind, Error, Session};
+use cairn_test_host::skipped;
 
-/// The user-level engines of this machine. One that the kernel is too old for is named and left out.
+/// The user-level engines of this machine. One that the kernel is too old for is told as left out.
 pub(crate) fn engines() -> Vec<EngineKind> {
     let works = |kind: &EngineKind| match Session::open_with(*kind) {
         Ok(_) => true,
-        Err(Error::Unavailable { .. }) => {
-            eprintln!("not tested, because it doesn't work here: {kind}");
+        Err(error @ Error::Unavailable { .. }) => {
+            skipped(&format!("{kind} doesn't work here: {error}"));
             false
         }
         Err(error) => panic!("{kind}: {error}"),

@@ -4,8 +4,8 @@ use std::ptr;
 
 use anyhow::{Result, ensure};
 use cairn_guest::{ForkPoint, fork_point};
+use cairn_tests::pages::PAGE;
 
-const PAGE: usize = 4096;
 /// Bytes that come back before the pieces: so long most of these are still to come.
 const BEFORE: usize = 64 << 20;
 const PIECES: usize = 64;

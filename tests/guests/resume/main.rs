@@ -10,9 +10,9 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use cairn_tests::pages::PAGE;
 use cairn_tests::random::Random;
 
-const PAGE: usize = 4096;
 /// Pages that one mapping has at most.
 const MOST_PAGES: u64 = 48;
 /// Mappings that the walk has at most at once.

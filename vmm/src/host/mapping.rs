@@ -10,8 +10,7 @@ use std::sync::atomic::AtomicU64;
 use nix::errno::Errno;
 use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
 
-/// Bytes of the host's page.
-const PAGE: usize = 4096;
+use crate::host::PAGE;
 
 /// A span of the VMM's address space, reserved without access, whose parts can be given content.
 ///

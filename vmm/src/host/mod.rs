@@ -11,3 +11,6 @@ pub mod signal;
 pub mod thread;
 pub mod tsc;
 pub mod userfault;
+
+/// Bytes of the host's page.
+pub const PAGE: usize = 4096;

@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Bytes of the host's page.
-const PAGE: usize = 4096;
+use crate::host::PAGE;
+
 /// Bytes of a page's entry.
 const ENTRY: usize = 8;
 /// Bits of an entry: swapped out, and present.

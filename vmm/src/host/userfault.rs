@@ -19,8 +19,7 @@ use linux_raw_sys::ioctl::{
     UFFDIO_ZEROPAGE,
 };
 
-/// Bytes of the host's page.
-const PAGE: usize = 4096;
+use crate::host::PAGE;
 
 /// Who may open it may have writes by the kernel itself wait, which the system call wants privilege for.
 const DEVICE: &str = "/dev/userfaultfd";

@@ -12,8 +12,10 @@
 
 use std::ops::Range;
 
-/// Bytes of a page.
-pub const PAGE: u64 = 4096;
+use crate::host;
+
+/// Bytes of a page: a guest address is one of the host's, so that it's the host's page.
+pub const PAGE: u64 = host::PAGE as u64;
 /// Bytes of a large page, the size of a page directory's entry.
 pub const LARGE_PAGE: u64 = 2 << 20;
 /// The lowest address that a program may map (Linux: vm.mmap_min_addr).

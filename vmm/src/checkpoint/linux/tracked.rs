@@ -6,17 +6,17 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use cairn_abi::RegionId;
-use cairn_engine::{PagePlaces, PageSet, Place};
+use cairn_engine::{PAGE_SIZE, PagePlaces, PageSet, Place};
 
 use crate::checkpoint::linux::frames::{Claim, Content, DirtyLog, FrameLog, SessionIndex};
 use crate::memory::layout::{LARGE_PAGE, PAGE, round_down, to_usize};
 use crate::memory::walk::{Entry, Found};
 
 /// What a page that was never touched holds. Never written: it is only ever handed out as read-only.
-static ZERO: ZeroPage = ZeroPage([0; 4096]);
+static ZERO: ZeroPage = ZeroPage([0; PAGE_SIZE]);
 
 #[repr(align(4096))]
-struct ZeroPage([u8; 4096]);
+struct ZeroPage([u8; PAGE_SIZE]);
 
 /// One region.
 #[derive(Debug)]

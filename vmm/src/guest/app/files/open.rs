@@ -415,7 +415,7 @@ impl SynthesizedHandle {
             return Err(Errno::EBADF);
         }
         let changeable = OFlag::O_APPEND | OFlag::O_NONBLOCK;
-        let flags = (flags - changeable) | wanted & changeable;
+        let flags = (flags - changeable) | (wanted & changeable);
         self.file.set_nonblocking(flags.contains(OFlag::O_NONBLOCK));
         self.flags.store(flags.bits(), Ordering::Relaxed);
         Ok(())

@@ -26,10 +26,11 @@ use super::{
     path::GuestPath,
     status::{Status, Time},
 };
+use crate::host;
 use objects::OpenImage;
 
 /// Bytes of a page of a file in an image.
-pub const FILE_PAGE: usize = 4096;
+pub const FILE_PAGE: usize = host::PAGE;
 
 /// Most names of a tree that an image may have: its nodes, and as many more that only descriptors hold.
 pub(super) const MOST_NODES: usize = 2 * MAX_NODES;

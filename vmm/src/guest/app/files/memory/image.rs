@@ -32,6 +32,9 @@ use super::{
     tree::Tree,
 };
 
+/// A file's own blocks are the pages that its image has.
+const _: () = assert!(FILE_PAGE as u64 == BLOCK_BYTES);
+
 /// A memory tree: its nodes, and the files without names that descriptors hold.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(in crate::guest::app::files) struct TreeImage {

@@ -43,6 +43,7 @@ use super::{
     publish::Plan,
     status::Status,
 };
+use crate::memory::layout::PAGE;
 use directory::MemoryDirectory;
 use file::Home;
 use lower::{Lower, is_owner};
@@ -54,7 +55,7 @@ use tree::{Found, Tree};
 pub const MAX_NODES: usize = 1 << 16;
 
 /// What a file's size is rounded up to when the budget is charged: a page, which is what a memfd takes.
-const BLOCK_BYTES: u64 = 4096;
+const BLOCK_BYTES: u64 = PAGE;
 
 /// A directory tree in memory.
 #[derive(Debug)]
