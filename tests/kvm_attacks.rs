@@ -77,7 +77,7 @@ fn what_is_no_attack_works() {
 
 #[test]
 fn a_program_exhausts_what_it_was_given_and_no_more() {
-    for (memory, name) in [("64M", "history"), ("512M", "manymappings")] {
+    for (memory, name) in [("64M", "history"), ("512M", "manymappings"), ("64M", "manypaths")] {
         let (status, err) = attack(memory, name);
         assert_eq!(status, 0, "{name}: {err}");
     }

@@ -42,6 +42,7 @@ fn programs_that_cannot_be_run() {
     fails(cairn_run(&[]).arg(with("narrow", 4, &[1])), 126, &["32-bit"]);
     fails(cairn_run(&[]).arg(with("object", 16, &[1, 0])), 126, &["no executable"]);
     fails(cairn_run(&[]).arg(file("cut", &elf[..200])), 126, &["program headers"]);
+    fails(cairn_run(&[]).arg(file("half", &elf[..4096])), 126, &["half can't be loaded", "it is cut off"]);
     let interpreter = b"/lib64/ld-linux-x86-64.so.2";
     let at = elf.windows(interpreter.len()).position(|window| window == interpreter).unwrap();
     fails(cairn_run(&[]).arg(with("lost", at + 7, b"xx")), 126, &["dynamic linker", "/lib64/xx"]);

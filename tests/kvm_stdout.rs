@@ -64,6 +64,42 @@ for turn in range(100):
     let told = String::from_utf8_lossy(&refused.err);
     assert!(refused.status == Some(1) && told.contains("isn't the program's output any more"), "{told}");
     assert_eq!(fs::read(place.output_file()).unwrap().len(), 101 * 100, "the file is as it was");
+    // In a new file it goes on, and is brought back in that.
+    let other = place.path("other");
+    let begins_there = ["--stdout", other.to_str().unwrap()];
+    let (mut child, mut told) = start(&mut place.restore_telling(&begins_there));
+    let before = wait_for_checkpoint(&mut told, &mut said).unwrap();
+    while wait_for_checkpoint(&mut told, &mut said).unwrap() < before + 2 {}
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(run(&mut place.restore(&[]), b"").unwrap().status.success());
+    let rest = fs::read(other).unwrap();
+    assert!(!rest.is_empty() && rest.len() < 101 * 100 && rest.len().is_multiple_of(101), "{}", rest.len());
+}
+
+/// What each way to wait finds at a pipe that can be written, now and after checkpoints.
+const WAITS: &str = "
+import errno, select
+def tried(act):
+    try: return act()
+    except OSError as error: return errno.errorcode[error.errno]
+kept = select.epoll()
+kept.register(1, select.EPOLLIN | select.EPOLLOUT)
+for turn in range(200):
+    poll, epoll = select.poll(), select.epoll()
+    poll.register(1, select.POLLIN | select.POLLOUT | select.POLLPRI)
+    said = [poll.poll(-1), select.select([1], [1], [1], 0), select.select([], [1], []), kept.poll()]
+    said += [tried(lambda: epoll.register(1)), tried(lambda: epoll.register(1)), epoll.poll()]
+    for events in [0, select.EPOLLIN, select.EPOLLOUT | select.EPOLLET, select.EPOLLOUT | select.EPOLLONESHOT]:
+        said += [epoll.modify(1, events), epoll.poll(0), epoll.poll(0)]
+    said += [tried(lambda: epoll.unregister(1)), tried(lambda: epoll.unregister(1))]
+    print(turn, *said, flush=True)
+    sum(range(20000))
+";
+
+#[test]
+fn a_program_waits_for_it_as_for_a_pipe() {
+    goes_on(&[PYTHON, "-S", "-c", WAITS], &Trial::new("20ms", 2, 40));
 }
 
 /// What programs do with a standard output that is a pipe they do with this one.

@@ -60,6 +60,24 @@ for path in ['/tmp', '/dev/shm', '.', '/usr']:
 }
 
 #[test]
+fn what_has_no_disk_is_not_written_back() {
+    let program = "
+import errno, os
+def tried(act, fd):
+    try: return act(fd)
+    except OSError as error: return errno.errorcode[error.errno]
+for path in ['/proc', '/proc/self', '/proc/self/fd', '/proc/self/maps', '/proc/version', '/sys', '/sys/devices/system/cpu',
+             '/sys/devices/system/cpu/online', '/dev', '/dev/null', '/dev/zero', '/dev/urandom']:
+    for flags in [os.O_RDONLY, os.O_PATH]:
+        fd = os.open(path, flags)
+        print(path, flags, tried(os.fsync, fd), tried(os.fdatasync, fd))
+        os.close(fd)
+for fd in os.pipe(): print(tried(os.fsync, fd))
+";
+    is_like_native(directory().path(), &[], program);
+}
+
+#[test]
 fn a_pipe_that_has_room_for_one_end_leaves_none() {
     let program = "
 import errno, os, resource

@@ -15,7 +15,7 @@ use crate::work::Work;
 /// Epochs that are taken before anything is timed, however long they take: two dirty epochs settle which pages stay
 /// writable, and two more fill the history.
 pub const WARM_UP_MIN: u32 = 4;
-/// Epochs after which warm-up would change nothing more: four compares without a change end the last exception.
+/// Epochs after which warm-up would change nothing more: the predictor looks at the last eight of a page.
 pub const WARM_UP_MAX: u32 = 16;
 /// Checkpoints that are retained: the newest, and one to show that the way to an older one is kept.
 pub const HISTORY: u32 = 2;

@@ -1,7 +1,10 @@
 //! Guest program: one attack on the VMM or on the CPU's protection. Argument: which.
 
 use std::arch::asm;
+use std::fs::File;
 use std::hint::black_box;
+use std::io::Read;
+use std::os::fd::AsRawFd;
 
 use cairn_guest::{Error, Session};
 use cairn_tests::pages::PAGE;
@@ -110,6 +113,7 @@ fn memory(attack: &str) -> bool {
                 black_box(main as fn())();
             }
             "manymappings" => many_mappings(),
+            "manypaths" => many_paths(),
             _ => return false,
         }
     }
@@ -144,6 +148,47 @@ fn many_mappings() {
         // SAFETY: nothing refers to it.
         assert_eq!(unsafe { libc::munmap(page(index).cast(), PAGE) }, 0);
     }
+}
+
+/// Mappings of a file with a long path, until they are refused, and then lists of them: the monitor's memory, which
+/// nobody charges the program for.
+fn many_paths() {
+    const MOST_PATHS: usize = 16 << 20;
+    const MOST_TEXTS: usize = 64 << 20;
+    // Nothing more can be mapped later.
+    let mut text = String::with_capacity(MOST_PATHS + MOST_PATHS / 4);
+    let directory = std::path::Path::new("/tmp").join(["x".repeat(250).as_str(); 16].join("/"));
+    std::fs::create_dir_all(&directory).expect("directories");
+    let path = directory.join("file");
+    let file = File::create_new(&path).expect("a file");
+    let length = path.as_os_str().len();
+    let pages = 2 * MOST_PATHS / length;
+    let at = |page: usize| std::ptr::with_exposed_provenance_mut::<libc::c_void>((20 << 30) + page * PAGE);
+    let map = |page, pages| {
+        let (length, flags) = (pages * PAGE, libc::MAP_PRIVATE | libc::MAP_FIXED);
+        // SAFETY: nothing of the program is there.
+        let got = unsafe { libc::mmap(at(page), length, libc::PROT_NONE, flags, file.as_raw_fd(), 0) };
+        got != libc::MAP_FAILED
+    };
+    // One that is cut in more and more pieces.
+    assert!(map(0, 2 * pages));
+    // SAFETY: nothing refers to what was mapped above.
+    let cut = |page| unsafe { libc::mprotect(at(page), PAGE, libc::PROT_READ) == 0 };
+    let pieces = 1 + 2 * (0..pages).take_while(|page| cut(2 * page + 1)).count();
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::munmap(at(0), 2 * pages * PAGE) }, 0);
+    // And one after the other.
+    let count = (0..pages).take_while(|page| map(2 * page, 1)).count();
+    for found in [pieces, count] {
+        assert!((MOST_PATHS - PAGE..MOST_PATHS + 4 * PAGE).contains(&(found * length)), "{found} paths");
+    }
+    let maps = || File::open("/proc/self/maps").map_err(|error| error.raw_os_error());
+    let open = [(); 4].map(|()| maps());
+    assert!(open[..3].iter().all(Result::is_ok) && MOST_TEXTS < 4 * count * length, "{open:?}");
+    assert_eq!(open[3].as_ref().err(), Some(&Some(libc::ENOMEM)));
+    drop(open);
+    maps().expect("what is closed makes room").read_to_string(&mut text).expect("a text");
+    assert_eq!(text.lines().filter(|line| line.ends_with("/file")).count(), count);
 }
 
 /// More checkpoint data than the guest has memory: the oldest make room, and those that stay hold.

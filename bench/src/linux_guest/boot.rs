@@ -13,6 +13,8 @@ use crate::worker::HISTORY;
 const STATIC: &str = "static/cairn-bench";
 /// The word that makes a build of this program the one of a guest.
 pub const ROLE: &str = "guest";
+/// Its checkpoint devices: `cairn`, `cairn-hinted` and `cairn-async` have a session each, at the same time.
+const SESSIONS: &str = "3";
 
 /// A Linux guest that is to be booted.
 #[derive(Clone, Debug)]
@@ -105,7 +107,7 @@ impl LinuxGuest {
             command.arg("--modules").arg(modules);
         }
         command.args(["--memory", &self.memory, "--cpus", &self.cpus.to_string()]);
-        command.args(["--history", &HISTORY.to_string()]);
+        command.args(["--history", &HISTORY.to_string(), "--sessions", SESSIONS]);
         command.arg("--program").arg(&self.program).arg(ROLE).args(arguments);
         command
     }
@@ -186,7 +188,7 @@ mod tests {
         assert_eq!(
             words.join(" "),
             format!(
-                "boot --kernel {kernel} --modules /m --memory 2G --cpus 2 --history 2 --program \
+                "boot --kernel {kernel} --modules /m --memory 2G --cpus 2 --history 2 --sessions 3 --program \
                  /b/static/cairn-bench guest --quick"
             )
         );

@@ -21,7 +21,7 @@ const WITHIN: Duration = Duration::from_millis(300);
 /// Rows of the file that sqlite3 imports.
 const ROWS: u64 = 100_000;
 /// Queries with which sqlite3 goes on until it has lasted long enough to be killed so often.
-const QUERIES: u64 = 60;
+const QUERIES: u64 = 160;
 /// Turns of python3's loop: about ten seconds.
 const TURNS: u64 = 32_000_000;
 /// Tools' names, and where Debian has them.
@@ -85,7 +85,7 @@ fn sqlite() -> Victim {
     arguments.push("CREATE INDEX of_names ON t(name); CREATE INDEX of_amounts ON t(amount);".to_owned());
     for query in 0..QUERIES {
         arguments.push(format!(
-            "UPDATE t SET amount = amount + {query} WHERE id % 97 = {query}; \
+            "UPDATE t SET amount = amount + {query} WHERE id % 97 = {query} % 97; \
              SELECT count(*), sum(x.amount), max(x.name), min(length(x.name || x.amount)) FROM t x \
              WHERE x.amount % 13 = {query} % 13 OR x.name LIKE '%{query:x}%';"
         ));

@@ -110,16 +110,26 @@ fn file() -> Result<()> {
     refused(&file.write(REQUEST), libc::EBUSY)?;
     let line = format!("{}{}", char::from(first[0]), read(&file)?);
     ensure!(line.starts_with("taken ") && line.ends_with('\n') && read(&file)?.is_empty(), "{line:?}");
-    // One that doesn't wait, and poll, which does.
-    let mut impatient = open(libc::O_NONBLOCK)?;
-    ensure!(impatient.write(REQUEST)? == REQUEST.len());
-    let told = loop {
-        match impatient.read(&mut [0; 100]) {
-            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => ensure!(wait_for(&impatient, -1)),
-            other => break other?,
-        }
+    // One that doesn't wait, from the start or from now on, and poll, which does.
+    let flags = |file: &File| {
+        // SAFETY: no memory is involved.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) }
     };
-    ensure!("taken 1\n".len() <= told);
+    let later = open(0)?;
+    ensure!(flags(&later) & libc::O_NONBLOCK == 0);
+    // SAFETY: as above.
+    ensure!(unsafe { libc::fcntl(later.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) } == 0);
+    for mut impatient in [open(libc::O_NONBLOCK)?, later] {
+        ensure!(flags(&impatient) & (libc::O_NONBLOCK | libc::O_ACCMODE) == libc::O_NONBLOCK | libc::O_RDWR);
+        ensure!(impatient.write(REQUEST)? == REQUEST.len());
+        let told = loop {
+            match impatient.read(&mut [0; 100]) {
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => ensure!(wait_for(&impatient, -1)),
+                other => break other?,
+            }
+        };
+        ensure!("taken 1\n".len() <= told);
+    }
     // Requests whose file is closed go on, and are before the next ones.
     for _ in 0..3 {
         ensure!(open(0)?.write(REQUEST)? == REQUEST.len());

@@ -16,7 +16,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use error::{DeviceError, RunError};
-pub use restore::{Restore, Trusted};
+pub use restore::{OutputTo, Restore, Trusted};
 
 pub use crate::guest::app::files::{Grant, Published};
 use crate::kvm::system::System;

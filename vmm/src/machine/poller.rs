@@ -48,7 +48,7 @@ pub fn mode_for_requests(wanted: PollMode) -> PollMode {
     if wanted == PollMode::Always {
         tracing::warn!(
             "requests are not polled for: this CPU keeps the dirty log in a buffer (PML) that KVM reads when \
-             the program stops; load kvm_intel or kvm_amd with pml=0 to have them polled"
+             the program stops, or /sys/module doesn't tell; load kvm_intel or kvm_amd with pml=0 to have them polled"
         );
     }
     PollMode::Never

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::terminal::{KEY_INTERRUPT, KEYS_QUIT, Session};
@@ -33,6 +33,8 @@ exec setsid cttyhack sh
 /// Runs until Ctrl-C reaches it. When it says that it has begun, the terminal is its own.
 const UNTIL_INTERRUPTED: &str =
     r#"sh -c 'trap "echo en\"\"ded; exit" INT; echo be""gun; while :; do sleep 1; done'"#;
+/// What the guests are called.
+const NAME: &str = "visited";
 /// What cairn says once keys reach it.
 const READY: &str = "Ctrl-A x ends the guest";
 /// Bytes of the unit in which the guest writes to a disk, and of the disk.
@@ -121,6 +123,7 @@ impl Visit {
         shell.press(KEY_INTERRUPT)?;
         shell.expect("ended")?;
         shell.ask("echo awake-$((1 + 1))", "awake-2")?;
+        asked_from_outside(place)?;
         shell.ask("echo random-$(head -c 16 /dev/hwrng | wc -c)", "random-16")?;
         let [written, whole] = &files.digests;
         shell.ask("sha256sum /dev/vda", &format!("{whole}  /dev/vda"))?;
@@ -141,6 +144,28 @@ impl Visit {
         shell.press(&format!("{last}\r"))?;
         shell.end(status)
     }
+}
+
+/// Asks the guest that runs at its socket, as `cairn ps`, `stats` and `checkpoint` do.
+fn asked_from_outside(place: &Place) -> Result<()> {
+    for (arguments, status, told) in [
+        (&["ps"][..], 0, &[NAME, "linux"][..]),
+        (&["ps", "--json"], 0, &[NAME, "up_ns"]),
+        (&["stats", NAME], 0, &[NAME]),
+        (&["checkpoint", NAME], 1, &["a Linux guest has no checkpoints of the whole"]),
+        (&["rollback", NAME, "1"], 1, &["a Linux guest has no checkpoints of the whole"]),
+    ] {
+        let output = Command::new(&place.cairn).args(arguments).output().context("asking the guest")?;
+        let said =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        ensure!(
+            output.status.code() == Some(status) && told.iter().all(|word| said.contains(word)),
+            "cairn {} ended with {}: {said}",
+            arguments.join(" "),
+            output.status
+        );
+    }
+    Ok(())
 }
 
 fn quit(place: &Place, files: &Files, log: &Path) -> Result<()> {
@@ -205,7 +230,7 @@ impl Files {
     fn boot(&self, place: &Place, series: Series) -> Command {
         let mut command = Command::new(&place.cairn);
         command.arg("boot").arg("--kernel").arg(Kernel::below(&place.kernels, series).image);
-        command.arg("--initrd").arg(self.initrd(series)).args(["--memory", "256M"]);
+        command.arg("--initrd").arg(self.initrd(series)).args(["--memory", "256M", "--name", NAME]);
         command.args(["--append", &format!("{COMMAND_LINE} rdinit=/bin/busybox -- sh {SCRIPT}")]);
         command
     }

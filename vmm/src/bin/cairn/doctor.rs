@@ -71,7 +71,7 @@ fn print_kvm(system: &System) {
     line("kind", kind);
     line("memory slots", &system.capability(Cap::NrMemslots).to_string());
     let buffered = if System::logs_in_buffer() {
-        ", by a buffer of the CPU (PML): requests are never polled for"
+        ", by a buffer of the CPU (PML), or /sys/module doesn't tell: requests are never polled for"
     } else {
         ""
     };

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use cairn_abi::CheckpointId;
-use cairn_vmm::machine::app::{self, Trusted};
+use cairn_vmm::machine::app::{self, OutputTo, Trusted};
 use cairn_vmm::machine::name::GuestName;
 use cairn_vmm::machine::whole::{Consent, WholeConfig};
 use clap::Args;
@@ -56,7 +56,8 @@ pub(crate) struct Restore {
     /// What `cairn ps`, `checkpoint` and `rollback` call it [default: what they called it before].
     #[arg(long, value_name = "NAME")]
     name: Option<GuestName>,
-    /// The file that standard output goes to, if it was a file and is elsewhere now.
+    /// The file that standard output goes to, if it was a file and is elsewhere now. One that isn't there is made, and
+    /// gets only what follows.
     #[arg(long, value_name = "FILE")]
     stdout: Option<PathBuf>,
     /// Let the program do all that the store says, whoever made it.
@@ -85,8 +86,9 @@ impl Restore {
             return commit_files(comeback);
         }
         let output = match (self.stdout, comeback.stdout()) {
-            (Some(path), Some(_)) => Some(std::path::absolute(path)?),
-            (None, before) => before.map(|(path, _)| path),
+            (Some(path), Some(_)) if path.exists() => Some(OutputTo::GoesOn(std::path::absolute(path)?)),
+            (Some(path), Some(_)) => Some(OutputTo::New(std::path::absolute(path)?)),
+            (None, before) => before.map(|(path, _)| OutputTo::GoesOn(path)),
             (Some(path), None) => anyhow::bail!(
                 "the program's standard output was no file of its own, so that {} can't be where it goes on: run it \
                  with --stdout FILE",

@@ -70,6 +70,8 @@ pub enum LoadError {
 pub struct Image {
     path: String,
     file: File,
+    /// Bytes of the file.
+    len: u64,
     header: FileHeader64<LE>,
     segments: Vec<ProgramHeader64<LE>>,
     interpreter: Option<String>,
@@ -99,6 +101,7 @@ impl Image {
         let path = path.to_owned();
         let bad = |why| LoadError::Bad { path: path.clone(), why };
         let read = |source| LoadError::Read { path: path.clone(), source };
+        let len = file.metadata().map_err(read)?.len();
         let mut bytes = [0; size_of::<FileHeader64<LE>>()];
         if let Err(error) = file.read_exact_at(&mut bytes, 0) {
             let short = error.kind() == io::ErrorKind::UnexpectedEof;
@@ -124,7 +127,7 @@ impl Image {
             }
             None => None,
         };
-        Ok(Self { path, file, header, segments, interpreter })
+        Ok(Self { path, file, len, header, segments, interpreter })
     }
 
     /// The path of the interpreter (the dynamic linker) that the program asks for.
@@ -147,6 +150,9 @@ impl Image {
                 Segment::check(segment).ok_or_else(|| self.bad("a segment's addresses make no sense"))
             })
             .collect::<Result<_, _>>()?;
+        if loads.iter().any(|load| self.len < load.file_start + load.file_size) {
+            return Err(self.bad("it is cut off"));
+        }
         let first =
             loads.iter().map(|load| load.start).min().ok_or_else(|| self.bad("it has no segment to load"))?;
         let last = loads.iter().map(|load| load.end).max().unwrap_or(first);

@@ -141,6 +141,16 @@ pub enum Content {
     },
 }
 
+impl Content {
+    /// The path of the file that it is; nothing for anything else.
+    pub(super) fn path(&self) -> &str {
+        match self {
+            Self::File { path, .. } => path,
+            _ => "",
+        }
+    }
+}
+
 /// One mapping.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mapping {

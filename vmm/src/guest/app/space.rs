@@ -33,6 +33,9 @@ use crate::memory::rights::Rights;
 /// Most mappings that a program may have (Linux: vm.max_map_count). In the window each takes two of the
 /// host's own mappings at most, itself and the gap after it, of which the host gives a process 65,530.
 const MAX_MAPPINGS: usize = 30_000;
+/// Bytes that the paths of a program's mappings may have together, so that neither they nor what is made of them, such
+/// as the list in /proc, takes more of the monitor's memory: 500 for each of the most mappings.
+const MAX_PATHS: usize = 16 << 20;
 
 /// Who has registered regions in the program's memory, and hears what is about to become of it.
 pub trait RegionOwner: Send {
@@ -338,7 +341,9 @@ impl AddressSpace {
 
     /// Whether there may be more mappings. A change makes two more at most, where it cuts one in three.
     fn check_count(&self) -> Result<(), SpaceError> {
-        if self.mappings.len() < MAX_MAPPINGS { Ok(()) } else { Err(SpaceError::Host(Errno::ENOMEM)) }
+        let paths: usize = self.mappings.iter().map(|(_, mapping)| mapping.content.path().len()).sum();
+        let fits = self.mappings.len() < MAX_MAPPINGS && paths < MAX_PATHS;
+        if fits { Ok(()) } else { Err(SpaceError::Host(Errno::ENOMEM)) }
     }
 
     /// Checks the limits and makes sure of memslots, before anything changes.

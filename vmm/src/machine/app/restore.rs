@@ -30,6 +30,15 @@ pub struct Trusted {
     config: AppConfig,
 }
 
+/// The file of standard output.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OutputTo {
+    /// It has what the program had written, and maybe more.
+    GoesOn(PathBuf),
+    /// It isn't there yet, and gets what the program writes from now on.
+    New(PathBuf),
+}
+
 impl Restore {
     /// The checkpoint `at` of a store, or the newest.
     ///
@@ -88,15 +97,15 @@ impl Trusted {
         self.comeback.saved.config.store(directory, keep)
     }
 
-    /// Runs the program to its end, with further checkpoints where `further` says. Its standard output goes on in the
-    /// file `stdout`, if it was a file; it's called `name`, or as it was.
+    /// Runs the program to its end, with further checkpoints where `further` says. Its standard output goes to the file
+    /// `output`, if it was a file; it's called `name`, or as it was.
     ///
     /// # Errors
     /// [`RunError`]: what is wrong and what to do.
     pub fn run(
         self,
         further: Option<(StoreConfig, WholeConfig)>,
-        stdout: Option<PathBuf>,
+        output: Option<OutputTo>,
         name: Option<GuestName>,
     ) -> Result<Ended, RunError> {
         let Self { comeback, config } = self;
@@ -104,12 +113,17 @@ impl Trusted {
         keep.map_or(Ok(()), |keep| comeback.check_kept(keep))?;
         let kvm = System::open()?;
         let (store, whole) = further.unzip();
+        let (stdout, goes_on) = match output {
+            Some(OutputTo::GoesOn(path)) => (Some(path), true),
+            Some(OutputTo::New(path)) => (Some(path), false),
+            None => (None, false),
+        };
         let name = name.unwrap_or_else(|| config.name.clone());
         let config = AppConfig { name, store, whole, stdout, ..config };
         // Output is cut back and changes are applied: not while another process runs the program and does so.
         let changes_files = config.stdout.is_some() || config.overlay.is_some();
         let _alone = (changes_files && config.store.is_none()).then(|| comeback.lock()).transpose()?;
-        let comeback = comeback.with_output(config.state.key.as_ref())?;
+        let comeback = if goes_on { comeback.with_output(config.state.key.as_ref())? } else { comeback };
         lives::run(&kvm, &config, Some(comeback), None)
     }
 

@@ -60,6 +60,7 @@ pub fn run(config: &LinuxConfig) -> Result<LinuxEnded, BootError> {
     }
     let host = |what| move |errno: nix::errno::Errno| BootError::Host { what, source: errno.into() };
     signal::prepare().map_err(host("a signal for vCPUs"))?;
+    signal::survive_long_files().map_err(host("a signal"))?;
     // Before there is any other thread, which would take them.
     let held = HeldSignals::hold().map_err(host("to hold signals back"))?;
     Machine::build(&kvm, config)?.run(&held)

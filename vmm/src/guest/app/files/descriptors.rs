@@ -9,7 +9,7 @@ use nix::{errno::Errno, sys::stat::fstat};
 
 use super::{
     backend::Answer,
-    open::{Object, OpenFile},
+    open::{Object, OpenFile, StreamHandle},
     path::GuestPath,
 };
 
@@ -47,7 +47,7 @@ impl Descriptors {
         let mut table = Self::empty();
         let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         for (fd, label) in [(input.as_fd(), "stdin"), (output.as_fd(), "stdout"), (error.as_fd(), "stderr")] {
-            let slot = fd.try_clone_to_owned().ok().map(|fd| {
+            let slot = fd.try_clone_to_owned().ok().and_then(|fd| {
                 let kind = fstat(&fd).map(|stat| stat.st_mode & libc::S_IFMT);
                 let is_stream = streams && label == "stdout" && kind == Ok(libc::S_IFREG);
                 let path = match kind {
@@ -57,8 +57,9 @@ impl Descriptors {
                     _ => GuestPath::label(label),
                 };
                 // The files behind them were opened for the guest, but only to read or write.
-                let object = if is_stream { Object::Stream(fd) } else { Object::Host(fd) };
-                Slot { file: Arc::new(OpenFile::new(path, false, object)), close_on_exec: false }
+                let object =
+                    if is_stream { Object::Stream(StreamHandle::new(fd).ok()?) } else { Object::Host(fd) };
+                Some(Slot { file: Arc::new(OpenFile::new(path, false, object)), close_on_exec: false })
             });
             table.slots.push(slot);
         }

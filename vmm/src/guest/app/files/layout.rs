@@ -19,7 +19,7 @@ use super::{
     memory::{Budget, MemoryTree},
     open::{Object, OpenFile},
     path::{GuestPath, parts},
-    synthetic::{DevSource, ProcSource, SharedPci, SyntheticTree, SysSource, WholeCheckpoints},
+    synthetic::{DevSource, Holding, ProcSource, SharedPci, SyntheticTree, SysSource, WholeCheckpoints},
     view::{At, End, FileView, Place},
 };
 
@@ -150,11 +150,13 @@ impl Layout {
         }
 
         let at = |path: &str| GuestPath::from_clean(path.as_bytes());
-        let dev = SyntheticTree::new(DevSource::new(self.checkpoints), at("/dev"), device(), 0);
+        let held = Holding::default();
+        let dev = SyntheticTree::new(DevSource::new(self.checkpoints), at("/dev"), device(), 0, &held);
         view.mount_at(&at("/dev"), Box::new(dev))?;
-        let proc = SyntheticTree::new(ProcSource, at("/proc"), device(), 0);
+        let proc = SyntheticTree::new(ProcSource, at("/proc"), device(), 0, &held);
         view.mount_at(&at("/proc"), Box::new(proc))?;
-        let sys = SyntheticTree::new(SysSource::new(self.functions), at("/sys"), device(), SYSFS_TEXT_BYTES);
+        let source = SysSource::new(self.functions);
+        let sys = SyntheticTree::new(source, at("/sys"), device(), SYSFS_TEXT_BYTES, &held);
         view.mount_at(&at("/sys"), Box::new(sys))?;
         for path in PRIVATE_DIRECTORIES {
             let tree = MemoryTree::new(at(path), device(), 0o1777, Arc::clone(&budget));

@@ -37,7 +37,7 @@ pub use image::{FILE_PAGE, FilePages, FilePagesSource, FilesImage, ImageError};
 pub use layout::{Grant, Layout, LayoutError};
 pub use listing::LISTING_BYTES;
 pub use memory::{Budget, MAX_NODES, MemoryHandle, Part, Reserved};
-pub use open::{DirectoryHandle, Object, OpenFile, PciBarHandle, SynthesizedHandle};
+pub use open::{DirectoryHandle, Object, OpenFile, PciBarHandle, StreamHandle, SynthesizedHandle};
 pub use operations::check_owner;
 pub use path::{GuestPath, NAME_MAX, PATH_MAX};
 pub use publish::{Conflict, Left, PublishError, Published, resume};

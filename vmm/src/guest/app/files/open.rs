@@ -3,13 +3,20 @@
 use std::{
     fmt::Debug,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI32, Ordering},
+    },
 };
 
 use nix::{
     errno::Errno,
     fcntl::OFlag,
-    sys::{epoll::Epoll, stat::fstat},
+    sys::{
+        epoll::Epoll,
+        eventfd::{EfdFlags, EventFd},
+        stat::fstat,
+    },
     unistd::ftruncate,
 };
 
@@ -40,7 +47,7 @@ pub enum Object {
     Host(OwnedFd),
     /// A file of the host that the guest has as a pipe's end, to write it from front to back: the monitor knows by its
     /// offset how much of it is the guest's.
-    Stream(OwnedFd),
+    Stream(StreamHandle),
     /// A file of a memory tree: a memfd of its own open file description.
     Memory(MemoryHandle),
     /// A directory.
@@ -51,6 +58,14 @@ pub enum Object {
     PciBar(PciBarHandle),
     /// An epoll instance of the host, with the descriptors of this guest only.
     Epoll(Epoll),
+}
+
+/// A file of the host as a pipe's end.
+#[derive(Debug)]
+pub struct StreamHandle {
+    file: OwnedFd,
+    /// Can always be written and never be read, as such a pipe, and unlike a file it can be waited for by epoll.
+    writable: EventFd,
 }
 
 /// An open directory and how far it was listed.
@@ -67,7 +82,8 @@ pub struct DirectoryHandle {
 pub struct SynthesizedHandle {
     file: Box<dyn SynthesizedFile>,
     status: Status,
-    flags: OFlag,
+    /// The bits of an `OFlag`.
+    flags: AtomicI32,
     offset: Mutex<u64>,
 }
 
@@ -103,6 +119,11 @@ pub(super) trait OpenDirectory: Debug + Send + Sync {
     }
 
     fn space(&self) -> Answer<Space>;
+
+    /// fsync of what has no descriptor of the host; what is in memory has nowhere to be written to.
+    fn write_back(&self) -> Answer<()> {
+        Ok(())
+    }
 }
 
 /// A file whose bytes the monitor makes up.
@@ -117,6 +138,14 @@ pub(super) trait SynthesizedFile: Debug + Send + Sync {
 
     /// Where the file ends, for `SEEK_END`.
     fn size(&self) -> u64;
+
+    /// `O_NONBLOCK` was set or cleared.
+    fn set_nonblocking(&self, _on: bool) {}
+
+    /// fsync, which most of these files don't have on Linux.
+    fn write_back(&self) -> Answer<()> {
+        Err(Errno::EINVAL)
+    }
 
     /// The file as /dev/cairn, if that is what it is.
     fn fork_point(&self) -> Option<&ForkPoint> {
@@ -184,7 +213,8 @@ impl OpenFile {
     #[must_use]
     pub fn host(&self) -> Option<BorrowedFd<'_>> {
         match &self.object {
-            Object::Host(fd) | Object::Stream(fd) => Some(fd.as_fd()),
+            Object::Host(fd) => Some(fd.as_fd()),
+            Object::Stream(handle) => Some(handle.file.as_fd()),
             Object::Memory(handle) => Some(handle.fd()),
             Object::Directory(handle) => handle.directory.host(),
             Object::Epoll(epoll) => Some(epoll.0.as_fd()),
@@ -197,8 +227,25 @@ impl OpenFile {
     pub fn pollable(&self) -> Option<BorrowedFd<'_>> {
         match &self.object {
             Object::Directory(_) => None,
+            Object::Stream(handle) => Some(handle.writable.as_fd()),
             Object::Synthesized(handle) => handle.fork_point().map(ForkPoint::answered),
             _ => self.host(),
+        }
+    }
+
+    /// fsync of what has no descriptor of the host.
+    ///
+    /// # Errors
+    /// `EBADF` for a descriptor opened with `O_PATH`, `EINVAL` for what can't be written back.
+    pub fn write_back(&self) -> Answer<()> {
+        match &self.object {
+            Object::Directory(handle) if handle.flags.contains(OFlag::O_PATH) => Err(Errno::EBADF),
+            Object::Directory(handle) => handle.directory.write_back(),
+            Object::Synthesized(handle) if handle.flags().contains(OFlag::O_PATH) => Err(Errno::EBADF),
+            Object::Synthesized(handle) => handle.file.write_back(),
+            // As all files of sysfs.
+            Object::PciBar(_) => Ok(()),
+            _ => Err(Errno::EINVAL),
         }
     }
 
@@ -224,7 +271,10 @@ impl OpenFile {
     pub fn status(&self) -> Answer<Status> {
         match &self.object {
             Object::Host(fd) => Ok(Status::from(&fstat(fd)?)),
-            Object::Stream(fd) => Ok(Status { mode: PIPE, size: 0, blocks: 0, ..Status::from(&fstat(fd)?) }),
+            Object::Stream(handle) => {
+                let file = Status::from(&fstat(&handle.file)?);
+                Ok(Status { mode: PIPE, size: 0, blocks: 0, ..file })
+            }
             Object::Memory(handle) => handle.status(),
             Object::Directory(handle) => handle.directory.status(),
             Object::Synthesized(handle) => Ok(handle.status),
@@ -239,7 +289,8 @@ impl OpenFile {
     /// The host's.
     pub fn space(&self) -> Answer<Space> {
         match &self.object {
-            Object::Host(fd) | Object::Stream(fd) => host_space(fd),
+            Object::Host(fd) => host_space(fd),
+            Object::Stream(handle) => host_space(&handle.file),
             Object::Memory(handle) => Ok(handle.space()),
             Object::Directory(handle) => handle.directory.space(),
             Object::Epoll(epoll) => host_space(&epoll.0),
@@ -260,6 +311,17 @@ impl Object {
             Self::Memory(handle) => handle.truncate(size),
             _ => Err(Errno::EINVAL),
         }
+    }
+}
+
+impl StreamHandle {
+    /// A file of the host that is open for writing.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(super) fn new(file: OwnedFd) -> Answer<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self { file, writable: EventFd::from_value_and_flags(0, flags)? })
     }
 }
 
@@ -305,13 +367,31 @@ impl DirectoryHandle {
 impl SynthesizedHandle {
     pub(super) fn new(file: Box<dyn SynthesizedFile>, status: Status, request: &OpenRequest) -> Self {
         let kept = OFlag::O_ACCMODE | OFlag::O_APPEND | OFlag::O_NONBLOCK | OFlag::O_PATH;
-        Self { file, status, flags: request.flags() & kept, offset: Mutex::new(0) }
+        let flags = request.flags() & kept;
+        file.set_nonblocking(flags.contains(OFlag::O_NONBLOCK));
+        Self { file, status, flags: AtomicI32::new(flags.bits()), offset: Mutex::new(0) }
     }
 
     /// The access mode and status flags, for `F_GETFL`.
     #[must_use]
     pub fn flags(&self) -> OFlag {
-        self.flags
+        OFlag::from_bits_retain(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// `F_SETFL`: `O_APPEND` and `O_NONBLOCK` as in `wanted`, and all else as it is.
+    ///
+    /// # Errors
+    /// `EBADF` for a descriptor opened with `O_PATH`.
+    pub fn set_flags(&self, wanted: OFlag) -> Answer<()> {
+        let flags = self.flags();
+        if flags.contains(OFlag::O_PATH) {
+            return Err(Errno::EBADF);
+        }
+        let changeable = OFlag::O_APPEND | OFlag::O_NONBLOCK;
+        let flags = (flags - changeable) | (wanted & changeable);
+        self.file.set_nonblocking(flags.contains(OFlag::O_NONBLOCK));
+        self.flags.store(flags.bits(), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Reads at most `length` bytes: at `offset`, or where the last read ended.
@@ -361,7 +441,8 @@ impl SynthesizedHandle {
     }
 
     fn check_access(&self, forbidden: OFlag) -> Answer<()> {
-        let denied = self.flags & OFlag::O_ACCMODE == forbidden || self.flags.contains(OFlag::O_PATH);
+        let flags = self.flags();
+        let denied = flags & OFlag::O_ACCMODE == forbidden || flags.contains(OFlag::O_PATH);
         if denied { Err(Errno::EBADF) } else { Ok(()) }
     }
 

@@ -7,7 +7,7 @@ use super::{
     backend::{Answer, Backend, Follow, Look},
     memory::MemoryTree,
     open::{Object, OpenFile},
-    path::{self, GuestPath, Inside, check_name, names_directory, parts},
+    path::{self, GuestPath, Inside, PATH_MAX, check_name, names_directory, parts},
 };
 
 /// Symbolic links that one lookup follows (Linux `MAXSYMLINKS`); bounds loops.
@@ -184,7 +184,13 @@ impl FileView {
     }
 
     /// The mount that holds a place, and where in it.
+    ///
+    /// A place as long as no system call could name it doesn't exist: what is open has its path, and a program that
+    /// makes and enters one directory after the other would else have paths of megabytes.
     pub(super) fn locate<'a>(&self, place: &'a Place) -> Answer<(&Mount, Inside<'a>)> {
+        if PATH_MAX <= place.path.as_bytes().len() {
+            return Err(Errno::ENAMETOOLONG);
+        }
         for mount in &self.mounts {
             if let Some(path) = place.path.inside(&mount.point) {
                 return Ok((mount, Inside { path, directory: place.directory }));

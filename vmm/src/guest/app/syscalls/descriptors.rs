@@ -128,6 +128,9 @@ fn flags(file: &OpenFile) -> Answer {
 /// ignored.
 fn set_flags(file: &OpenFile, wanted: i32) -> Answer {
     let changeable = OFlag::O_APPEND | OFlag::O_NONBLOCK | OFlag::O_DIRECT;
+    if let Object::Synthesized(handle) = file.object() {
+        return handle.set_flags(OFlag::from_bits_retain(wanted)).map(|()| 0);
+    }
     if let (Some(fd), false) = (file.host(), matches!(file.object(), Object::Directory(_))) {
         host_fcntl(fd, FcntlArg::F_SETFL(OFlag::from_bits_retain(wanted) & changeable))?;
     }

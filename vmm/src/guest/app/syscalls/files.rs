@@ -173,13 +173,8 @@ pub(super) fn fdatasync(process: &mut Process, &[file, ..]: &Arguments) -> Answe
     to_disk(&file, |fd| host_fdatasync(fd))
 }
 
-/// Directories in memory have nothing to be written back.
 fn to_disk(file: &OpenFile, write: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>) -> Answer {
-    match (file.object(), file.host()) {
-        (Object::Directory(handle), None) if handle.flags().contains(OFlag::O_PATH) => Err(Errno::EBADF),
-        (Object::Directory(_), None) => Ok(0),
-        (_, host) => write(host.ok_or(Errno::EINVAL)?).map(|()| 0),
-    }
+    file.host().map_or_else(|| file.write_back(), write).map(|()| 0)
 }
 
 /// The whole host's files, since nothing less holds all that the program has written.

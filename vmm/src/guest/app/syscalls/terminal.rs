@@ -47,6 +47,11 @@ fn set_terminal(process: &Process, file: &OpenFile, when: SetTerminal, from: u64
 }
 
 fn set_nonblocking(file: &OpenFile, on: bool) -> Answer {
+    if let Object::Synthesized(handle) = file.object() {
+        let mut flags = handle.flags();
+        flags.set(OFlag::O_NONBLOCK, on);
+        return handle.set_flags(flags).map(|()| 0);
+    }
     let Ok(fd) = host(file) else { return Ok(0) };
     let mut flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     flags.set(OFlag::O_NONBLOCK, on);

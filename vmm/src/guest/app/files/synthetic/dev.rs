@@ -66,6 +66,11 @@ impl DevSource {
 }
 
 impl Source for DevSource {
+    /// The directory, which is one of a tmpfs elsewhere.
+    fn takes_sync(&self, node: &Node) -> bool {
+        matches!(node, Node::Directory(_))
+    }
+
     /// For /dev/shm.
     fn can_hold_mounts(&self) -> bool {
         true

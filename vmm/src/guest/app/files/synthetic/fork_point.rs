@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -16,7 +16,6 @@ use cairn_abi::{
 };
 use nix::{
     errno::Errno,
-    fcntl::OFlag,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
 };
@@ -83,8 +82,7 @@ impl ForkPointNode {
             // An answer can be had at once, though it be empty.
             answered: EventFd::from_value_and_flags(1, flags)?,
         });
-        let waits = !request.has(OFlag::O_NONBLOCK);
-        let file = ForkPoint { node: self.clone(), state, waits };
+        let file = ForkPoint { node: self.clone(), state, waits: AtomicBool::new(true) };
         Ok(Object::Synthesized(SynthesizedHandle::new(Box::new(file), status, request)))
     }
 }
@@ -95,7 +93,7 @@ pub(in crate::guest::app::files) struct ForkPoint {
     node: ForkPointNode,
     state: Arc<Shared>,
     /// Whether reading waits for the answer.
-    waits: bool,
+    waits: AtomicBool,
 }
 
 /// What the program shares with whoever answers.
@@ -214,7 +212,7 @@ impl SynthesizedFile for ForkPoint {
             if let Some(bytes) = self.state.take(length) {
                 return Ok(bytes);
             }
-            if !self.waits {
+            if !self.waits.load(Ordering::Relaxed) {
                 return Err(Errno::EAGAIN);
             }
             // Interrupted when the checkpoint is to be taken: the call is made again then.
@@ -240,6 +238,10 @@ impl SynthesizedFile for ForkPoint {
 
     fn size(&self) -> u64 {
         0
+    }
+
+    fn set_nonblocking(&self, on: bool) {
+        self.waits.store(!on, Ordering::Relaxed);
     }
 
     fn fork_point(&self) -> Option<&ForkPoint> {

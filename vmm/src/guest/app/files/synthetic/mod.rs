@@ -3,6 +3,7 @@
 
 mod dev;
 mod fork_point;
+mod held;
 mod pci;
 mod proc;
 mod process;
@@ -18,6 +19,7 @@ use nix::{errno::Errno, fcntl::OFlag};
 pub(super) use dev::DevSource;
 pub(super) use fork_point::{ForkPoint, ForkPointImage};
 pub use fork_point::{Request, WholeCheckpoints};
+pub(super) use held::Holding;
 pub use pci::{Bar, PciIds, PciSysfs, SharedPci};
 pub(super) use proc::ProcSource;
 pub(super) use sys::SysSource;
@@ -32,6 +34,7 @@ use super::{
 };
 use dev::DeviceNode;
 use fork_point::ForkPointNode;
+use held::Held;
 use pci::PciFile;
 
 /// The text of a new random UUID, such as a machine's boot id.
@@ -44,6 +47,11 @@ pub fn random_uuid() -> String {
 pub(super) trait Source: Debug + Send + Sync {
     /// What is at a place; none if nothing is.
     fn node(&self, caller: &Caller<'_>, names: &[&[u8]]) -> Option<Node>;
+
+    /// Whether Linux takes an fsync of such a node here for no error.
+    fn takes_sync(&self, _node: &Node) -> bool {
+        false
+    }
 
     /// Whether directories may be mounted right below the root.
     fn can_hold_mounts(&self) -> bool {
@@ -78,11 +86,20 @@ pub(super) struct SyntheticTree<S> {
     text_size: i64,
     mount_point: GuestPath,
     started: Time,
+    /// What open files hold, of all trees of the guest.
+    holding: Holding,
 }
 
 impl<S: Source> SyntheticTree<S> {
-    pub(super) fn new(source: S, mount_point: GuestPath, device: u64, text_size: i64) -> Self {
-        Self { source, device, text_size, mount_point, started: Time::now() }
+    pub(super) fn new(
+        source: S,
+        mount_point: GuestPath,
+        device: u64,
+        text_size: i64,
+        holding: &Holding,
+    ) -> Self {
+        let holding = holding.clone();
+        Self { source, device, text_size, mount_point, started: Time::now(), holding }
     }
 
     /// The node at a place, and `ELOOP`, `ENOTDIR` or `ENOENT` for what is on the way.
@@ -151,7 +168,12 @@ impl<S: Source> SyntheticTree<S> {
             Node::Fixed(bytes) => bytes.clone(),
             _ => Vec::new(),
         };
-        let handle = SynthesizedHandle::new(Box::new(Text(bytes)), status, request);
+        // Without what it was grown by, which nobody counts.
+        let bytes = bytes.into_boxed_slice();
+        let length = bytes.len();
+        let text =
+            Text { bytes: self.holding.hold(bytes, length)?, takes_sync: self.source.takes_sync(node) };
+        let handle = SynthesizedHandle::new(Box::new(text), status, request);
         Ok(Opened::New(Object::Synthesized(handle)))
     }
 }
@@ -205,7 +227,9 @@ impl<S: Source> Backend for SyntheticTree<S> {
                     return Err(Errno::EISDIR);
                 }
                 let status = self.status_of(caller, at, &node)?;
-                let directory = SyntheticDirectory::new(names, status, self.mount_point.join(at.path));
+                let path = self.mount_point.join(at.path);
+                let mut directory = SyntheticDirectory::new(names, status, path, &self.holding)?;
+                directory.takes_sync = self.source.takes_sync(&node);
                 return Ok(Opened::Directory(Box::new(directory)));
             }
             Node::Link(_) | Node::Descriptor(_) if names_link => {}
@@ -299,15 +323,22 @@ fn inode(path: &[u8]) -> u64 {
 
 /// Text as it was when the file was opened.
 #[derive(Debug)]
-struct Text(Vec<u8>);
+struct Text {
+    bytes: Held<Box<[u8]>>,
+    takes_sync: bool,
+}
 
 impl SynthesizedFile for Text {
     fn read(&self, offset: u64, length: usize) -> Answer<Vec<u8>> {
-        Ok(slice(&self.0, offset, length).to_vec())
+        Ok(slice(&self.bytes, offset, length).to_vec())
     }
 
     fn size(&self) -> u64 {
-        u64::try_from(self.0.len()).unwrap_or(u64::MAX)
+        u64::try_from(self.bytes.len()).unwrap_or(u64::MAX)
+    }
+
+    fn write_back(&self) -> Answer<()> {
+        if self.takes_sync { Ok(()) } else { Err(Errno::EINVAL) }
     }
 }
 
@@ -321,22 +352,30 @@ fn slice(bytes: &[u8], offset: u64, length: usize) -> &[u8] {
 /// An open directory of a synthesized tree: the names as they were when it was opened.
 #[derive(Debug)]
 struct SyntheticDirectory {
-    entries: Vec<Entry>,
+    entries: Held<Vec<Entry>>,
     status: Status,
     path: GuestPath,
     next: Mutex<usize>,
+    takes_sync: bool,
 }
 
 impl SyntheticDirectory {
-    fn new(names: &[(Vec<u8>, u8)], status: Status, path: GuestPath) -> Self {
+    fn new(names: &[(Vec<u8>, u8)], status: Status, path: GuestPath, holding: &Holding) -> Answer<Self> {
         let dots = [(b".".to_vec(), libc::DT_DIR), (b"..".to_vec(), libc::DT_DIR)];
         let entry = |(name, kind): &(Vec<u8>, u8)| Entry {
             inode: if name == b"." { status.inode } else { inode(path.join(name).as_bytes()) },
             kind: *kind,
             name: name.clone(),
         };
-        let entries = dots.iter().chain(names).map(entry).collect();
-        Self { entries, status, path, next: Mutex::new(0) }
+        let entries: Vec<Entry> = dots.iter().chain(names).map(entry).collect();
+        let bytes = entries.iter().map(|entry| size_of::<Entry>() + entry.name.len()).sum();
+        Ok(Self {
+            entries: holding.hold(entries, bytes)?,
+            status,
+            path,
+            next: Mutex::new(0),
+            takes_sync: false,
+        })
     }
 }
 
@@ -374,5 +413,9 @@ impl OpenDirectory for SyntheticDirectory {
 
     fn space(&self) -> Answer<Space> {
         Ok(space())
+    }
+
+    fn write_back(&self) -> Answer<()> {
+        if self.takes_sync { Ok(()) } else { Err(Errno::EINVAL) }
     }
 }

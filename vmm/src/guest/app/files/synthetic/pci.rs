@@ -13,7 +13,7 @@ use super::{
         open::{Object, PciBarHandle, SynthesizedFile, SynthesizedHandle},
         status::Status,
     },
-    Node, Text,
+    Node, slice,
 };
 
 /// Bytes of the configuration space of a PCI function without extensions.
@@ -121,7 +121,7 @@ impl PciFile {
     pub(super) fn open(&self, status: Status, request: &OpenRequest) -> Answer<Object> {
         let file: Box<dyn SynthesizedFile> = match self.kind {
             Kind::Config => Box::new(Config(Arc::clone(&self.function))),
-            Kind::Enable => Box::new(Enable(Text(b"1\n".to_vec()))),
+            Kind::Enable => Box::new(Enable),
             Kind::Bar(bar) => {
                 let address = lock(&self.function).address();
                 return Ok(Object::PciBar(PciBarHandle { address, bar, status }));
@@ -210,15 +210,23 @@ impl SynthesizedFile for Config {
     fn size(&self) -> u64 {
         CONFIG_BYTES
     }
+
+    fn write_back(&self) -> Answer<()> {
+        Ok(())
+    }
 }
 
 /// `enable`.
 #[derive(Debug)]
-struct Enable(Text);
+struct Enable;
+
+impl Enable {
+    const TEXT: &[u8] = b"1\n";
+}
 
 impl SynthesizedFile for Enable {
     fn read(&self, offset: u64, length: usize) -> Answer<Vec<u8>> {
-        self.0.read(offset, length)
+        Ok(slice(Self::TEXT, offset, length).to_vec())
     }
 
     fn write(&self, _offset: u64, bytes: &[u8]) -> Answer<usize> {
@@ -229,6 +237,10 @@ impl SynthesizedFile for Enable {
     }
 
     fn size(&self) -> u64 {
-        self.0.size()
+        Self::TEXT.len() as u64
+    }
+
+    fn write_back(&self) -> Answer<()> {
+        Ok(())
     }
 }

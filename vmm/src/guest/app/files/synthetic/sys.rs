@@ -33,6 +33,10 @@ impl SysSource {
 }
 
 impl Source for SysSource {
+    fn takes_sync(&self, node: &Node) -> bool {
+        !matches!(node, Node::Directory(_))
+    }
+
     fn node(&self, _caller: &Caller<'_>, names: &[&[u8]]) -> Option<Node> {
         if let Some([address, rest @ ..]) = names.strip_prefix(&PCI_DEVICES) {
             let function = self.functions.iter().find(|f| lock(f).address().as_bytes() == *address)?;

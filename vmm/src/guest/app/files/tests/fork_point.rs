@@ -105,6 +105,35 @@ fn one_request_has_one_answer() {
     assert!(read(&file, MOST_ANSWER).unwrap().starts_with("failed "));
 }
 
+/// As fcntl sets it, and it comes back so.
+#[test]
+fn whether_it_waits_can_be_changed() {
+    let (later, mut files) = asking();
+    let file = open(&mut files).unwrap();
+    let handle = |file: &OpenFile, act: &dyn Fn(&super::super::SynthesizedHandle)| {
+        let Object::Synthesized(handle) = file.object() else { panic!("{file:?}") };
+        act(handle);
+    };
+    write(&file, REQUEST).unwrap();
+    handle(&file, &|handle| {
+        handle.set_flags(OFlag::O_APPEND | OFlag::O_RDONLY | OFlag::O_TRUNC).unwrap();
+        assert_eq!(handle.flags(), OFlag::O_RDWR | OFlag::O_APPEND);
+    });
+    let answer = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read(&file, 100));
+        later.answer(Ok(3));
+        reader.join().unwrap()
+    });
+    assert_eq!(answer.unwrap(), "taken 3\n");
+    handle(&file, &|handle| handle.set_flags(OFlag::O_NONBLOCK).unwrap());
+    let back = brought_back(image(&mut files));
+    handle(&back, &|handle| assert_eq!(handle.flags(), OFlag::O_RDWR | OFlag::O_NONBLOCK));
+    for file in [&file, &back] {
+        write(file, REQUEST).unwrap();
+        assert_eq!(read(file, 100), Err(Errno::EAGAIN));
+    }
+}
+
 #[test]
 fn requests_whose_file_is_closed_count() {
     let (later, mut files) = asking();

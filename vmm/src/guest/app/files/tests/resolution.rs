@@ -194,3 +194,22 @@ fn grants_through_links_go_where_the_links_lead() {
     assert_eq!(world.read("/rw/real/here/granted").unwrap(), b"yes");
     assert_eq!(world.read("/rw/alias/here/granted").unwrap(), b"yes");
 }
+
+/// Linux has longer ones, reached by one directory after the other; here each open file has its path.
+#[test]
+fn no_path_is_longer_than_a_call_can_name() {
+    let name = "x".repeat(NAME_MAX);
+    let mut world = World::new();
+    world.change_directory("/tmp").unwrap();
+    let depth = (PATH_MAX - 1 - "/tmp".len()) / (1 + NAME_MAX);
+    for _ in 0..depth {
+        world.make_directory(&name).unwrap();
+        world.change_directory(&name).unwrap();
+    }
+    let rest = PATH_MAX - 1 - "/tmp/".len() - depth * (1 + NAME_MAX);
+    world.write(&name[..rest], b"here").unwrap();
+    assert_eq!(world.write(&name[..=rest], b""), Err(Errno::ENAMETOOLONG));
+    assert_eq!(world.make_directory(&name), Err(Errno::ENAMETOOLONG));
+    assert_eq!(world.read(&name[..rest]).unwrap(), b"here");
+    world.change_directory("..").unwrap();
+}
