@@ -105,17 +105,18 @@ fn output_that_is_lost_is_not_made_up() {
     let mut running = place.start(&mut place.restore(&["--at", &at_one]));
     place.wait_for("the guest", || place.told(&["ps"]).contains("job"));
     say(&place, &mut running, "another, which is longer");
-    let lost = |command: &[&str]| {
+    let lost = |command: &[&str], why: &str| {
         let told = place.refused(command);
-        assert!(told.contains("was cut off"), "{told}");
+        assert!(told.contains(why), "{told}");
     };
-    lost(&["rollback", "job", &two.to_string()]);
+    // No checkpoint says yet what was lost, but the file isn't what it was.
+    lost(&["rollback", "job", &two.to_string()], "isn't the program's output any more");
     say(&place, &mut running, "more");
     place.rollback("job", one);
     assert_eq!(place.output(), "one\n");
-    lost(&["rollback", "job", &two.to_string()]);
+    lost(&["rollback", "job", &two.to_string()], "was cut off");
     running.kill();
-    lost(&["restore", "store", "--at", &two.to_string()]);
+    lost(&["restore", "store", "--at", &two.to_string()], "was cut off");
     // Where it was rolled back to, it goes on.
     let (running, _) = started(&place, &mut place.restore(&[]));
     assert_eq!(running.end(), Some(0));

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use cairn_tests::place::Place;
 use cairn_tests::{Printed, built, cairn_run, run};
 
 const PYTHON: &str = "/usr/bin/python3";
@@ -172,61 +173,51 @@ fn a_limit_of_files_lengths_ends_nothing() {
     }
 }
 
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < PATIENCE, "{what} doesn't come");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
 /// Opening a pipe waits for the other end, and a thread that looks for calls would wait with all that the program has.
+/// That thread finds a call only while it has a core: the program waits until its calls are answered as fast as it does
+/// that, for a while, and there is more than one pipe.
 #[test]
 fn a_program_that_waits_for_a_pipes_other_end_is_taken() {
-    let directory = directory();
-    let cairn = || {
-        let mut command = Command::new(built("cairn-vmm", "cairn"));
-        command
-            .current_dir(directory.path())
-            .env_remove("RUST_LOG")
-            .stderr(Stdio::null())
-            .stdout(Stdio::null());
-        command
-            .env("XDG_RUNTIME_DIR", directory.path())
-            .env("XDG_STATE_HOME", directory.path().join("state"));
-        command
-    };
-    let mkfifo = Command::new("/usr/bin/mkfifo").arg(directory.path().join("pipe")).status().unwrap();
-    assert!(mkfifo.success());
-    // The calls before make the other thread the one that serves them.
-    let program = "
-import os
-for call in range(20000): os.getppid()
-print(open('pipe').read(), end='', flush=True)
-";
-    let mut command = cairn();
-    command.args(["run", "--poll", "always", "--store", "store", "--every", "never", "--stdout", "out"]);
-    let mut running = command.args(["--", PYTHON, "-S", "-c", program]).spawn().unwrap();
+    const PIPES: usize = 10;
+    let place = Place::new();
+    let pipes: Vec<PathBuf> = (0..PIPES).map(|pipe| place.path(&format!("pipe{pipe}"))).collect();
+    assert!(Command::new("/usr/bin/mkfifo").args(&pipes).status().unwrap().success());
+    let program = format!(
+        "
+import os, time
+for pipe in range({PIPES}):
+    for batch in range(200):
+        begun = time.perf_counter_ns()
+        for call in range(20): os.getppid()
+        if time.perf_counter_ns() - begun < 20 * 10_000: break
+    print(open(f'pipe{{pipe}}').read(), flush=True)
+"
+    );
+    let mut running = place.start_program(&["--poll", "always"], &[PYTHON, "-S", "-c", &program]);
+    let id = running.child.id();
     let opening = format!("{} ", libc::SYS_openat);
-    wait_for("the open", || {
-        let tasks = fs::read_dir(format!("/proc/{}/task", running.id())).unwrap();
-        let call = |task: fs::DirEntry| fs::read_to_string(task.path().join("syscall")).unwrap_or_default();
-        tasks.flatten().any(|task| call(task).starts_with(&opening))
-    });
-    let mut taking = cairn().args(["checkpoint", &running.id().to_string()]).spawn().unwrap();
-    let begun = Instant::now();
-    let mut taken = None;
-    while taken.is_none() && begun.elapsed() < PATIENCE {
-        std::thread::sleep(Duration::from_millis(2));
-        taken = taking.try_wait().unwrap();
+    let tasks = format!("/proc/{id}/task");
+    for (came, pipe) in (1..).zip(pipes) {
+        let is_opening = || {
+            let call =
+                |task: fs::DirEntry| fs::read_to_string(task.path().join("syscall")).unwrap_or_default();
+            fs::read_dir(&tasks).unwrap().flatten().any(|task| call(task).starts_with(&opening))
+        };
+        place.wait_for("the open", is_opening);
+        let mut taking = place.start(&mut place.command(&["checkpoint", &id.to_string()]));
+        let begun = Instant::now();
+        let mut taken = None;
+        while taken.is_none() && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(2));
+            taken = taking.child.try_wait().unwrap();
+        }
+        if taken.is_none() {
+            taking.child.kill().unwrap();
+            running.child.kill().unwrap();
+        }
+        assert!(taken.is_some_and(|status| status.success()), "{came}: {taken:?}");
+        fs::write(pipe, "came").unwrap();
+        place.wait_for("what came", || place.output() == "came\n".repeat(came));
     }
-    if taken.is_none() {
-        taking.kill().unwrap();
-        running.kill().unwrap();
-    }
-    taking.wait().unwrap();
-    assert!(taken.is_some_and(|status| status.success()), "{taken:?}");
-    fs::write(directory.path().join("pipe"), "came").unwrap();
-    assert!(running.wait().unwrap().success());
-    assert_eq!(fs::read_to_string(directory.path().join("out")).unwrap(), "came");
+    assert_eq!(running.end(), Some(0));
 }
