@@ -18,7 +18,7 @@ use crate::machine::control;
 use crate::machine::end::Ended;
 use crate::machine::script;
 use crate::machine::whole::output::Output;
-use crate::machine::whole::{self, Bringer, Comeback, Figures, SavedConfig, chain, stdout};
+use crate::machine::whole::{self, Bringer, Comeback, Figures, SavedConfig, StdoutError, chain, stdout};
 use crate::store::signature::{Signer, Unsigned};
 use crate::tell;
 
@@ -56,6 +56,9 @@ enum RollbackError {
     /// There is no such checkpoint, or it can't be gone on with here.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// What it had written to standard output isn't there any more.
+    #[error(transparent)]
+    Output(#[from] StdoutError),
     /// Who can write the store may have made it: that is for the user to decide, who starts again for it.
     #[error("checkpoint {0}: {1}; cairn restore can go on from it with --trust")]
     Unsigned(u64, Unsigned),
@@ -195,7 +198,7 @@ impl Lives<'_> {
         }
         let comeback = comeback.with_output(key)?;
         if let (Some(path), Some(output)) = (&self.config.stdout, &comeback.output) {
-            stdout::check_own(path, output).map_err(RunError::from)?;
+            stdout::check_own(path, output)?;
         }
         let machine = Machine::build(self.kvm, self.config, Some(&comeback), life.sink.clone())?;
         Ok((machine, comeback))

@@ -25,7 +25,7 @@ pub enum StdoutError {
     /// It is shorter than what the program had written.
     #[error(
         "{path} has {len} bytes, and had {position} when the checkpoint was taken: it isn't the program's output any \
-         more. To go on without what it had, name a file that isn't there yet: --stdout FILE"
+         more. cairn restore --stdout FILE with a file that isn't there yet goes on without what it had"
     )]
     TooShort {
         /// The file.
@@ -39,7 +39,7 @@ pub enum StdoutError {
     #[error(
         "{path} isn't the program's output any more: its first {position} bytes are not those that it had when the \
          checkpoint was taken, as somebody else has written there, or another run that was killed before its first \
-         checkpoint. To go on without what it had, name a file that isn't there yet: --stdout FILE"
+         checkpoint. cairn restore --stdout FILE with a file that isn't there yet goes on without what it had"
     )]
     Changed {
         /// The file.
