@@ -16,7 +16,7 @@ use crate::whole;
 /// restored bytes are verified before its figures count. Exit code: 0; 1 if an engine failed, restored wrong bytes, or
 /// none could be measured; 2 if the options make no sense.
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(version, bin_name = "cairn bench", args_conflicts_with_subcommands = true, max_term_width = 100)]
 pub(crate) struct Command {
     #[command(subcommand)]
     pub(crate) role: Option<Role>,
@@ -82,14 +82,33 @@ pub(crate) struct What {
     /// The cells that tell most, in less than a minute.
     #[arg(long, conflicts_with_all = ["patterns", "region_mib", "seconds"])]
     pub(crate) quick: bool,
-    /// Only these engines.
-    #[arg(long, value_name = "ENGINE,...", value_delimiter = ',', default_values_t = Contender::ALL)]
+    /// Only these engines, of cairn, cairn-hinted, cairn-async, full-copy, mprotect, fork, uffd-wp and user-compare
+    /// [default: all].
+    #[arg(
+        long,
+        value_name = "ENGINE,...",
+        value_delimiter = ',',
+        default_values_t = Contender::ALL,
+        hide_default_value = true
+    )]
     pub(crate) engines: Vec<Contender>,
-    /// Only these patterns.
-    #[arg(long, value_name = "PATTERN,...", value_delimiter = ',', default_values_t = Pattern::ALL)]
+    /// Only these patterns, of hot, runs, random, sweep, zipf, append, phase, dense, idle and reset [default: all].
+    #[arg(
+        long,
+        value_name = "PATTERN,...",
+        value_delimiter = ',',
+        default_values_t = Pattern::ALL,
+        hide_default_value = true
+    )]
     pub(crate) patterns: Vec<Pattern>,
-    /// Regions of these sizes.
-    #[arg(long, value_name = "MIB,...", value_delimiter = ',', default_values_t = [64, 1024])]
+    /// Regions of these sizes [default: 64,1024].
+    #[arg(
+        long,
+        value_name = "MIB,...",
+        value_delimiter = ',',
+        default_values_t = [64, 1024],
+        hide_default_value = true
+    )]
     pub(crate) region_mib: Vec<u32>,
     /// Seconds for the cycles of each engine in each cell.
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = seconds)]
@@ -152,10 +171,21 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     fn parse(words: &str) -> Result<Command, clap::Error> {
         Command::try_parse_from(["cairn-bench"].into_iter().chain(words.split_whitespace()))
+    }
+
+    #[test]
+    fn the_help_is_of_the_command_that_was_typed_and_names_what_can_be_chosen() {
+        let help = Command::command().render_help().to_string();
+        let words: Vec<&str> = help.split([' ', ',', '\n']).collect();
+        assert!(help.contains("Usage: cairn bench"), "{help}");
+        assert!(Contender::ALL.iter().all(|engine| words.contains(&engine.to_string().as_str())), "{help}");
+        assert!(Pattern::ALL.iter().all(|pattern| words.contains(&pattern.to_string().as_str())), "{help}");
     }
 
     #[test]

@@ -15,8 +15,7 @@ use crate::size::Size;
 #[derive(Args, Debug)]
 pub(crate) struct StoreOptions {
     /// Keep checkpoints in this directory, where they survive the program and the machine: those that the program asks
-    /// to be durable. The next run with the same directory can recover them. One store, one program: with --every another
-    /// program's checkpoints are added behind, and `cairn restore` brings the newest back.
+    /// to be durable. The next run with the same directory can recover them. One store, one program.
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
     /// Keep only the newest N checkpoints [default: all].

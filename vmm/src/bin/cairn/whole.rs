@@ -16,7 +16,8 @@ pub(crate) struct WholeArgs {
     /// Keep checkpoints of the whole program in the store, one each so often, such as 500ms or 2s, or `never` for
     /// those alone that somebody asks for: `cairn restore` brings it back from the last one. The program knows nothing
     /// of it. What it writes into directories with rw goes back with it, and is applied to them when it has ended with
-    /// status 0.
+    /// status 0. Behind another program's checkpoints in the store these are added, and `cairn restore` brings the newest
+    /// back.
     #[arg(long, value_name = "TIME", value_parser = Every::parse, requires = "store")]
     every: Option<Every>,
     /// Where the program's standard output goes; to the program it is a pipe, in which it can't go back. A program that
