@@ -245,6 +245,15 @@ fn a_session_of_the_programs_own_is_on_both_sides_of_a_fork_point() {
     }
 }
 
+#[test]
+fn a_program_with_as_many_mappings_as_it_can_have_comes_back() {
+    let place = Place::new();
+    let (out, err) = printed(&mut guest_in(&place, "never", &["full"]), b"");
+    assert_eq!(out, "taken\n", "{err}");
+    let (out, err) = printed(&mut place.restore(&["--no-checkpoints"]), b"");
+    assert_eq!(out, "resumed\n", "{err}");
+}
+
 /// What was written after the comeback moves too, and not only what came back.
 #[test]
 fn memory_that_is_not_all_there_yet_moves_whole() {

@@ -109,8 +109,7 @@ fn output_that_is_lost_is_not_made_up() {
         let told = place.refused(command);
         assert!(told.contains(why), "{told}");
     };
-    // No checkpoint says yet what was lost, but the file isn't what it was.
-    lost(&["rollback", "job", &two.to_string()], "isn't the program's output any more");
+    lost(&["rollback", "job", &two.to_string()], "was cut off");
     say(&place, &mut running, "more");
     place.rollback("job", one);
     assert_eq!(place.output(), "one\n");

@@ -1,8 +1,11 @@
 //! `--stdout FILE`: a file on the host, a pipe to the program, so that what it has written is what is before its end.
 
 use std::fs;
-use std::process::Command;
+use std::io::{BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command};
 
+use cairn_tests::control::Running;
 use cairn_tests::place::Place;
 use cairn_tests::resume::{Trial, goes_on, is_there, kill_and_restore, start, wait_for_checkpoint};
 use cairn_tests::{Printed, run};
@@ -39,42 +42,76 @@ fn a_program_that_seeks_loses_nothing() {
     goes_on(&[PYTHON, "-S", "-c", SEEKS], &Trial::new("20ms", 3, 60));
 }
 
-/// One of an older checkpoint, whose output is in the place of the newest one's, and that isn't known to the store.
-#[test]
-fn output_of_another_run_is_not_taken_for_a_checkpoints() {
-    const PROGRAM: &str = "
+/// Prints other lines each time, and doesn't end.
+const RANDOM: &str = "
 import os, time
-for turn in range(100):
+while True:
     os.write(1, os.urandom(50).hex().encode() + b'\\n')
     time.sleep(0.01)
 ";
+/// Bytes of such a line.
+const LINE: u64 = 101;
+
+/// Waits until `count` further checkpoints were taken, and kills the program; the first one's number.
+fn killed_after(count: u32, (mut child, mut told): (Child, BufReader<ChildStderr>)) -> u64 {
+    let mut said = String::new();
+    let mut take = || wait_for_checkpoint(&mut told, &mut said).unwrap();
+    let first = take();
+    for _ in 1..count {
+        take();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    first
+}
+
+/// One of an older checkpoint, whose output is in the place of the newest one's, and that isn't known to the store.
+#[test]
+fn output_of_another_run_is_not_taken_for_a_checkpoints() {
     if !is_there(PYTHON) {
         return;
     }
     let place = Place::new();
-    let (mut child, mut told) = start(place.run_telling("20ms", &[]).args([PYTHON, "-S", "-c", PROGRAM]));
-    let mut said = String::new();
-    let first = wait_for_checkpoint(&mut told, &mut said).unwrap();
-    while wait_for_checkpoint(&mut told, &mut said).unwrap() < first + 5 {}
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let other = ["--no-checkpoints", "--at", &first.to_string()];
-    assert!(run(&mut place.restore(&other), b"").unwrap().status.success());
-    let refused = Printed::from(run(&mut place.restore(&[]), b"").unwrap());
-    let told = String::from_utf8_lossy(&refused.err);
-    assert!(refused.status == Some(1) && told.contains("isn't the program's output any more"), "{told}");
-    assert_eq!(fs::read(place.output_file()).unwrap().len(), 101 * 100, "the file is as it was");
-    // In a new file it goes on, and is brought back in that.
+    let bytes = |path: &Path| fs::metadata(path).unwrap().len();
+    let first = killed_after(6, start(place.run_telling("20ms", &[]).args([PYTHON, "-S", "-c", RANDOM])));
+    let (output, before) = (place.output_file(), bytes(&place.output_file()));
+    let other_run = place.start(&mut place.restore(&["--no-checkpoints", "--at", &first.to_string()]));
+    place.wait_for("the cut", || bytes(&output) < before);
+    place.wait_for("more output than before", || before < bytes(&output));
+    other_run.kill();
+    let after = bytes(&output);
+    assert!(place.refused(&["restore", "store"]).contains("isn't the program's output any more"));
+    assert_eq!(bytes(&output), after);
+    fs::remove_file(&output).unwrap();
+    assert!(place.refused(&["restore", "store"]).contains("isn't there any more"));
+    // In a new file it goes on, and is brought back in that, but not to what was before it.
     let other = place.path("other");
-    let begins_there = ["--stdout", other.to_str().unwrap()];
-    let (mut child, mut told) = start(&mut place.restore_telling(&begins_there));
-    let before = wait_for_checkpoint(&mut told, &mut said).unwrap();
-    while wait_for_checkpoint(&mut told, &mut said).unwrap() < before + 2 {}
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(run(&mut place.restore(&[]), b"").unwrap().status.success());
-    let rest = fs::read(other).unwrap();
-    assert!(!rest.is_empty() && rest.len() < 101 * 100 && rest.len().is_multiple_of(101), "{}", rest.len());
+    let new = killed_after(3, start(&mut place.restore_telling(&["--stdout", other.to_str().unwrap()])));
+    killed_after(1, start(&mut place.restore_telling(&[])));
+    assert!(0 < bytes(&other) && bytes(&other).is_multiple_of(LINE));
+    let at = |id: u64| place.refused(&["restore", "store", "--at", &id.to_string()]);
+    assert!(at(new - 1).contains("was cut off"));
+}
+
+/// As a log is rotated: checkpoints are taken all the same, and say later what they can't bring back.
+#[test]
+fn output_that_somebody_cuts_off_costs_no_checkpoint() {
+    let place = Place::new();
+    let mut running = place.start_program(&["--name", "job"], &["/usr/bin/cat"]);
+    let say = |running: &mut Running, line: &[u8]| running.input.as_mut().unwrap().write_all(line).unwrap();
+    say(&mut running, b"before\n");
+    place.wait_for("the line", || place.output() == "before\n");
+    fs::write(place.output_file(), "").unwrap();
+    let cut = place.checkpoint("job");
+    running.kill();
+    assert!(place.refused(&["restore", "store"]).contains("isn't the program's output any more"));
+    let mut restore = place.restore(&["--stdout", place.path("other").to_str().unwrap()]);
+    let mut running = place.start(&mut restore);
+    say(&mut running, b"after\n");
+    let other = || fs::read_to_string(place.path("other")).unwrap_or_default();
+    place.wait_for("the other line", || other() == "after\n");
+    assert!(cut < place.checkpoint("job"));
+    assert_eq!(running.end(), Some(0));
 }
 
 /// What each way to wait finds at a pipe that can be written, now and after checkpoints.

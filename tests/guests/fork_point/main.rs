@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Some("shared") => shared(),
         Some("session") => session(),
         Some("moves") => moves::run(),
+        Some("full") => moves::full(),
         _ => Err(anyhow::anyhow!("no such mode")),
     };
     match done {

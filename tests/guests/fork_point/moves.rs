@@ -1,4 +1,4 @@
-//! Memory that moves before all of it has come back.
+//! Memory that moves before all of it has come back, and as many mappings as a program can have.
 
 use std::ptr;
 
@@ -41,6 +41,38 @@ pub(super) fn run() -> Result<()> {
         }
     }
     super::say("resumed");
+    Ok(())
+}
+
+/// Has as many mappings as it can, and two more by its last change.
+pub(super) fn full() -> Result<()> {
+    const FIRST: usize = 20 << 30;
+    const STRIDE: usize = 4 * PAGE;
+    const BYTES: usize = 3 * PAGE;
+    let (rights, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let place = |index: usize| ptr::with_exposed_provenance_mut(FIRST + index * STRIDE);
+    let mapped = |index: &usize| {
+        // SAFETY: a new mapping where nothing is.
+        let mapping =
+            unsafe { libc::mmap(place(*index), BYTES, rights, flags | libc::MAP_FIXED_NOREPLACE, -1, 0) };
+        mapping != libc::MAP_FAILED
+    };
+    let count = (0..100_000).take_while(mapped).count();
+    ensure!((20_000..70_000).contains(&count), "{count} mappings");
+    (0..count).for_each(|index| write(FIRST + index * STRIDE, index));
+    // SAFETY: mappings that were just made, to which there is no reference.
+    let changed = unsafe {
+        libc::munmap(place(count - 1), BYTES) == 0
+            && libc::mprotect(place(0).cast::<u8>().wrapping_add(PAGE).cast(), PAGE, libc::PROT_READ) == 0
+    };
+    ensure!(changed, "{}", std::io::Error::last_os_error());
+    let side = match fork_point()? {
+        ForkPoint::Taken(_) => "taken",
+        ForkPoint::Resumed { .. } => "resumed",
+    };
+    let wrong = (0..count - 1).find(|index| read(FIRST + index * STRIDE) != *index);
+    ensure!(wrong.is_none(), "{side}: mapping {wrong:?} has something else");
+    super::say(side);
     Ok(())
 }
 

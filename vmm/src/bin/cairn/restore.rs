@@ -1,8 +1,9 @@
 //! `cairn restore`: a program from its checkpoint.
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -56,8 +57,8 @@ pub(crate) struct Restore {
     /// What `cairn ps`, `checkpoint` and `rollback` call it [default: what they called it before].
     #[arg(long, value_name = "NAME")]
     name: Option<GuestName>,
-    /// The file that standard output goes to, if it was a file and is elsewhere now. One that isn't there is made, and
-    /// gets only what follows.
+    /// The file that standard output goes to, if it was a file and is elsewhere now. One that isn't there is made, and gets
+    /// only what follows.
     #[arg(long, value_name = "FILE")]
     stdout: Option<PathBuf>,
     /// Let the program do all that the store says, whoever made it.
@@ -86,8 +87,9 @@ impl Restore {
             return commit_files(comeback);
         }
         let output = match (self.stdout, comeback.stdout()) {
-            (Some(path), Some(_)) if path.exists() => Some(OutputTo::GoesOn(std::path::absolute(path)?)),
-            (Some(path), Some(_)) => Some(OutputTo::New(std::path::absolute(path)?)),
+            // An empty one is as good as none: what failed before may have left it.
+            (Some(path), Some(_)) if is_nothing(&path) => Some(OutputTo::New(std::path::absolute(path)?)),
+            (Some(path), Some(_)) => Some(OutputTo::GoesOn(std::path::absolute(path)?)),
             (None, before) => before.map(|(path, _)| OutputTo::GoesOn(path)),
             (Some(path), None) => anyhow::bail!(
                 "the program's standard output was no file of its own, so that {} can't be where it goes on: run it \
@@ -100,6 +102,12 @@ impl Restore {
             (!self.no_checkpoints).then(|| (comeback.store(self.store, self.keep), WholeConfig { every }));
         Ok(run::told(&comeback.run(further, output, self.name)?))
     }
+}
+
+/// Whether there is no such file, or nothing in it.
+fn is_nothing(path: &Path) -> bool {
+    path.metadata()
+        .map_or_else(|error| error.kind() == ErrorKind::NotFound, |file| file.is_file() && file.len() == 0)
 }
 
 fn commit_files(comeback: Trusted) -> Result<ExitCode> {

@@ -205,7 +205,10 @@ impl Incoming {
                 Turn::Served(userfault) => {
                     let waiting = PollFd::new(userfault.as_fd(), PollFlags::POLLIN);
                     // That nobody comes, or that it can't be told, means that the rest may come.
-                    if !poll(&mut [waiting], LULL_MS).is_ok_and(|ready| 0 < ready) {
+                    let is_lull = !poll(&mut [waiting], LULL_MS).is_ok_and(|ready| 0 < ready);
+                    // First this: when all is there, nobody waits, and all may move.
+                    drop(userfault);
+                    if is_lull {
                         self.turn(false)?;
                     }
                 }

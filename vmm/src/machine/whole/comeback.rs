@@ -114,10 +114,12 @@ impl Comeback {
         if newer < keep { Ok(()) } else { Err(RunError::NotKept { id, newer, keep }) }
     }
 
-    /// Signs checkpoints that follow, and of which one they are changes: none where this one isn't signed, so that the
-    /// next one is complete.
+    /// Signs checkpoints that follow, and of which one they are changes: none where this one isn't signed, or output goes
+    /// to another file from now on, so that the next one is complete.
     pub(crate) fn signer(&self, key: Option<&Key>) -> (Option<Signer>, Option<CheckpointId>) {
+        let has_other_output = self.saved.output.is_some() && self.output.is_none();
         match key {
+            _ if has_other_output => (key.cloned().map(Signer::new), None),
             None => (None, Some(self.id)),
             Some(key) if self.snapshot.is_valid() => {
                 (Some(Signer::after(key.clone(), Arc::clone(&self.snapshot))), Some(self.id))

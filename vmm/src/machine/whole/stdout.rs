@@ -22,6 +22,24 @@ pub enum StdoutError {
         #[source]
         source: io::Error,
     },
+    /// It isn't there, and was.
+    #[error(
+        "{path} isn't there any more. cairn restore --stdout FILE with a file that isn't there yet goes on without what \
+         it had"
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It can be written, and not be read.
+    #[error("{path} can't be read, and a checkpoint tells what it has")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// It is shorter than what the program had written.
     #[error(
         "{path} has {len} bytes, and had {position} when the checkpoint was taken: it isn't the program's output any \
@@ -65,15 +83,25 @@ pub enum StdoutError {
 /// [`StdoutError`].
 pub(crate) fn direct(path: &Path, output: Option<&Output>) -> Result<(), StdoutError> {
     let is_new = output.is_none();
-    let file =
-        OpenOptions::new().write(true).create(is_new).truncate(false).open(path).map_err(fail(path))?;
+    let file = OpenOptions::new().write(true).create(is_new).truncate(false).open(path);
+    let file = file.map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound if !is_new => StdoutError::Gone { path: path.to_owned() },
+        _ => fail(path)(source),
+    })?;
+    // Whoever can't be told what it has gets no checkpoint, and learns it before anything is cut off.
+    let unreadable = |source| StdoutError::Read { path: path.to_owned(), source };
+    let content = readable(&file).map_err(unreadable)?;
     if let Some(output) = output {
         check(path, &file, output)?;
+        let fits = content.map_or(Ok(true), |content| output.fits(&content)).map_err(unreadable)?;
+        if !fits {
+            return Err(StdoutError::Changed { path: path.to_owned(), position: output.length() });
+        }
     }
     nix::unistd::dup2_stdout(&file).map_err(|source| StdoutError::Refused { path: path.to_owned(), source })
 }
 
-/// Checks that standard output, which is `path`, can be made what `output` says.
+/// Checks that standard output, which is `path`, and which nobody else writes, can be made what `output` says.
 ///
 /// # Errors
 /// [`StdoutError`].
@@ -99,24 +127,25 @@ fn own(path: &Path) -> Result<File, StdoutError> {
 /// # Errors
 /// Whoever may write it may not read it.
 pub(super) fn to_read() -> io::Result<Option<File>> {
-    let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    if file.metadata()?.is_file() { read_again(&file).map(Some) } else { Ok(None) }
+    readable(&File::from(io::stdout().as_fd().try_clone_to_owned()?))
 }
 
-fn read_again(file: &File) -> io::Result<File> {
-    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+/// A file that is written, to be read. None if it isn't one.
+fn readable(file: &File) -> io::Result<Option<File>> {
+    if file.metadata()?.is_file() { File::open(again(file)).map(Some) } else { Ok(None) }
+}
+
+/// The path by which this process opens a file that it has open.
+fn again(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 fn check(path: &Path, file: &File, output: &Output) -> Result<(), StdoutError> {
-    let metadata = file.metadata().map_err(fail(path))?;
-    let (len, path) = (metadata.len(), path.to_owned());
+    let len = file.metadata().map_err(fail(path))?.len();
     if len < output.start {
-        return Err(StdoutError::TooShort { path, len, position: output.start });
+        return Err(StdoutError::TooShort { path: path.to_owned(), len, position: output.start });
     }
-    // What isn't a file can't be read back, and doesn't go back.
-    let fits =
-        !metadata.is_file() || read_again(file).and_then(|file| output.fits(&file)).map_err(fail(&path))?;
-    if fits { Ok(()) } else { Err(StdoutError::Changed { path, position: output.length() }) }
+    Ok(())
 }
 
 fn turn(path: &Path, mut file: &File, output: &Output) -> Result<(), StdoutError> {
@@ -124,8 +153,10 @@ fn turn(path: &Path, mut file: &File, output: &Output) -> Result<(), StdoutError
         // A device or a pipe has no length.
         return Ok(());
     }
-    file.write_all_at(&output.put, output.start)
-        .and_then(|()| file.set_len(output.length()))
+    // By another description: the program may have made this one append, wherever one writes.
+    let own = OpenOptions::new().write(true).open(again(file)).map_err(fail(path))?;
+    own.write_all_at(&output.put, output.start)
+        .and_then(|()| own.set_len(output.length()))
         .and_then(|()| file.seek(SeekFrom::Start(output.length())))
         .map_err(fail(path))?;
     Ok(())

@@ -15,6 +15,7 @@ use super::door::{Door, Gone};
 use super::files::TakenFiles;
 use super::output::OutputFile;
 use super::pages::Pages;
+use super::prefix::Prefix;
 use super::stdout;
 use super::tracker::{Backing, Changes, Tracker};
 use crate::checkpoint::SessionBytes;
@@ -111,15 +112,24 @@ impl OutputSource {
         self.last().kept
     }
 
-    /// What it was when it had `length` bytes, which it still has, and more since it was last looked at.
+    /// What it was when it had `length` bytes, which it still has, and more since it was last looked at. Where somebody
+    /// else has cut it off, that is told once, and nothing is known of it any more.
     ///
     /// # Errors
     /// [`TakeError::Output`].
     pub(super) fn describe(&self, length: u64) -> Result<OutputFile, TakeError> {
         let mut last = self.last();
-        if let Some(file) = &self.file {
-            last.prefix = last.prefix.extended(file, length).map_err(TakeError::Output)?;
-        }
+        let Some(file) = &self.file else { return Ok(*last) };
+        last.prefix = match last.prefix.extended(file, length) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                tracing::warn!(
+                    "somebody else has cut off the file of standard output: from its checkpoints from now on the \
+                     program goes on with cairn restore --stdout FILE alone, and a file that isn't there yet"
+                );
+                Prefix::lost(length)
+            }
+            described => described.map_err(TakeError::Output)?,
+        };
         Ok(*last)
     }
 

@@ -12,6 +12,9 @@ use crate::guest::app::mapping::{Content, FileBytes, Mapping, OwnFile, SpaceErro
 use crate::memory::layout::{LARGE_PAGE, PAGE, is_program};
 use crate::memory::rights::Rights;
 
+/// Mappings that one change may have made beyond the most.
+const LAST_CHANGE: usize = 8;
+
 /// A mapping that can't be part of a checkpoint.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UnfreezableError {
@@ -47,9 +50,10 @@ impl AddressSpace {
     /// [`ThawError`]; the address space is of no use then.
     pub fn thaw(&mut self, frozen: &FrozenSpace) -> Result<(), ThawError> {
         const BAD: ThawError = ThawError::Impossible("list of mappings");
-        if MAX_MAPPINGS < frozen.mappings.len() || frozen.heap[1] < frozen.heap[0] {
+        if MAX_MAPPINGS + LAST_CHANGE < frozen.mappings.len() || frozen.heap[1] < frozen.heap[0] {
             return Err(BAD);
         }
+        self.thaws = true;
         let mut last = 0;
         for mapping in &frozen.mappings {
             let range = mapping.start..mapping.end;

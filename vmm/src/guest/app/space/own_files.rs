@@ -49,6 +49,7 @@ impl AddressSpace {
             let mapped = self.map_own_file(place, Rights { read, write, execute }, true, file, source);
             mapped.map_err(|source| ThawError::Space { start: mapping.start, source })?;
         }
+        self.thaws = false;
         Ok(())
     }
 

@@ -17,7 +17,11 @@ use super::{
     place_of,
 };
 use crate::guest::app::files::{
-    OpenFile, facts::ProcessFacts, memory::MemoryHandle, open::Object, path::GuestPath,
+    OpenFile,
+    facts::ProcessFacts,
+    memory::MemoryHandle,
+    open::Object,
+    path::{GuestPath, PATH_MAX},
     synthetic::ForkPointImage,
 };
 
@@ -124,7 +128,10 @@ fn object(
             let seeks = !handle.flags().contains(OFlag::O_PATH);
             let position = if seeks { handle.seek(0, libc::SEEK_CUR) } else { Ok(0) };
             match (file.current_path(), position) {
-                (Ok(_), Ok(position)) => ObjectImage::Directory { flags: handle.flags().bits(), position },
+                // One whose path became longer than a call can name couldn't be opened again.
+                (Ok(path), Ok(position)) if path.as_bytes().len() < PATH_MAX => {
+                    ObjectImage::Directory { flags: handle.flags().bits(), position }
+                }
                 _ => ObjectImage::Lost,
             }
         }
