@@ -1,8 +1,8 @@
 //! Pages that a program writes again and again: they stay writable, so that it doesn't fault on them, and are compared with
 //! a copy of what the last checkpoint has of them.
 //!
-//! The rule is simpler than the engine's predictor: a page that changed in two checkpoints in a row stays writable, and is protected again after
-//! some compares that found nothing.
+//! The rule is simpler than the engine's predictor: a page that changed in two checkpoints in a row stays writable, and is
+//! protected again after some compares that found nothing.
 
 use std::collections::{HashMap, HashSet};
 
