@@ -13,6 +13,7 @@ use cairn_store::Store;
 use cairn_tests::control::Running;
 use cairn_tests::place::Place;
 use cairn_tests::random::Random;
+use cairn_tests::resume::is_there;
 use cairn_tests::{Printed, cairn_run, guest, run};
 
 /// Lines that the counting program prints: it needs a second for them.
@@ -122,8 +123,24 @@ fn a_program_with_sessions_of_its_own_is_rolled_back_at_random() {
 
 #[test]
 fn every_checkpoint_has_the_output_that_it_had() {
+    output_goes_back_with(&["/bin/cat"]);
+}
+
+/// Writing elsewhere than at its end needs another description of the file than the program's.
+#[test]
+fn output_that_the_program_appends_goes_back_too() {
+    const PYTHON: &str = "/usr/bin/python3";
+    let program = "import fcntl, os\nfcntl.fcntl(1, fcntl.F_SETFL, os.O_APPEND)\n\
+                   while line := os.read(0, 4096): os.write(1, line)";
+    if is_there(PYTHON) {
+        output_goes_back_with(&[PYTHON, "-S", "-c", program]);
+    }
+}
+
+/// Rolls a program that prints what it reads back and forth.
+fn output_goes_back_with(program: &[&str]) {
     let place = Place::new();
-    let mut running = place.start_program(&["--name", "echo"], &["/bin/cat"]);
+    let mut running = place.start_program(&["--name", "echo"], program);
     place.wait_for("the guest", || place.cairn(&["checkpoint", "echo"]).status == Some(0));
     let mut say = |text: &str, all: &str| {
         running.input.as_mut().unwrap().write_all(text.as_bytes()).unwrap();

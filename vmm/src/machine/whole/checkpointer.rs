@@ -17,9 +17,10 @@ use super::door::{Door, Gone};
 use super::figures::Figures;
 use super::files::TakenFiles;
 use super::orders::{Order, Orders, Refused};
+use super::output::OutputSource;
 use super::pages::Pages;
 use super::saved::{self, Parts, SavedConfig, SavedError};
-use super::take::{OutputSource, Source, TakeError, Taken, Untaken};
+use super::take::{Source, TakeError, Taken, Untaken};
 use crate::store::signature::{SignError, Signer, Staged};
 use crate::store::{Sink, SinkError};
 
@@ -84,7 +85,7 @@ pub(super) struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// Checkpoints until the program has ended or [`Asker::stop`] is called.
+    /// Checkpoints until the program has ended or [`Asker::stop`](super::orders::Asker::stop) is called.
     pub(super) fn run(mut self, orders: &Orders) {
         let every = self.config.every();
         // From the beginning of one to that of the next; what was missed isn't made up for.

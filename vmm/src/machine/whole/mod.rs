@@ -54,8 +54,9 @@ use crate::machine::unit::SharedUnit;
 use crate::store::signature::Signer;
 use crate::store::{Owner, Sink};
 use checkpointer::Checkpointer;
+use output::OutputSource;
 use pages::Pages;
-use take::{OutputSource, Source};
+use take::Source;
 use tracker::Tracker;
 
 /// How checkpoints of the whole program are taken, into the machine's store.

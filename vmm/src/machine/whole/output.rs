@@ -16,16 +16,19 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cairn_abi::CheckpointId;
 use cairn_store::{Batch, PAGE_SIZE, Store, section};
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 use serde::{Deserialize, Serialize};
 
 use super::objects;
 use super::prefix::Prefix;
 use super::saved::{SavedError, output_file};
 use super::stdout;
+use super::take::TakeError;
 use crate::store::signature::{CheckedSnapshot, Key, Unsigned};
 
 /// Bytes that a rollback takes along at most. Bounds what a program that prints a lot costs in memory.
@@ -221,6 +224,70 @@ fn bytes(snapshot: &CheckedSnapshot, name: &'static str, length: u64) -> Result<
         piece.copy_from_slice(&whole[..piece.len()]);
     }
     Ok(bytes)
+}
+
+/// The file of standard output, from one checkpoint to the next.
+#[derive(Debug)]
+pub(super) struct OutputSource {
+    /// What it was when it was last looked at.
+    last: Mutex<OutputFile>,
+    /// To be read, if it is a file.
+    file: Option<File>,
+}
+
+impl OutputSource {
+    /// The file is `now` when the program begins to write to it.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub(super) fn new(now: OutputFile) -> io::Result<Self> {
+        Ok(Self { last: Mutex::new(now), file: stdout::to_read()? })
+    }
+
+    /// Bytes that it has of the file of the store's newest checkpoint.
+    pub(super) fn kept(&self) -> u64 {
+        self.last().kept
+    }
+
+    /// Where it ends; all that the program wrote is before that.
+    ///
+    /// # Errors
+    /// [`TakeError::Stdout`].
+    pub(super) fn position(&self) -> Result<u64, TakeError> {
+        let position = lseek(io::stdout(), 0, Whence::SeekCur).map_err(TakeError::Stdout)?;
+        u64::try_from(position).map_err(|_| TakeError::Stdout(Errno::EOVERFLOW))
+    }
+
+    /// What it was when it had `length` bytes, which it still has, and more since it was last looked at. Where somebody
+    /// else has cut it off, that is told once, and nothing is known of it any more.
+    ///
+    /// # Errors
+    /// [`TakeError::Output`].
+    pub(super) fn describe(&self, length: u64) -> Result<OutputFile, TakeError> {
+        let mut last = self.last();
+        let Some(file) = &self.file else { return Ok(*last) };
+        last.prefix = match last.prefix.extended(file, length) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                tracing::warn!(
+                    "somebody else has cut off the file of standard output: from its checkpoints from now on the \
+                     program goes on with cairn restore --stdout FILE alone, and a file that isn't there yet"
+                );
+                Prefix::lost(length)
+            }
+            described => described.map_err(TakeError::Output)?,
+        };
+        Ok(*last)
+    }
+
+    /// What was described last is the store's newest now.
+    pub(super) fn commit(&self) {
+        let mut last = self.last();
+        last.kept = last.prefix.length;
+    }
+
+    fn last(&self) -> MutexGuard<'_, OutputFile> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]

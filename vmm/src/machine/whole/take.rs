@@ -1,22 +1,18 @@
 //! What a checkpoint takes from a program that stands still.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use cairn_engine::EngineError;
 use nix::errno::Errno;
-use nix::unistd::{Whence, lseek};
 use rangemap::RangeMap;
 
 use super::checkpointer::Failed;
 use super::door::{Door, Gone};
 use super::files::TakenFiles;
-use super::output::OutputFile;
+use super::output::OutputSource;
 use super::pages::Pages;
-use super::prefix::Prefix;
-use super::stdout;
 use super::tracker::{Backing, Changes, Tracker};
 use crate::checkpoint::SessionBytes;
 use crate::guest::app::files::{FilesImage, ImageError};
@@ -89,61 +85,6 @@ pub(super) struct Source {
     pub(super) output: Option<OutputSource>,
 }
 
-/// The file of standard output, from one checkpoint to the next.
-#[derive(Debug)]
-pub(super) struct OutputSource {
-    /// What it was when it was last looked at.
-    last: Mutex<OutputFile>,
-    /// To be read, if it is a file.
-    file: Option<File>,
-}
-
-impl OutputSource {
-    /// The file is `now` when the program begins to write to it.
-    ///
-    /// # Errors
-    /// It can't be read.
-    pub(super) fn new(now: OutputFile) -> io::Result<Self> {
-        Ok(Self { last: Mutex::new(now), file: stdout::to_read()? })
-    }
-
-    /// Bytes that it has of the file of the store's newest checkpoint.
-    pub(super) fn kept(&self) -> u64 {
-        self.last().kept
-    }
-
-    /// What it was when it had `length` bytes, which it still has, and more since it was last looked at. Where somebody
-    /// else has cut it off, that is told once, and nothing is known of it any more.
-    ///
-    /// # Errors
-    /// [`TakeError::Output`].
-    pub(super) fn describe(&self, length: u64) -> Result<OutputFile, TakeError> {
-        let mut last = self.last();
-        let Some(file) = &self.file else { return Ok(*last) };
-        last.prefix = match last.prefix.extended(file, length) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                tracing::warn!(
-                    "somebody else has cut off the file of standard output: from its checkpoints from now on the \
-                     program goes on with cairn restore --stdout FILE alone, and a file that isn't there yet"
-                );
-                Prefix::lost(length)
-            }
-            described => described.map_err(TakeError::Output)?,
-        };
-        Ok(*last)
-    }
-
-    /// What was described last is the store's newest now.
-    fn commit(&self) {
-        let mut last = self.last();
-        last.kept = last.prefix.length;
-    }
-
-    fn last(&self) -> MutexGuard<'_, OutputFile> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Source {
     /// Follows all memory from now on; answers what is mapped. The program runs, but for moments.
     ///
@@ -213,7 +154,7 @@ impl Source {
         let failed = |source| ImageError::Host { what: "what changed of a file".to_owned(), source };
         process.space.mark_changed_files().map_err(failed)?;
         let image = process.files.image(&process.space.own_files(), files)?;
-        let stdout = self.output.as_ref().map(|_| position()).transpose()?;
+        let stdout = self.output.as_ref().map(OutputSource::position).transpose()?;
         let pending = process.space.arriving().map(|arriving| arriving.pending()).unwrap_or_default();
         let changes = self.tracker.changes(&backing(&process.space), &pending)?;
         pages.take(self.tracker.memory(), self.tracker.pagemap(), &changes.content);
@@ -238,12 +179,6 @@ struct Values {
     session: UnitState,
     session_bytes: SessionBytes,
     stdout: Option<u64>,
-}
-
-/// Where standard output stands; all that the program wrote is before that.
-fn position() -> Result<u64, TakeError> {
-    let position = lseek(std::io::stdout(), 0, Whence::SeekCur).map_err(TakeError::Stdout)?;
-    u64::try_from(position).map_err(|_| TakeError::Stdout(Errno::EOVERFLOW))
 }
 
 /// What the pages of each mapping are.
